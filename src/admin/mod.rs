@@ -1,0 +1,1 @@
+//! Health, metrics, status: reads what the other rooms publish, changes nothing.

@@ -1,0 +1,1 @@
+//! JSON to a checked configuration: unknown keys refused, all problems at once, each with its path.

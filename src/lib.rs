@@ -1,0 +1,16 @@
+//! Joins two organisations' Apache Pulsar clusters through a link that only one of them may dial.
+//!
+//! The rooms, from the wire inwards (ARCHITECTURE.md has the map and the way of one entry):
+//! - [`pulsar`]: the Pulsar wire, its topic names, its brokers.
+//! - [`policy`]: what the other side may do.
+//! - [`config`]: JSON in, checked configuration out.
+//! - [`tunnel`]: the link: transport, trust, handshake, lanes.
+//! - [`relay`]: topics carried across, nothing lost, nothing repeated.
+//! - [`admin`]: health, metrics, status.
+
+pub mod admin;
+pub mod config;
+pub mod policy;
+pub mod pulsar;
+pub mod relay;
+pub mod tunnel;

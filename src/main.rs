@@ -1,0 +1,2 @@
+//! The binary `bridge`.
+fn main() {}

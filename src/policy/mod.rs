@@ -1,0 +1,1 @@
+//! What the other side may do; deny is the default.

@@ -1,0 +1,4 @@
+//! The Pulsar wire: framing, entries edited on the wire bytes, connections, lookups, admin REST.
+//! Knows no other room; decides nothing about routes.
+
+pub mod topic;

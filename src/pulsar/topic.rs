@@ -1,0 +1,142 @@
+//! Topic names: one canonical form, parsed once. Refuses what a broker would refuse.
+
+use std::fmt;
+
+/// Why a text is no topic of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// Non-persistent topics have no positions, so nothing can be promised about them.
+    #[error("non-persistent topics have no positions and cannot be relayed (non_persistent)")]
+    NonPersistent,
+    /// Not of the form `persistent://tenant/namespace/topic`.
+    #[error("`{0}` is not a topic: write persistent://tenant/namespace/topic")]
+    Malformed(String),
+}
+
+/// A persistent topic: `persistent://tenant/namespace/name`, perhaps one partition of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicName {
+    tenant: String,
+    namespace: String,
+    name: String,
+}
+
+impl TopicName {
+    /// Parses a full name, `tenant/namespace/topic`, or a short name (in `public/default`).
+    pub fn parse(text: &str) -> Result<Self, TopicError> {
+        let malformed = || TopicError::Malformed(text.chars().take(NAME_LEN_MAX).collect());
+        let rest = match text.split_once("://") {
+            Some(("persistent", rest)) => rest,
+            Some(("non-persistent", _)) => return Err(TopicError::NonPersistent),
+            Some(_) => return Err(malformed()),
+            None => text,
+        };
+        if text.len() > NAME_LEN_MAX || rest.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(malformed());
+        }
+        let parts: Vec<&str> = rest.split('/').collect();
+        let (tenant, namespace, name) = match parts[..] {
+            [name] if !text.contains("://") => ("public", "default", name),
+            [tenant, namespace, name] => (tenant, namespace, name),
+            _ => return Err(malformed()),
+        };
+        if tenant.is_empty() || namespace.is_empty() || name.is_empty() {
+            return Err(malformed());
+        }
+        Ok(Self {
+            tenant: tenant.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+        })
+    }
+
+    /// This partition of it.
+    pub fn partition(&self, index: u32) -> Self {
+        let name = format!("{}{PARTITION_MARK}{index}", self.name);
+        Self { name, ..self.clone() }
+    }
+
+    /// Its partition index, when the name carries one.
+    pub fn partition_index(&self) -> Option<u32> {
+        let (_, index) = self.name.rsplit_once(PARTITION_MARK)?;
+        index.parse().ok()
+    }
+
+    /// The topic without a partition suffix.
+    pub fn base(&self) -> Self {
+        match (self.partition_index(), self.name.rsplit_once(PARTITION_MARK)) {
+            (Some(_), Some((base, _))) => Self {
+                name: base.into(),
+                ..self.clone()
+            },
+            _ => self.clone(),
+        }
+    }
+
+    /// `tenant/namespace/name`, as the admin API's paths want it (not yet percent-encoded).
+    pub fn rest_parts(&self) -> [&str; 3] {
+        [&self.tenant, &self.namespace, &self.name]
+    }
+}
+
+impl fmt::Display for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "persistent://{}/{}/{}", self.tenant, self.namespace, self.name)
+    }
+}
+
+const PARTITION_MARK: &str = "-partition-";
+/// Brokers keep names in metadata paths; anything longer is an accident or an attack.
+const NAME_LEN_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_and_full_names_meet_in_one_form() {
+        for text in [
+            "orders",
+            "public/default/orders",
+            "persistent://public/default/orders",
+        ] {
+            assert_eq!(
+                TopicName::parse(text).unwrap().to_string(),
+                "persistent://public/default/orders"
+            );
+        }
+    }
+
+    #[test]
+    fn a_partition_knows_its_base_and_index() {
+        let topic = TopicName::parse("a/b/c").unwrap();
+        let third = topic.partition(3);
+        assert_eq!(third.to_string(), "persistent://a/b/c-partition-3");
+        assert_eq!((third.partition_index(), third.base()), (Some(3), topic.clone()));
+        assert_eq!((topic.partition_index(), topic.base()), (None, topic));
+    }
+
+    #[test]
+    fn what_is_no_topic_is_refused() {
+        assert_eq!(
+            TopicName::parse("non-persistent://a/b/c"),
+            Err(TopicError::NonPersistent)
+        );
+        let bad = [
+            "",
+            "a/b",
+            "a//c",
+            "persistent://a/b",
+            "http://a/b/c",
+            "a/b/c/d",
+            "a/b/c d",
+            "persistent://x",
+        ];
+        for text in bad {
+            assert!(
+                matches!(TopicName::parse(text), Err(TopicError::Malformed(_))),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What the relay publishes about its routes; read by `admin`, written by `relay`. Plain data.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+/// Which end of a route this agent holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// This agent consumes from its cluster.
+    Source,
+    /// This agent publishes into its cluster.
+    Sink,
+}
+
+/// What a route's partition is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Not yet started or between two attempts; `reason` says what it waits for.
+    Waiting,
+    /// Entries may flow.
+    Running,
+    /// Will not go on by itself; `reason` and `remedy` say why and what to do.
+    Stopped,
+}
+
+/// One partition of one topic of a route, seen from one end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStatus {
+    /// The route's name.
+    pub route: String,
+    /// The topic (with its `-partition-N` where it has one) at the source.
+    pub topic: String,
+    /// The site that consumes.
+    pub from: String,
+    /// The site that publishes.
+    pub to: String,
+    /// Which end this agent holds.
+    pub end: End,
+    /// What it is doing.
+    pub state: State,
+    /// Typed reason (a code of the relay's catalogue) when waiting or stopped.
+    pub reason: Option<String>,
+    /// What an operator can do about it.
+    pub remedy: Option<String>,
+    /// `effectively-once` or `at-least-once`, once known.
+    pub promise: Option<String>,
+    /// The route's session, equal at both ends.
+    pub session: u64,
+    /// The link that carries it.
+    pub link: Option<String>,
+    /// The lane of that link.
+    pub lane: Option<u16>,
+    /// Entries sent (source) or published (sink) since the process started, repeats included.
+    pub entries: u64,
+    /// Messages in those entries, as their metadata claims.
+    pub messages: u64,
+    /// Bytes of those entries as stored.
+    pub bytes: u64,
+    /// Entries confirmed by the destination.
+    pub confirmed: u64,
+    /// Receipts that said "duplicate".
+    pub duplicates: u64,
+    /// Entries skipped because a bridge wrote them.
+    pub skipped: u64,
+    /// Entries sent and not yet confirmed.
+    pub in_flight: u64,
+    /// Last position acknowledged at the source, `ledger:entry`.
+    pub acknowledged: Option<String>,
+    /// Milliseconds since the acknowledged position last advanced or the backlog was last empty.
+    pub stalled_ms: u64,
+}
+
+/// Key of a status row: route, topic-partition, end.
+pub type Key = (String, String, End);
+
+/// The relay's board: one row for each partition and end. Bounded by the routes that run.
+#[derive(Clone, Default)]
+pub struct Board {
+    rows: Arc<Mutex<BTreeMap<Key, PartitionStatus>>>,
+}
+
+impl Board {
+    /// Writes or replaces a row.
+    pub fn put(&self, row: PartitionStatus) {
+        let key = (row.route.clone(), row.topic.clone(), row.end);
+        self.lock().insert(key, row);
+    }
+
+    /// Removes a row that no longer runs here.
+    pub fn remove(&self, key: &Key) {
+        self.lock().remove(key);
+    }
+
+    /// All rows, in order.
+    pub fn rows(&self) -> Vec<PartitionStatus> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, PartitionStatus>> {
+        // Rows are whole values: a panicking writer cannot leave half of one.
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

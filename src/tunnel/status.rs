@@ -1,0 +1,68 @@
+//! What the tunnel publishes about its links; read by `admin`, written by `tunnel`. Plain data.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+/// One lane of a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneStatus {
+    /// Index within its kind.
+    pub index: u16,
+    /// `control` or `relay`.
+    pub kind: String,
+    /// Evidence id, equal on both sides (first 16 hex digits of the exporter).
+    pub lane_id: String,
+    /// Bytes read from the socket.
+    pub bytes_in: u64,
+    /// Bytes written to the socket.
+    pub bytes_out: u64,
+}
+
+/// One link, up or being dialled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The other site.
+    pub peer: String,
+    /// Link id, equal on both sides; `None` while there is none.
+    pub link: Option<String>,
+    /// `up`, `dialling` or `refused`.
+    pub state: String,
+    /// Why it is not up: a code of the tunnel's catalogue.
+    pub reason: Option<String>,
+    /// What an operator can do about it.
+    pub remedy: Option<String>,
+    /// The remote address, where known.
+    pub remote: Option<String>,
+    /// Lanes that live.
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// The tunnel's board. Bounded by the configured edges times `max_instances`.
+#[derive(Clone, Default)]
+pub struct Board {
+    rows: Arc<Mutex<BTreeMap<String, LinkStatus>>>,
+}
+
+impl Board {
+    /// Writes or replaces a row under a key of the writer's choice.
+    pub fn put(&self, key: &str, row: LinkStatus) {
+        self.lock().insert(key.to_owned(), row);
+    }
+
+    /// Removes a row.
+    pub fn remove(&self, key: &str) {
+        self.lock().remove(key);
+    }
+
+    /// All rows, in order.
+    pub fn rows(&self) -> Vec<LinkStatus> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, LinkStatus>> {
+        // Rows are whole values: a panicking writer cannot leave half of one.
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -2,3 +2,12 @@
 //! Knows no other room; decides nothing about routes.
 
 pub mod topic;
+
+pub mod frame;
+pub mod proto;
+
+pub mod connection;
+mod reader;
+pub mod transport;
+pub mod write_queue;
+mod writer;

@@ -1,0 +1,167 @@
+//! Cuts a byte stream into Pulsar frames and builds frames. Holds no socket, copies no payload.
+//!
+//! ```text
+//! [ total u32 | command_len u32 | command … | rest … ]     `total` counts what follows it; big-endian
+//! ```
+//! `rest` is empty, or what `Entry::parse` reads (`Commands.java` of pulsar-common).
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::Message;
+
+use super::proto::BaseCommand;
+
+/// Why a byte stream is not Pulsar's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The peer announced more than a frame may have.
+    #[error("a frame of {len} bytes was announced, at most {max} are allowed")]
+    TooLong {
+        /// Announced length.
+        len: u32,
+        /// The bound.
+        max: u32,
+    },
+    /// The frame ends inside its command.
+    #[error("a frame of {body_len} bytes holds a command of {command_len}")]
+    CommandOverrun {
+        /// Announced command length.
+        command_len: usize,
+        /// What is there.
+        body_len: usize,
+    },
+    /// The command is no protobuf of the protocol.
+    #[error("a command could not be decoded: {0}")]
+    Command(#[from] prost::DecodeError),
+}
+
+/// One frame: the command's bytes and what follows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The encoded `BaseCommand`.
+    pub command: Bytes,
+    /// Headers and payload; empty for a simple command.
+    pub rest: Bytes,
+}
+
+impl Frame {
+    /// The decoded command.
+    pub fn decode(&self) -> Result<BaseCommand, FrameError> {
+        Ok(BaseCommand::decode(self.command.clone())?)
+    }
+}
+
+/// Takes bytes as they come, gives whole frames.
+#[derive(Debug)]
+pub struct FrameSplitter {
+    unread: BytesMut,
+    frame_len_max: u32,
+}
+
+impl FrameSplitter {
+    /// A splitter that refuses frames announced longer than `frame_len_max`.
+    pub fn new(frame_len_max: u32) -> Self {
+        Self { unread: BytesMut::new(), frame_len_max }
+    }
+
+    /// Sets the bound anew, once the broker has told its `max_message_size`.
+    pub fn set_frame_len_max(&mut self, frame_len_max: u32) {
+        self.frame_len_max = frame_len_max;
+    }
+
+    /// Where to append what was read, with room for at least one good read.
+    pub fn inlet(&mut self) -> &mut BytesMut {
+        if self.unread.capacity() - self.unread.len() < READ_LEN_MIN {
+            self.unread.reserve(READ_LEN);
+        }
+        &mut self.unread
+    }
+
+    /// Takes the next whole frame; `None` means "feed me more".
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        let Some(prefix) = self.unread.first_chunk::<4>() else { return Ok(None) };
+        let len = u32::from_be_bytes(*prefix);
+        if len > self.frame_len_max {
+            // Before buffering: this is the peer's word, not a fact.
+            return Err(FrameError::TooLong { len, max: self.frame_len_max });
+        }
+        let end = 4 + len as usize;
+        if self.unread.len() < end {
+            return Ok(None);
+        }
+        let mut body = self.unread.split_to(end).freeze();
+        body.advance(4);
+        let overrun = |command_len, body_len| FrameError::CommandOverrun { command_len, body_len };
+        let command_len = body.try_get_u32().map_err(|_| overrun(0, len as usize))? as usize;
+        if command_len > body.len() {
+            return Err(overrun(command_len, body.len()));
+        }
+        let command = body.split_to(command_len);
+        Ok(Some(Frame { command, rest: body }))
+    }
+}
+
+/// A simple command as a frame.
+pub fn encode(command: &BaseCommand) -> Bytes {
+    encode_before(command, 0)
+}
+
+/// A command as the beginning of a frame of which `rest_len` more bytes will be written.
+pub fn encode_before<C: Message>(command: &C, rest_len: usize) -> Bytes {
+    let command_len = command.encoded_len();
+    let mut frame = BytesMut::with_capacity(8 + command_len);
+    // Callers bound `rest_len` by the broker's max_message_size, far below 2^32.
+    frame.put_u32((4 + command_len + rest_len) as u32);
+    frame.put_u32(command_len as u32);
+    // Cannot fail: the buffer has the length that prost announced.
+    command.encode_raw(&mut frame);
+    frame.freeze()
+}
+
+/// One read from a socket, and with it one shared allocation that entries are cut from.
+const READ_LEN: usize = 256 * 1024;
+/// Below this much room a new allocation is cheaper than many small reads.
+const READ_LEN_MIN: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pulsar::proto::{Empty, kind};
+
+    #[test]
+    fn a_frame_cut_anywhere_comes_out_whole_and_once() {
+        let wire = b"\0\0\0\x09\0\0\0\x02CMpay";
+        for cut in 0..=wire.len() {
+            let mut splitter = FrameSplitter::new(64);
+            splitter.inlet().extend_from_slice(&wire[..cut]);
+            let early = splitter.next_frame().unwrap();
+            splitter.inlet().extend_from_slice(&wire[cut..]);
+            let frame = early.or_else(|| splitter.next_frame().unwrap()).unwrap();
+            assert_eq!((&frame.command[..], &frame.rest[..]), (&b"CM"[..], &b"pay"[..]), "cut at {cut}");
+            assert_eq!(splitter.next_frame(), Ok(None));
+        }
+    }
+
+    #[test]
+    fn an_announced_length_is_refused_before_anything_is_reserved() {
+        let mut splitter = FrameSplitter::new(1000);
+        splitter.inlet().extend_from_slice(&0x7fff_ffff_u32.to_be_bytes());
+        let capacity = splitter.unread.capacity();
+        assert_eq!(splitter.next_frame(), Err(FrameError::TooLong { len: 0x7fff_ffff, max: 1000 }));
+        assert!(capacity <= READ_LEN + READ_LEN_MIN);
+    }
+
+    #[test]
+    fn a_command_longer_than_its_frame_is_refused() {
+        for wire in [&b"\0\0\0\x04\0\0\0\x01"[..], &b"\0\0\0\x02\0\0"[..]] {
+            let mut splitter = FrameSplitter::new(64);
+            splitter.inlet().extend_from_slice(wire);
+            assert!(matches!(splitter.next_frame(), Err(FrameError::CommandOverrun { .. })));
+        }
+    }
+
+    #[test]
+    fn a_ping_is_what_the_java_client_writes() {
+        let ping = BaseCommand { r#type: kind::PING, ping: Some(Empty {}), ..BaseCommand::default() };
+        assert_eq!(&encode(&ping)[..], b"\0\0\0\x09\0\0\0\x05\x08\x12\x92\x01\x00");
+    }
+}

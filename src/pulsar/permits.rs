@@ -1,0 +1,86 @@
+//! How many messages a broker may send ahead. Holds no socket.
+//!
+//! Permits are messages, reads are entries (`PersistentDispatcherSingleActiveConsumer`): few permits starve a
+//! long link, and no number of them bounds bytes. So they follow the size of what comes, and the inbox bounds bytes.
+
+/// The account of one consumer's permits.
+#[derive(Debug)]
+pub struct Permits {
+    outstanding: i64,
+    bytes_per_message: f64,
+}
+
+impl Permits {
+    /// Nothing granted yet.
+    pub fn new() -> Self {
+        Self { outstanding: 0, bytes_per_message: FIRST_GUESS }
+    }
+
+    /// An entry arrived that claims this many messages.
+    pub fn spent(&mut self, messages: u32, entry_len: usize) {
+        self.outstanding -= i64::from(messages);
+        let seen = entry_len as f64 / f64::from(messages.max(1));
+        self.bytes_per_message += (seen - self.bytes_per_message) * WEIGHT;
+    }
+
+    /// How many to grant now; 0 while more than half of what we want is outstanding.
+    pub fn due(&mut self) -> u32 {
+        let wanted = (TARGET_BYTES / self.bytes_per_message.max(1.0)).clamp(PERMITS_MIN, PERMITS_MAX) as i64;
+        if self.outstanding > wanted / 2 {
+            return 0;
+        }
+        let due = (wanted - self.outstanding).clamp(0, i64::from(u32::MAX >> 1));
+        self.outstanding += due;
+        due as u32
+    }
+}
+
+impl Default for Permits {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What should be on its way: two of the broker's 5 MiB read cycles.
+const TARGET_BYTES: f64 = 10.0 * 1024.0 * 1024.0;
+/// Before anything was seen.
+const FIRST_GUESS: f64 = 1024.0;
+/// Weight of the newest entry in the average.
+const WEIGHT: f64 = 0.1;
+/// Below this a broker's read cycles become visible as gaps.
+const PERMITS_MIN: f64 = 200.0;
+/// Far below the i32 that a broker counts in.
+const PERMITS_MAX: f64 = 1_000_000.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_batches_are_paid_for_at_once_and_never_starve() {
+        let mut permits = Permits::new();
+        let mut granted = i64::from(permits.due());
+        assert!(granted >= 200);
+        for _ in 0..1000 {
+            permits.spent(1000, 110_000);
+            granted += i64::from(permits.due());
+        }
+        let ahead = granted - 1000 * 1000;
+        assert!((47_000..=110_000).contains(&ahead), "{ahead} messages of 110 bytes ahead");
+    }
+
+    #[test]
+    fn huge_messages_keep_a_floor_of_permits_and_lies_never_overflow() {
+        let mut permits = Permits::new();
+        let mut granted: u64 = u64::from(permits.due());
+        for _ in 0..100 {
+            permits.spent(u32::MAX >> 1, 5 << 20);
+            granted += u64::from(permits.due());
+        }
+        assert!(granted >= 100 * (1 << 30));
+        for _ in 0..100 {
+            permits.spent(1, 5 << 20);
+        }
+        assert!(permits.due() >= 100);
+    }
+}

@@ -1,0 +1,227 @@
+//! A consumer of one topic-partition: subscribe, grant permits, acknowledge, rewind. Hands on whole entries as
+//! stored; never decompresses, never decides what an entry is worth.
+
+use tokio::sync::mpsc;
+
+use super::connection::{Connection, ConnectionError, ConsumerEvent};
+use super::entry::Entry;
+use super::permits::Permits;
+use super::proto::{self, BaseCommand, MessageId, kind};
+use super::topic::TopicName;
+
+/// How to subscribe.
+#[derive(Clone, Debug)]
+pub struct SubscribeOptions {
+    /// The topic-partition.
+    pub topic: TopicName,
+    /// The durable subscription.
+    pub subscription: String,
+    /// This consumer, as the broker's stats show it.
+    pub consumer_name: String,
+    /// Shown with it.
+    pub metadata: Vec<(String, String)>,
+    /// Exclusive instead of Failover: right where only one consumer can be.
+    pub exclusive: bool,
+    /// Where a subscription begins that this creates: at the earliest message, or the latest.
+    pub earliest: bool,
+    /// Failover: a higher number stands behind a lower one.
+    pub priority: i32,
+    /// Bytes that may wait unread in the inbox (or one entry).
+    pub inbox_bytes: usize,
+}
+
+/// An attached consumer.
+pub struct Subscription {
+    connection: Connection,
+    consumer_id: u64,
+    epoch: u64,
+    events: mpsc::Receiver<ConsumerEvent>,
+    permits: Permits,
+    exclusive: bool,
+}
+
+impl Subscription {
+    /// Subscribes and grants the first permits, in that order: a FLOW before SUCCESS is silently dropped
+    /// (`ServerCnx.handleFlow`), and the consumer would wait for ever.
+    pub async fn open(connection: Connection, options: &SubscribeOptions) -> Result<Self, ConnectionError> {
+        let mut subscription = Self::attach(connection, options).await?;
+        subscription.grant().await?;
+        Ok(subscription)
+    }
+
+    /// Makes sure that the durable subscription exists, without taking anything from it.
+    pub async fn create(connection: Connection, options: &SubscribeOptions) -> Result<(), ConnectionError> {
+        Self::attach(connection, options).await?.close().await;
+        Ok(())
+    }
+
+    async fn attach(connection: Connection, options: &SubscribeOptions) -> Result<Self, ConnectionError> {
+        let consumer_id = connection.next_id();
+        let request_id = connection.next_id();
+        let events = connection.register_consumer(consumer_id, options.inbox_bytes);
+        let pair = |(key, value): &(String, String)| proto::KeyValue { key: key.clone(), value: value.clone() };
+        let subscribe = BaseCommand {
+            r#type: kind::SUBSCRIBE,
+            subscribe: Some(proto::Subscribe {
+                topic: options.topic.to_string(),
+                subscription: options.subscription.clone(),
+                sub_type: if options.exclusive { EXCLUSIVE } else { FAILOVER },
+                consumer_id,
+                request_id,
+                consumer_name: Some(options.consumer_name.clone()),
+                priority_level: Some(options.priority),
+                durable: Some(true),
+                metadata: options.metadata.iter().map(pair).collect(),
+                read_compacted: Some(false),
+                initial_position: Some(if options.earliest { EARLIEST } else { LATEST }),
+                force_topic_creation: Some(false),
+                consumer_epoch: Some(0),
+            }),
+            ..BaseCommand::default()
+        };
+        let exclusive = options.exclusive;
+        let outcome = connection.request(request_id, &subscribe).await;
+        if outcome.is_err() {
+            connection.forget_consumer(consumer_id);
+        }
+        outcome?;
+        Ok(Self { connection, consumer_id, epoch: 0, events, permits: Permits::new(), exclusive })
+    }
+
+    /// Exclusive consumers are active from the start; Failover ones when the broker says so.
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
+    /// The next event; `None` when the connection has ended. Entries read before the last rewind are dropped
+    /// here. Cancel-safe.
+    pub async fn next(&mut self) -> Option<ConsumerEvent> {
+        loop {
+            match self.events.recv().await? {
+                ConsumerEvent::Entry(stale) if stale.epoch < self.epoch => {
+                    let messages = Entry::parse(stale.stored.clone()).map_or(1, |entry| entry.facts().messages());
+                    self.permits.spent(messages, stale.stored.len());
+                    // Permits follow with the next entry that is taken; a full round of stale ones needs them now.
+                    self.grant().await.ok()?;
+                }
+                event => return Some(event),
+            }
+        }
+    }
+
+    /// An entry was taken: returns its permits when enough of them are due.
+    pub async fn taken(&mut self, messages: u32, entry_len: usize) -> Result<(), ConnectionError> {
+        self.permits.spent(messages, entry_len);
+        self.grant().await
+    }
+
+    /// Acknowledges everything up to and including `position`; `properties` are stored beside it.
+    pub async fn acknowledge(
+        &self,
+        position: MessageId,
+        properties: Vec<proto::KeyLongValue>,
+    ) -> Result<(), ConnectionError> {
+        self.connection.tell(&self.ack_command(position, properties, None)).await
+    }
+
+    /// The same, and waits until the broker has taken it.
+    pub async fn acknowledge_surely(
+        &self,
+        position: MessageId,
+        properties: Vec<proto::KeyLongValue>,
+    ) -> Result<(), ConnectionError> {
+        let request_id = self.connection.next_id();
+        let command = self.ack_command(position, properties, Some(request_id));
+        let answer = self.connection.request(request_id, &command).await?.ack_response.unwrap_or_default();
+        match answer.error {
+            None => Ok(()),
+            Some(error) => Err(ConnectionError::refused(error, answer.message.unwrap_or_default())),
+        }
+    }
+
+    fn ack_command(
+        &self,
+        position: MessageId,
+        properties: Vec<proto::KeyLongValue>,
+        request_id: Option<u64>,
+    ) -> BaseCommand {
+        BaseCommand {
+            r#type: kind::ACK,
+            ack: Some(proto::Ack {
+                consumer_id: self.consumer_id,
+                ack_type: CUMULATIVE,
+                message_id: vec![position],
+                properties,
+                request_id,
+            }),
+            ..BaseCommand::default()
+        }
+    }
+
+    /// Goes back to the mark-delete position: what was read and not acknowledged comes again.
+    pub async fn rewind(&mut self) -> Result<(), ConnectionError> {
+        self.epoch += 1;
+        let redeliver = BaseCommand {
+            r#type: kind::REDELIVER,
+            redeliver: Some(proto::Redeliver {
+                consumer_id: self.consumer_id,
+                message_ids: Vec::new(),
+                consumer_epoch: Some(self.epoch),
+            }),
+            ..BaseCommand::default()
+        };
+        self.connection.tell(&redeliver).await
+    }
+
+    /// Asks for the topic's last message id and the subscription's mark-delete position. Answered only while
+    /// the socket is read, so go on taking entries while awaiting it.
+    pub async fn last_message_id(
+        &self,
+    ) -> Result<impl Future<Output = Result<proto::LastMessageId, ConnectionError>> + Send + 'static, ConnectionError>
+    {
+        let request_id = self.connection.next_id();
+        let question = BaseCommand {
+            r#type: kind::GET_LAST_MESSAGE_ID,
+            get_last_message_id: Some(proto::GetLastMessageId { consumer_id: self.consumer_id, request_id }),
+            ..BaseCommand::default()
+        };
+        let answer = self.connection.begin_request(request_id, &question).await?;
+        Ok(async move { Ok(answer.await?.last_message_id.unwrap_or_default()) })
+    }
+
+    /// Detaches. The subscription stays.
+    pub async fn close(mut self) {
+        self.events.close();
+        self.connection.forget_consumer(self.consumer_id);
+        let request_id = self.connection.next_id();
+        let close = BaseCommand {
+            r#type: kind::CLOSE_CONSUMER,
+            close_consumer: Some(proto::CloseConsumer { consumer_id: self.consumer_id, request_id }),
+            ..BaseCommand::default()
+        };
+        // Best effort: a connection that is gone has closed the consumer for us.
+        let _ = self.connection.request(request_id, &close).await;
+    }
+
+    async fn grant(&mut self) -> Result<(), ConnectionError> {
+        let message_permits = self.permits.due();
+        if message_permits == 0 {
+            return Ok(());
+        }
+        let flow = BaseCommand {
+            r#type: kind::FLOW,
+            flow: Some(proto::Flow { consumer_id: self.consumer_id, message_permits }),
+            ..BaseCommand::default()
+        };
+        self.connection.tell(&flow).await
+    }
+}
+
+/// `CommandSubscribe.SubType`.
+const EXCLUSIVE: i32 = 0;
+const FAILOVER: i32 = 2;
+/// `CommandSubscribe.InitialPosition`.
+const LATEST: i32 = 0;
+const EARLIEST: i32 = 1;
+/// `CommandAck.AckType`.
+const CUMULATIVE: i32 = 1;

@@ -1,4 +1,5 @@
 //! The Pulsar wire: framing, entries edited on the wire bytes, connections, lookups, admin REST.
 //! Knows no other room; decides nothing about routes.
 
+pub mod crc;
 pub mod topic;

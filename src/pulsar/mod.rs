@@ -2,4 +2,6 @@
 //! Knows no other room; decides nothing about routes.
 
 pub mod crc;
+pub mod entry;
+pub mod fields;
 pub mod topic;

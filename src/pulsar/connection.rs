@@ -50,14 +50,19 @@ impl ConnectionError {
     /// A refusal in the broker's terms.
     pub fn refused(error: i32, message: impl Into<String>) -> Self {
         let error = ServerError::try_from(error).unwrap_or(ServerError::Unknown);
-        Self::Refused { error, message: message.into() }
+        Self::Refused {
+            error,
+            message: message.into(),
+        }
     }
 
     /// The broker's code, when it was a refusal.
     pub fn server_error(&self) -> Option<ServerError> {
         match self {
             Self::Refused { error, .. } => Some(*error),
-            Self::Transport(_) | Self::Frame(_) | Self::Lost(_) | Self::NoAnswer | Self::Credentials(_) => None,
+            Self::Transport(_) | Self::Frame(_) | Self::Lost(_) | Self::NoAnswer | Self::Credentials(_) => {
+                None
+            }
         }
     }
 }
@@ -153,27 +158,45 @@ impl Connection {
         let mut stream = dialer.dial(address).await?;
         let hello = connect_command(credentials, proxied)?;
         let shake = handshake(&mut stream, hello);
-        let (connected, splitter) =
-            tokio::time::timeout(ANSWER_DEADLINE, shake).await.map_err(|_| ConnectionError::NoAnswer)??;
+        let (connected, splitter) = tokio::time::timeout(ANSWER_DEADLINE, shake)
+            .await
+            .map_err(|_| ConnectionError::NoAnswer)??;
         let max_message_size = u32::try_from(connected.max_message_size.unwrap_or(0)).unwrap_or(0);
-        let max_message_size = if max_message_size == 0 { MAX_MESSAGE_SIZE } else { max_message_size };
+        let max_message_size = if max_message_size == 0 {
+            MAX_MESSAGE_SIZE
+        } else {
+            max_message_size
+        };
         let flags = connected.feature_flags.unwrap_or_default();
         let facts = Facts {
             address: address.clone(),
             max_message_size: max_message_size.min(MAX_MESSAGE_SIZE_BOUND),
-            metadata_without_creation: flags.supports_partition_metadata_without_creation.unwrap_or(false),
+            metadata_without_creation: flags
+                .supports_partition_metadata_without_creation
+                .unwrap_or(false),
         };
         Ok(Self::start(stream, splitter, facts, credentials.clone()))
     }
 
-    fn start(stream: Box<dyn Stream>, mut splitter: FrameSplitter, facts: Facts, credentials: Credentials) -> Self {
+    fn start(
+        stream: Box<dyn Stream>,
+        mut splitter: FrameSplitter,
+        facts: Facts,
+        credentials: Credentials,
+    ) -> Self {
         splitter.set_frame_len_max(facts.max_message_size + FRAME_MARGIN);
         let (outbox, queued) = mpsc::channel(OUTBOX_LEN);
         let (pongs, pong_asked) = mpsc::channel(1);
         let routes = Arc::new(Routes::default());
         let closed = CancellationToken::new();
         let (read_half, write_half) = tokio::io::split(stream);
-        let reader = Reader { splitter, routes: routes.clone(), pongs, outbox: outbox.downgrade(), credentials };
+        let reader = Reader {
+            splitter,
+            routes: routes.clone(),
+            pongs,
+            outbox: outbox.downgrade(),
+            credentials,
+        };
         let at_reader = closed.clone();
         let address = facts.address.clone();
         tokio::spawn(async move {
@@ -193,7 +216,15 @@ impl Connection {
             at_end.cancelled().await;
             ended_routes.end();
         });
-        Self { inner: Arc::new(Inner { outbox, routes, closed, ids: AtomicU64::new(1), facts }) }
+        Self {
+            inner: Arc::new(Inner {
+                outbox,
+                routes,
+                closed,
+                ids: AtomicU64::new(1),
+                facts,
+            }),
+        }
     }
 
     /// Where it leads.
@@ -232,7 +263,11 @@ impl Connection {
     }
 
     /// Sends a command that is answered under `request_id`, and waits for the answer.
-    pub async fn request(&self, request_id: u64, command: &BaseCommand) -> Result<BaseCommand, ConnectionError> {
+    pub async fn request(
+        &self,
+        request_id: u64,
+        command: &BaseCommand,
+    ) -> Result<BaseCommand, ConnectionError> {
         let answer = self.begin_request(request_id, command).await?;
         answer.await
     }
@@ -242,11 +277,17 @@ impl Connection {
         &self,
         request_id: u64,
         command: &BaseCommand,
-    ) -> Result<impl Future<Output = Result<BaseCommand, ConnectionError>> + Send + 'static, ConnectionError> {
+    ) -> Result<impl Future<Output = Result<BaseCommand, ConnectionError>> + Send + use<>, ConnectionError>
+    {
         let (sender, receiver) = oneshot::channel();
-        let mut guard = AnswerGuard { routes: self.inner.routes.clone(), request_id };
+        let mut guard = AnswerGuard {
+            routes: self.inner.routes.clone(),
+            request_id,
+        };
         if !self.inner.routes.expect_answer(request_id, sender) {
-            return Err(ConnectionError::Lost("it has ended, or too many answers are awaited".into()));
+            return Err(ConnectionError::Lost(
+                "it has ended, or too many answers are awaited".into(),
+            ));
         }
         self.send(Outgoing::Command(frame::encode(command))).await?;
         Ok(async move {
@@ -269,7 +310,12 @@ impl Connection {
     }
 
     /// Sends a payload command: its frame head, the entry's head and its payload.
-    pub async fn send_entry(&self, frame_head: Bytes, head: Bytes, payload: Bytes) -> Result<(), ConnectionError> {
+    pub async fn send_entry(
+        &self,
+        frame_head: Bytes,
+        head: Bytes,
+        payload: Bytes,
+    ) -> Result<(), ConnectionError> {
         self.send(Outgoing::Entry([frame_head, head, payload])).await
     }
 
@@ -286,7 +332,11 @@ impl Connection {
     pub fn register_consumer(&self, consumer_id: u64, bytes_max: usize) -> mpsc::Receiver<ConsumerEvent> {
         let (sender, receiver) = mpsc::channel(INBOX_LEN);
         let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX).max(1);
-        let inbox = Inbox { sender, bytes: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max };
+        let inbox = Inbox {
+            sender,
+            bytes: Arc::new(Semaphore::new(bytes_max as usize)),
+            bytes_max,
+        };
         self.inner.routes.lock().consumers.insert(consumer_id, inbox);
         receiver
     }
@@ -378,7 +428,10 @@ impl Routes {
     }
 }
 
-fn connect_command(credentials: &Credentials, proxied: Option<String>) -> Result<BaseCommand, ConnectionError> {
+fn connect_command(
+    credentials: &Credentials,
+    proxied: Option<String>,
+) -> Result<BaseCommand, ConnectionError> {
     let token = credentials().map_err(ConnectionError::Credentials)?;
     Ok(BaseCommand {
         r#type: kind::CONNECT,
@@ -413,7 +466,10 @@ async fn handshake(
     match (command.connected, command.error) {
         (Some(connected), _) => Ok((connected, splitter)),
         (None, Some(error)) => Err(ConnectionError::refused(error.error, error.message)),
-        (None, None) => Err(ConnectionError::Lost(format!("command {} before CONNECTED", command.r#type))),
+        (None, None) => Err(ConnectionError::Lost(format!(
+            "command {} before CONNECTED",
+            command.r#type
+        ))),
     }
 }
 
@@ -426,7 +482,10 @@ pub(super) async fn next_frame<R: AsyncRead + Unpin>(
         if let Some(frame) = splitter.next_frame()? {
             return Ok(frame);
         }
-        let read = stream.read_buf(splitter.inlet()).await.map_err(|e| ConnectionError::Lost(e.to_string()))?;
+        let read = stream
+            .read_buf(splitter.inlet())
+            .await
+            .map_err(|e| ConnectionError::Lost(e.to_string()))?;
         if read == 0 {
             return Err(ConnectionError::Lost("closed by the broker".into()));
         }

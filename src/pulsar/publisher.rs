@@ -34,7 +34,11 @@ pub struct Outbound {
 
 impl Publisher {
     /// Creates the producer. The name is a lock: `ProducerBusy` while another connection holds it.
-    pub async fn create(connection: Connection, topic: &TopicName, name: &str) -> Result<Self, ConnectionError> {
+    pub async fn create(
+        connection: Connection,
+        topic: &TopicName,
+        name: &str,
+    ) -> Result<Self, ConnectionError> {
         let producer_id = connection.next_id();
         let request_id = connection.next_id();
         let events = connection.register_producer(producer_id);
@@ -58,7 +62,12 @@ impl Publisher {
         }
         let success = outcome?.producer_success.unwrap_or_default();
         let last_sequence_id = success.last_sequence_id.unwrap_or(-1);
-        Ok(Self { connection, producer_id, last_sequence_id, events })
+        Ok(Self {
+            connection,
+            producer_id,
+            last_sequence_id,
+            events,
+        })
     }
 
     /// The highest sequence id that was pushed under this name, −1 if the broker knows none. A hint, never an
@@ -89,7 +98,9 @@ impl Publisher {
             }),
         };
         let frame_head = frame::encode_before(&command, outbound.head.len() + outbound.payload.len());
-        self.connection.send_entry(frame_head, outbound.head, outbound.payload).await
+        self.connection
+            .send_entry(frame_head, outbound.head, outbound.payload)
+            .await
     }
 
     /// The next receipt or refusal; `None` when the connection has ended. Cancel-safe.
@@ -103,18 +114,29 @@ impl Publisher {
     }
 
     /// Registers a schema on the topic and gives the version it has there; `None` for "no version".
-    pub async fn register_schema(&self, topic: &TopicName, schema: Bytes) -> Result<Option<Bytes>, ConnectionError> {
+    pub async fn register_schema(
+        &self,
+        topic: &TopicName,
+        schema: Bytes,
+    ) -> Result<Option<Bytes>, ConnectionError> {
         let request_id = self.connection.next_id();
         let question = BaseCommand {
             r#type: kind::GET_OR_CREATE_SCHEMA,
-            get_or_create_schema: Some(proto::GetOrCreateSchema { request_id, topic: topic.to_string(), schema }),
+            get_or_create_schema: Some(proto::GetOrCreateSchema {
+                request_id,
+                topic: topic.to_string(),
+                schema,
+            }),
             ..BaseCommand::default()
         };
         let answer = self.connection.request(request_id, &question).await?;
         let answer = answer.get_or_create_schema_response.unwrap_or_default();
         match answer.error {
             None => Ok(answer.schema_version.filter(|version| !version.is_empty())),
-            Some(error) => Err(ConnectionError::refused(error, answer.message.unwrap_or_default())),
+            Some(error) => Err(ConnectionError::refused(
+                error,
+                answer.message.unwrap_or_default(),
+            )),
         }
     }
 
@@ -123,7 +145,10 @@ impl Publisher {
         let request_id = self.connection.next_id();
         let close = BaseCommand {
             r#type: kind::CLOSE_PRODUCER,
-            close_producer: Some(proto::CloseProducer { producer_id: self.producer_id, request_id }),
+            close_producer: Some(proto::CloseProducer {
+                producer_id: self.producer_id,
+                request_id,
+            }),
             ..BaseCommand::default()
         };
         // Best effort: a connection that is gone has closed the producer for us.

@@ -9,8 +9,8 @@ use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 
 use super::connection::{
-    AUTH_METHOD, CLIENT_VERSION, ConnectionError, ConsumerEvent, Credentials, Delivery, PROTOCOL_VERSION, ProducerEvent,
-    Routes, next_frame,
+    AUTH_METHOD, CLIENT_VERSION, ConnectionError, ConsumerEvent, Credentials, Delivery, PROTOCOL_VERSION,
+    ProducerEvent, Routes, next_frame,
 };
 use super::frame::{self, Frame, FrameError, FrameSplitter};
 use super::proto::{self, BaseCommand, ServerError, kind};
@@ -60,9 +60,15 @@ impl Reader {
     async fn take_entry(&self, frame: Frame) -> Result<(), ConnectionError> {
         let hot = HotCommand::decode(frame.command).map_err(FrameError::Command)?;
         let Some(message) = hot.message else { return Ok(()) };
-        let Some(inbox) = self.routes.lock().consumers.get(&message.consumer_id).cloned() else { return Ok(()) };
-        let share = u32::try_from(frame.rest.len()).unwrap_or(u32::MAX).min(inbox.bytes_max);
-        let Ok(share) = inbox.bytes.acquire_many_owned(share).await else { return Ok(()) };
+        let Some(inbox) = self.routes.lock().consumers.get(&message.consumer_id).cloned() else {
+            return Ok(());
+        };
+        let share = u32::try_from(frame.rest.len())
+            .unwrap_or(u32::MAX)
+            .min(inbox.bytes_max);
+        let Ok(share) = inbox.bytes.acquire_many_owned(share).await else {
+            return Ok(());
+        };
         let delivery = Delivery {
             id: message.message_id,
             epoch: message.consumer_epoch.unwrap_or(0),
@@ -76,10 +82,20 @@ impl Reader {
 
     async fn take_receipt(&self, frame: Frame) -> Result<(), ConnectionError> {
         let hot = HotCommand::decode(frame.command).map_err(FrameError::Command)?;
-        let Some(receipt) = hot.send_receipt else { return Ok(()) };
-        let duplicate = receipt.message_id.is_some_and(|id| id.ledger == u64::MAX && id.entry == u64::MAX);
-        self.tell_producer(receipt.producer_id, ProducerEvent::Receipt { sequence_id: receipt.sequence_id, duplicate })
-            .await;
+        let Some(receipt) = hot.send_receipt else {
+            return Ok(());
+        };
+        let duplicate = receipt
+            .message_id
+            .is_some_and(|id| id.ledger == u64::MAX && id.entry == u64::MAX);
+        self.tell_producer(
+            receipt.producer_id,
+            ProducerEvent::Receipt {
+                sequence_id: receipt.sequence_id,
+                duplicate,
+            },
+        )
+        .await;
         Ok(())
     }
 
@@ -126,7 +142,8 @@ impl Reader {
             }
             kind::REACHED_END => {
                 if let Some(end) = command.reached_end {
-                    self.tell_consumer(end.consumer_id, ConsumerEvent::EndOfTopic).await;
+                    self.tell_consumer(end.consumer_id, ConsumerEvent::EndOfTopic)
+                        .await;
                 }
             }
             kind::AUTH_CHALLENGE => self.answer_challenge().await?,
@@ -146,7 +163,10 @@ impl Reader {
             r#type: kind::AUTH_RESPONSE,
             auth_response: Some(proto::AuthResponse {
                 client_version: Some(CLIENT_VERSION.into()),
-                response: Some(proto::AuthPayload { auth_method_name: Some(AUTH_METHOD.into()), auth_data: token }),
+                response: Some(proto::AuthPayload {
+                    auth_method_name: Some(AUTH_METHOD.into()),
+                    auth_data: token,
+                }),
                 protocol_version: Some(PROTOCOL_VERSION),
             }),
             ..BaseCommand::default()
@@ -175,7 +195,10 @@ impl Reader {
 
 /// A producer that waits for exclusive access gets a second success later.
 fn producer_ready(command: &BaseCommand) -> bool {
-    command.producer_success.as_ref().is_none_or(|success| success.producer_ready.unwrap_or(true))
+    command
+        .producer_success
+        .as_ref()
+        .is_none_or(|success| success.producer_ready.unwrap_or(true))
 }
 
 fn answered_request(command: &BaseCommand) -> Option<u64> {

@@ -59,7 +59,10 @@ impl Subscription {
         let consumer_id = connection.next_id();
         let request_id = connection.next_id();
         let events = connection.register_consumer(consumer_id, options.inbox_bytes);
-        let pair = |(key, value): &(String, String)| proto::KeyValue { key: key.clone(), value: value.clone() };
+        let pair = |(key, value): &(String, String)| proto::KeyValue {
+            key: key.clone(),
+            value: value.clone(),
+        };
         let subscribe = BaseCommand {
             r#type: kind::SUBSCRIBE,
             subscribe: Some(proto::Subscribe {
@@ -85,7 +88,14 @@ impl Subscription {
             connection.forget_consumer(consumer_id);
         }
         outcome?;
-        Ok(Self { connection, consumer_id, epoch: 0, events, permits: Permits::new(), exclusive })
+        Ok(Self {
+            connection,
+            consumer_id,
+            epoch: 0,
+            events,
+            permits: Permits::new(),
+            exclusive,
+        })
     }
 
     /// Exclusive consumers are active from the start; Failover ones when the broker says so.
@@ -99,7 +109,8 @@ impl Subscription {
         loop {
             match self.events.recv().await? {
                 ConsumerEvent::Entry(stale) if stale.epoch < self.epoch => {
-                    let messages = Entry::parse(stale.stored.clone()).map_or(1, |entry| entry.facts().messages());
+                    let messages =
+                        Entry::parse(stale.stored.clone()).map_or(1, |entry| entry.facts().messages());
                     self.permits.spent(messages, stale.stored.len());
                     // Permits follow with the next entry that is taken; a full round of stale ones needs them now.
                     self.grant().await.ok()?;
@@ -121,7 +132,9 @@ impl Subscription {
         position: MessageId,
         properties: Vec<proto::KeyLongValue>,
     ) -> Result<(), ConnectionError> {
-        self.connection.tell(&self.ack_command(position, properties, None)).await
+        self.connection
+            .tell(&self.ack_command(position, properties, None))
+            .await
     }
 
     /// The same, and waits until the broker has taken it.
@@ -132,10 +145,18 @@ impl Subscription {
     ) -> Result<(), ConnectionError> {
         let request_id = self.connection.next_id();
         let command = self.ack_command(position, properties, Some(request_id));
-        let answer = self.connection.request(request_id, &command).await?.ack_response.unwrap_or_default();
+        let answer = self
+            .connection
+            .request(request_id, &command)
+            .await?
+            .ack_response
+            .unwrap_or_default();
         match answer.error {
             None => Ok(()),
-            Some(error) => Err(ConnectionError::refused(error, answer.message.unwrap_or_default())),
+            Some(error) => Err(ConnectionError::refused(
+                error,
+                answer.message.unwrap_or_default(),
+            )),
         }
     }
 
@@ -177,12 +198,17 @@ impl Subscription {
     /// the socket is read, so go on taking entries while awaiting it.
     pub async fn last_message_id(
         &self,
-    ) -> Result<impl Future<Output = Result<proto::LastMessageId, ConnectionError>> + Send + 'static, ConnectionError>
-    {
+    ) -> Result<
+        impl Future<Output = Result<proto::LastMessageId, ConnectionError>> + Send + use<>,
+        ConnectionError,
+    > {
         let request_id = self.connection.next_id();
         let question = BaseCommand {
             r#type: kind::GET_LAST_MESSAGE_ID,
-            get_last_message_id: Some(proto::GetLastMessageId { consumer_id: self.consumer_id, request_id }),
+            get_last_message_id: Some(proto::GetLastMessageId {
+                consumer_id: self.consumer_id,
+                request_id,
+            }),
             ..BaseCommand::default()
         };
         let answer = self.connection.begin_request(request_id, &question).await?;
@@ -196,7 +222,10 @@ impl Subscription {
         let request_id = self.connection.next_id();
         let close = BaseCommand {
             r#type: kind::CLOSE_CONSUMER,
-            close_consumer: Some(proto::CloseConsumer { consumer_id: self.consumer_id, request_id }),
+            close_consumer: Some(proto::CloseConsumer {
+                consumer_id: self.consumer_id,
+                request_id,
+            }),
             ..BaseCommand::default()
         };
         // Best effort: a connection that is gone has closed the consumer for us.
@@ -210,7 +239,10 @@ impl Subscription {
         }
         let flow = BaseCommand {
             r#type: kind::FLOW,
-            flow: Some(proto::Flow { consumer_id: self.consumer_id, message_permits }),
+            flow: Some(proto::Flow {
+                consumer_id: self.consumer_id,
+                message_permits,
+            }),
             ..BaseCommand::default()
         };
         self.connection.tell(&flow).await

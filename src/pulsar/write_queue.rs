@@ -55,7 +55,9 @@ impl Buf for WriteQueue {
         assert!(count <= self.len, "advanced past the end of a write queue");
         self.len -= count;
         while count > 0 {
-            let Some(front) = self.slices.front_mut() else { return };
+            let Some(front) = self.slices.front_mut() else {
+                return;
+            };
             if front.len() > count {
                 front.advance(count);
                 return;

@@ -107,16 +107,16 @@ impl Subscription {
     /// here. Cancel-safe.
     pub async fn next(&mut self) -> Option<ConsumerEvent> {
         loop {
-            match self.events.recv().await? {
-                ConsumerEvent::Entry(stale) if stale.epoch < self.epoch => {
-                    let messages =
-                        Entry::parse(stale.stored.clone()).map_or(1, |entry| entry.facts().messages());
-                    self.permits.spent(messages, stale.stored.len());
-                    // Permits follow with the next entry that is taken; a full round of stale ones needs them now.
-                    self.grant().await.ok()?;
-                }
-                event => return Some(event),
+            let event = self.events.recv().await?;
+            let ConsumerEvent::Entry(delivery) = &event else {
+                return Some(event);
+            };
+            if delivery.epoch >= self.epoch {
+                return Some(event);
             }
+            let messages = Entry::parse(delivery.stored.clone()).map_or(1, |entry| entry.facts().messages());
+            // A dropped entry's permits are returned like any other's.
+            self.taken(messages, delivery.stored.len()).await.ok()?;
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// A queue of byte slices that `AsyncWriteExt::write_buf` drains with vectored writes.
 /// Bounded by whoever fills it: a writer stops taking from its channel at [`WriteQueue::is_full`].
@@ -30,6 +31,17 @@ impl WriteQueue {
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Writes everything that waits, and flushes. Not cancel-safe: a frame may be cut, so whoever loses a race
+    /// against this closes the socket.
+    pub async fn write_to<W: AsyncWrite + Unpin>(&mut self, socket: &mut W) -> std::io::Result<()> {
+        while !self.is_empty() {
+            if socket.write_buf(self).await? == 0 {
+                return Err(std::io::ErrorKind::WriteZero.into());
+            }
+        }
+        socket.flush().await
     }
 }
 

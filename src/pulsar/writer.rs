@@ -48,7 +48,7 @@ pub(super) async fn run<W: AsyncWrite + Unpin>(
         }
         let written = tokio::select! {
             () = closed.cancelled() => break,
-            written = write_all(&mut socket, &mut queue) => written,
+            written = queue.write_to(&mut socket) => written,
         };
         if written.is_err() {
             break;
@@ -57,15 +57,6 @@ pub(super) async fn run<W: AsyncWrite + Unpin>(
     closed.cancel();
     // A clean end for the broker where the socket still takes it.
     let _ = tokio::time::timeout(SHUTDOWN_DEADLINE, socket.shutdown()).await;
-}
-
-async fn write_all<W: AsyncWrite + Unpin>(socket: &mut W, queue: &mut WriteQueue) -> std::io::Result<()> {
-    while !queue.is_empty() {
-        if socket.write_buf(queue).await? == 0 {
-            return Err(std::io::ErrorKind::WriteZero.into());
-        }
-    }
-    socket.flush().await
 }
 
 fn enqueue(queue: &mut WriteQueue, outgoing: Outgoing) {

@@ -1,0 +1,119 @@
+//! What all partitions of one agent share: the own cluster, the lanes, the board, the budgets. Plain wiring.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use super::budget::Budget;
+use super::lanes::Lanes;
+use super::status::Board;
+use crate::pulsar::client::Client;
+use crate::pulsar::rest::Rest;
+use crate::pulsar::topic::TopicName;
+
+/// The own site's cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    /// Binary protocol.
+    pub client: Client,
+    /// Admin REST, where it is configured.
+    pub rest: Option<Arc<Rest>>,
+    /// The operator asserts that deduplication is on.
+    pub deduplication_asserted: bool,
+    /// Only one process of this site can run.
+    pub single_replica: bool,
+}
+
+/// Where a subscription begins that the bridge creates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At the first message that is still there.
+    Earliest,
+    /// At the first message after its creation.
+    Latest,
+    /// At the latest where the topic exists already, else at its beginning: for what the other side declared.
+    FromGrant,
+}
+
+/// A route as the relay needs it, ours or declared by the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Its name.
+    pub name: String,
+    /// The site that consumes.
+    pub from: String,
+    /// The site that publishes.
+    pub to: String,
+    /// Its topics, without partitions.
+    pub topics: Vec<TopicName>,
+    /// Part of the producer name: raised to send under a new one.
+    pub generation: u32,
+    /// The durable subscription at the source.
+    pub subscription: String,
+    /// Where that begins if we create it.
+    pub start: Start,
+    /// Whether small entries are joined, and how far.
+    pub joining: Option<super::batching::Limits>,
+}
+
+/// What every task of the relay gets.
+pub struct Context {
+    /// This site.
+    pub site: String,
+    /// This process, in short, as brokers show it.
+    pub instance: String,
+    /// Its cluster.
+    pub cluster: Cluster,
+    /// The lanes to other sites.
+    pub lanes: Lanes,
+    /// What is published about routes.
+    pub board: Board,
+    /// Bytes that sources hold between broker and lane.
+    pub source_budget: Budget,
+    /// Bytes that sinks hold between lane and broker.
+    pub sink_budget: Budget,
+    /// Cancelled when the process is to stop: nothing new is read, what is on its way is finished.
+    pub drain: CancellationToken,
+    sessions: AtomicU64,
+}
+
+impl Context {
+    /// A context; sessions are numbered upwards from `first_session`.
+    pub fn new(
+        site: String,
+        instance: String,
+        cluster: Cluster,
+        board: Board,
+        first_session: u64,
+        drain: CancellationToken,
+    ) -> Self {
+        Self {
+            site,
+            instance,
+            cluster,
+            lanes: Lanes::new(),
+            board,
+            source_budget: Budget::new(SOURCE_BYTES, SOURCE_SHARE_MIN, SOURCE_SHARE_MAX),
+            sink_budget: Budget::new(SINK_BYTES, SINK_SHARE_MIN, SINK_SHARE_MAX),
+            drain,
+            sessions: AtomicU64::new(first_session),
+        }
+    }
+
+    /// A session number that no other session of this process had.
+    pub fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+const MIB: usize = 1 << 20;
+/// Unread entries in all inboxes of an agent.
+const SOURCE_BYTES: usize = 16 * MIB;
+const SOURCE_SHARE_MIN: usize = MIB / 8;
+const SOURCE_SHARE_MAX: usize = 4 * MIB;
+/// Unconfirmed entries in all sinks of an agent.
+const SINK_BYTES: usize = 32 * MIB;
+const SINK_SHARE_MIN: usize = MIB / 8;
+/// More only adds latency: a broker takes 1000 entries at once from one connection.
+const SINK_SHARE_MAX: usize = 8 * MIB;

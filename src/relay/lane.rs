@@ -1,0 +1,310 @@
+//! A relay lane: one task that reads frames and hands them to the sources and sinks they are for, one that
+//! writes. The reader never waits for any of them: what a partition may have on its way is bounded by its window,
+//! and a peer that exceeds it loses the lane. Frames of control go ahead of entries.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::frames::{self, Keepalive, Kind, LANE_FRAME_LEN_MAX, LaneFrameError, Open, Ready, Receipts, SchemaAnswer};
+use super::frames::{EntryHead, SchemaAsk, Stop};
+use crate::pulsar::frame::FrameSplitter;
+use crate::pulsar::write_queue::WriteQueue;
+use crate::tunnel::KEEPALIVE;
+use crate::tunnel::link::{LaneStream, Link, RelayLane};
+
+/// What a source hears from its sink.
+#[derive(Debug)]
+pub enum FromSink {
+    /// Entries may come.
+    Ready(Ready),
+    /// Answers of the destination broker.
+    Receipts(Receipts),
+    /// Which schema?
+    SchemaAsk(SchemaAsk),
+    /// The session is over.
+    Stop(Stop),
+}
+
+/// What a sink hears from its source.
+#[derive(Debug)]
+pub enum FromSource {
+    /// An entry.
+    Entry(EntryHead, Bytes),
+    /// A schema.
+    SchemaAnswer(SchemaAnswer),
+    /// The session is over.
+    Stop(Stop),
+}
+
+/// Starts a sink for a session that the other side opened; what is for it comes through the channel.
+pub type OpenSink = Arc<dyn Fn(LaneHandle, Open, mpsc::Receiver<FromSource>) + Send + Sync>;
+
+/// A lane that is up. Cheap to clone.
+#[derive(Clone)]
+pub struct LaneHandle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    link: Arc<Link>,
+    index: u16,
+    urgent: mpsc::Sender<Bytes>,
+    bulk: mpsc::Sender<[Bytes; 2]>,
+    table: Mutex<Table>,
+    numbers: AtomicU32,
+    entry_bytes: AtomicU64,
+    ended: CancellationToken,
+}
+
+#[derive(Default)]
+struct Table {
+    sources: HashMap<u32, mpsc::Sender<FromSink>>,
+    sinks: HashMap<u32, (u64, mpsc::Sender<FromSource>)>,
+}
+
+impl LaneHandle {
+    /// Starts both tasks of a lane.
+    pub fn start(lane: RelayLane, open_sink: OpenSink) -> Self {
+        let (urgent, urgent_queued) = mpsc::channel(URGENT_LEN);
+        let (bulk, bulk_queued) = mpsc::channel(BULK_LEN);
+        let RelayLane { link, index, stream, ended } = lane;
+        let inner = Inner {
+            link,
+            index,
+            urgent,
+            bulk,
+            table: Mutex::default(),
+            numbers: AtomicU32::new(1),
+            entry_bytes: AtomicU64::new(0),
+            ended,
+        };
+        let handle = Self { inner: Arc::new(inner) };
+        let (read_half, write_half) = tokio::io::split(stream);
+        tokio::spawn(handle.clone().read(read_half, open_sink));
+        tokio::spawn(write(write_half, urgent_queued, bulk_queued, handle.inner.ended.clone()));
+        handle
+    }
+
+    /// Its link.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.inner.link
+    }
+
+    /// Its index in the link.
+    pub fn index(&self) -> u16 {
+        self.inner.index
+    }
+
+    /// Cancelled when the lane is gone.
+    pub fn ended(&self) -> &CancellationToken {
+        &self.inner.ended
+    }
+
+    /// Sends a frame of control.
+    pub async fn tell(&self, kind: Kind) {
+        // A lane that has ended is noticed by its `ended`.
+        let _ = self.inner.urgent.send(frames::encode(kind)).await;
+    }
+
+    /// A place in the queue of entries.
+    pub async fn entry_place(&self) -> Option<mpsc::Permit<'_, [Bytes; 2]>> {
+        self.inner.bulk.reserve().await.ok()
+    }
+
+    /// Registers a source under a new number; it hears from its sink until the registration is dropped.
+    pub fn register_source(&self) -> (SourceRegistration, mpsc::Receiver<FromSink>) {
+        let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::channel(FROM_SINK_LEN);
+        self.lock().sources.insert(number, sender);
+        (SourceRegistration { lane: self.clone(), number }, receiver)
+    }
+
+    /// Forgets a sink, if it is still this session's.
+    pub fn forget_sink(&self, number: u32, session: u64) {
+        let mut table = self.lock();
+        if table.sinks.get(&number).is_some_and(|(current, _)| *current == session) {
+            table.sinks.remove(&number);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read(self, mut socket: ReadHalf<Box<dyn LaneStream>>, open_sink: OpenSink) {
+        let ended = self.inner.ended.clone();
+        let outcome = tokio::select! {
+            () = ended.cancelled() => Ok(()),
+            outcome = self.read_frames(&mut socket, &open_sink) => outcome,
+        };
+        if let Err(problem) = outcome {
+            let link = format!("{:016x}", self.link().id);
+            tracing::warn!(%link, lane = self.index(), peer = %self.link().peer, %problem, "relay lane ended");
+        }
+        ended.cancel();
+        let mut table = self.lock();
+        table.sources.clear();
+        table.sinks.clear();
+    }
+
+    async fn read_frames(
+        &self,
+        socket: &mut ReadHalf<Box<dyn LaneStream>>,
+        open_sink: &OpenSink,
+    ) -> Result<(), LaneError> {
+        let mut splitter = FrameSplitter::new(LANE_FRAME_LEN_MAX);
+        loop {
+            while let Some(frame) = splitter.next_frame().map_err(LaneFrameError::from)? {
+                match frames::decode(&frame)? {
+                    Kind::Keepalive(_) => {}
+                    Kind::Open(open) => self.open(open, open_sink)?,
+                    Kind::Entry(head) => {
+                        let bytes = frame.rest;
+                        self.inner.entry_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                        self.to_sink(head.number, head.session, FromSource::Entry(head, bytes))?;
+                    }
+                    Kind::SchemaAnswer(answer) => {
+                        self.to_sink(answer.number, answer.session, FromSource::SchemaAnswer(answer))?;
+                    }
+                    Kind::Stop(stop) if stop.by_source => {
+                        self.to_sink(stop.number, stop.session, FromSource::Stop(stop))?;
+                    }
+                    Kind::Stop(stop) => self.to_source(stop.number, FromSink::Stop(stop))?,
+                    Kind::Ready(ready) => self.to_source(ready.number, FromSink::Ready(ready))?,
+                    Kind::Receipts(receipts) => self.to_source(receipts.number, FromSink::Receipts(receipts))?,
+                    Kind::SchemaAsk(ask) => self.to_source(ask.number, FromSink::SchemaAsk(ask))?,
+                }
+            }
+            if socket.read_buf(splitter.inlet()).await.map_err(LaneError::Socket)? == 0 {
+                return Err(LaneError::Closed);
+            }
+        }
+    }
+
+    fn open(&self, open: Open, open_sink: &OpenSink) -> Result<(), LaneError> {
+        let (sender, receiver) = mpsc::channel(FROM_SOURCE_LEN);
+        {
+            let mut table = self.lock();
+            if table.sinks.len() >= SINKS_MAX && !table.sinks.contains_key(&open.number) {
+                return Err(LaneError::TooManySessions);
+            }
+            // A newer session of the same partition: the older one hears it by its channel's end.
+            table.sinks.insert(open.number, (open.session, sender));
+        }
+        open_sink(self.clone(), open, receiver);
+        Ok(())
+    }
+
+    fn to_sink(&self, number: u32, session: u64, event: FromSource) -> Result<(), LaneError> {
+        let table = self.lock();
+        // Frames of a session that is over are dropped: their source will send them again.
+        let Some((current, sender)) = table.sinks.get(&number) else { return Ok(()) };
+        if *current != session {
+            return Ok(());
+        }
+        match sender.try_send(event) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(LaneError::WindowExceeded),
+        }
+    }
+
+    fn to_source(&self, number: u32, event: FromSink) -> Result<(), LaneError> {
+        let table = self.lock();
+        let Some(sender) = table.sources.get(&number) else { return Ok(()) };
+        match sender.try_send(event) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(LaneError::WindowExceeded),
+        }
+    }
+}
+
+/// A source's number on a lane; forgotten when dropped.
+pub struct SourceRegistration {
+    lane: LaneHandle,
+    /// Its number.
+    pub number: u32,
+}
+
+impl Drop for SourceRegistration {
+    fn drop(&mut self) {
+        self.lane.lock().sources.remove(&self.number);
+    }
+}
+
+/// Why a lane ended.
+#[derive(Debug, thiserror::Error)]
+enum LaneError {
+    #[error(transparent)]
+    Frame(#[from] LaneFrameError),
+    #[error("{0}")]
+    Socket(std::io::Error),
+    #[error("closed by the other side")]
+    Closed,
+    #[error("the other side sent more than its window")]
+    WindowExceeded,
+    #[error("the other side opened more than {SINKS_MAX} partitions on one lane")]
+    TooManySessions,
+}
+
+async fn write(
+    mut socket: WriteHalf<Box<dyn LaneStream>>,
+    mut urgent: mpsc::Receiver<Bytes>,
+    mut bulk: mpsc::Receiver<[Bytes; 2]>,
+    ended: CancellationToken,
+) {
+    let mut queue = WriteQueue::default();
+    let mut beat = tokio::time::interval(KEEPALIVE);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        // Losing the race loses nothing: `recv` and a tick take nothing before they complete.
+        tokio::select! {
+            biased;
+            () = ended.cancelled() => break,
+            frame = urgent.recv() => match frame { Some(frame) => queue.push(frame), None => break },
+            slices = bulk.recv() => match slices {
+                Some(slices) => slices.into_iter().for_each(|slice| queue.push(slice)),
+                None => break,
+            },
+            _ = beat.tick() => queue.push(frames::encode(Kind::Keepalive(Keepalive {}))),
+        }
+        while !queue.is_full() {
+            if let Ok(frame) = urgent.try_recv() {
+                queue.push(frame);
+            } else if let Ok(slices) = bulk.try_recv() {
+                slices.into_iter().for_each(|slice| queue.push(slice));
+            } else {
+                break;
+            }
+        }
+        let written = tokio::select! {
+            () = ended.cancelled() => break,
+            written = queue.write_to(&mut socket) => written,
+        };
+        if written.is_err() {
+            break;
+        }
+    }
+    ended.cancel();
+    let _ = tokio::time::timeout(SHUTDOWN_DEADLINE, socket.shutdown()).await;
+}
+
+/// Entries that a sink may have on its way; what `Ready` grants.
+pub const WINDOW_ENTRIES: u32 = 2000;
+/// A window of entries and a few answers; beyond it the peer has exceeded its window.
+const FROM_SOURCE_LEN: usize = WINDOW_ENTRIES as usize + 64;
+/// Receipts come in groups, so never more than entries; and a few others.
+const FROM_SINK_LEN: usize = WINDOW_ENTRIES as usize + 64;
+/// Frames of control waiting for the writer.
+const URGENT_LEN: usize = 256;
+/// Entries waiting for the writer, of all partitions; few, so that none waits long behind another's.
+const BULK_LEN: usize = 32;
+/// Partitions of one lane.
+const SINKS_MAX: usize = 20_000;
+const SHUTDOWN_DEADLINE: std::time::Duration = std::time::Duration::from_secs(1);

@@ -1,0 +1,120 @@
+//! Why a route's partition does not run: typed, with a code that may cross the link and a remedy in our own
+//! words. A peer's text is never shown as a reason.
+
+/// Declares the catalogue: variant, code, verdict, remedy.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident $code:literal $verdict:ident $remedy:literal;)*) => {
+        /// A reason of the catalogue.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $name),* }
+
+        impl Reason {
+            /// All of them, for tests and documents.
+            pub const ALL: &[Reason] = &[$(Self::$name),*];
+
+            /// The code: what status, metrics and the other side see.
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$name => $code),* }
+            }
+
+            /// What an operator can do.
+            pub fn remedy(self) -> &'static str {
+                match self { $(Self::$name => $remedy),* }
+            }
+
+            /// What the relay does next.
+            pub fn verdict(self) -> Verdict {
+                match self { $(Self::$name => Verdict::$verdict),* }
+            }
+
+            /// The reason behind a code that a peer sent; `None` for a code of a newer version.
+            pub fn from_code(code: &str) -> Option<Self> {
+                match code { $($code => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+/// What the relay does about a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Tries again soon: this passes by itself.
+    Soon,
+    /// Tries again every half minute: somebody has to act, and is noticed when they did.
+    Later,
+    /// Stays stopped: going on could lose or repeat entries.
+    Stop,
+}
+
+reasons! {
+    /// Connecting or between two attempts.
+    Starting "starting" Soon "none needed: it goes on by itself";
+    /// No link to the other site.
+    LinkDown "link_down" Soon "see the link's own reason in `bridge status`";
+    /// The source topic does not exist.
+    SourceMissing "source_missing" Soon "none needed: it is picked up when it appears; if it never does, check the topic's name in the route";
+    /// Another replica of this site is active on the subscription.
+    Standby "standby" Soon "none needed: this replica takes over when the active one goes";
+    /// The source cluster cannot be reached.
+    SourceUnreachable "source_unreachable" Soon "check pulsar.service_url and the brokers of the source site";
+    /// The source cluster's admin API cannot be reached, so hole markers cannot be read.
+    SourceAdminUnreachable "source_admin_unreachable" Soon "check pulsar.admin_url of the source site";
+    /// The source cluster refuses us.
+    SourceNotPermitted "source_not_permitted" Later "grant the bridge's role `consume` on the source topic, or give it another token";
+    /// Another consumer holds the subscription exclusively.
+    SubscriptionInUse "subscription_in_use" Later "another consumer holds the bridge's subscription: another replica runs (then drop \"replicas\": 1), or another bridge uses the name (then set the route's \"subscription\")";
+    /// The other side did not get ready in time.
+    NotReady "not_ready" Soon "see the route's reason at the other site";
+    /// The destination broker closed the producer, or the topic moved.
+    DestinationMoved "destination_moved" Soon "none needed: the session is opened again";
+    /// The destination cluster cannot be reached.
+    DestinationUnreachable "destination_unreachable" Soon "check pulsar.service_url and the brokers of the destination site";
+    /// The destination broker could not store an entry now.
+    DestinationRetry "destination_retry" Soon "if it lasts, look into the destination brokers' logs";
+    /// The destination cluster refuses us.
+    DestinationNotPermitted "destination_not_permitted" Later "grant the bridge's role `produce` on the destination topic, or give it another token";
+    /// The destination topic does not exist and cannot be created from here.
+    DestinationMissing "destination_missing" Later "create the destination topic with the source's number of partitions, or set pulsar.admin_url there for a role that may";
+    /// Source and destination differ in partitions.
+    PartitionMismatch "partition_mismatch" Later "give the destination topic the source's number of partitions";
+    /// Somebody else published under our producer name.
+    AnotherWriter "another_writer" Soon "none needed once: the session is opened anew; if it lasts, two bridges use the same site names";
+    /// The other side's policy does not allow the route.
+    RefusedByPolicy "refused_by_policy" Later "have the topic added to the policy of the site that refused it";
+    /// The peer gave no reason that this version knows.
+    RefusedByPeer "refused_by_peer" Later "look into the other site's log; its version may be newer";
+    /// A newer session of the same partition took over.
+    Superseded "superseded" Soon "none needed: another replica of the source site relays this partition";
+    /// The route's generation is lower than one seen before.
+    GenerationBehind "generation_behind" Stop "another replica runs the route with a higher generation: give all replicas the same";
+    /// The source's ids went back behind what the destination has.
+    DuplicateRun "duplicate_run" Stop "the source topic was restored or re-created, so that its ids went back: raise the route's \"generation\" by one";
+    /// The destination broker refuses this very entry.
+    Poison "poison" Stop "see the log for the refused position; mend the cause at the destination, then raise the route's \"generation\" by one (what was not acknowledged is sent again)";
+    /// An earlier run stopped on a refused entry, and the subscription says so.
+    HoleMarker "hole_marker" Stop "an earlier run stopped at a refused entry: mend the cause at the destination, then raise the route's \"generation\" by one (what was not acknowledged is sent again)";
+    /// A position that does not fit into a sequence id.
+    PositionOverflow "position_overflow" Stop "ledger ids beyond 2^35 or entry ids beyond 2^28 cannot be relayed in order: re-create the source topic";
+    /// The entry's bytes are no entry.
+    EntryMalformed "entry_malformed" Stop "the source's storage holds an entry that cannot be read: see the log for its position; skip it with `pulsar-admin topics skip`";
+    /// The entry is larger than the destination takes.
+    EntryTooLarge "entry_too_large" Stop "raise maxMessageSize at the destination brokers to the source's, then restart";
+    /// The destination refuses the entry's schema.
+    SchemaRefused "schema_refused" Stop "make the schema compatible at the destination, or register it there, then restart";
+    /// The destination topic was terminated.
+    TopicTerminated "topic_terminated" Stop "the destination topic was terminated: re-create it, then restart";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_lead_back_to_their_reasons() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_code(reason.code()), Some(*reason));
+            assert!(!reason.remedy().is_empty());
+        }
+        assert_eq!(Reason::from_code("from the future"), None);
+    }
+}

@@ -1,0 +1,245 @@
+//! The source of one topic-partition: attaches to the subscription while a lane to the destination lives, and
+//! runs one session after the other. Decides what follows the end of each; the sessions themselves are in
+//! `session.rs`, what may be acknowledged is decided in `window.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::backoff::Backoff;
+use super::context::{Context, RouteSpec, Start};
+use super::hole;
+use super::lane::LaneHandle;
+use super::progress::Progress;
+use super::reason::{Reason, Verdict};
+use super::session::{self, Halt, SessionEnd};
+use super::status::End;
+use crate::pulsar::connection::{ConnectionError, ConsumerEvent};
+use crate::pulsar::proto::ServerError;
+use crate::pulsar::subscription::{SubscribeOptions, Subscription};
+use crate::pulsar::topic::TopicName;
+
+/// One partition of a route at its source.
+pub struct Source {
+    context: Arc<Context>,
+    route: Arc<RouteSpec>,
+    topic: TopicName,
+    partitions: u32,
+    /// The topic did not exist when the route was first looked at.
+    appeared: bool,
+    progress: Progress,
+}
+
+impl Source {
+    /// A source for `topic`, of whose base `partitions` exist (0: not partitioned).
+    pub fn new(
+        context: Arc<Context>,
+        route: Arc<RouteSpec>,
+        topic: TopicName,
+        partitions: u32,
+        appeared: bool,
+    ) -> Self {
+        let progress =
+            Progress::new(context.board.clone(), End::Source, &route.name, &topic.to_string(), &route.from, &route.to);
+        Self { context, route, topic, partitions, appeared, progress }
+    }
+
+    /// Runs until the process drains or the route stops; a stopped route keeps its row until the drain.
+    pub async fn run(mut self) {
+        let drain = self.context.drain.clone();
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        while let Err(halt) = self.create_subscription().await {
+            if !self.wait(&halt, &mut backoff).await {
+                return self.progress.remove();
+            }
+        }
+        backoff.reset();
+        loop {
+            match self.attach().await {
+                Ok(()) => break,
+                Err(halt) => {
+                    if halt.had_run {
+                        backoff.reset();
+                    }
+                    if !self.wait(&halt, &mut backoff).await {
+                        break;
+                    }
+                }
+            }
+        }
+        drain.cancelled().await;
+        self.progress.remove();
+    }
+
+    /// Shows why nothing runs, and waits for the next attempt; `false` when there will be none.
+    async fn wait(&mut self, halt: &Halt, backoff: &mut Backoff) -> bool {
+        self.progress.halted(halt.reason, &halt.detail);
+        let pause = match halt.reason.verdict() {
+            Verdict::Soon => backoff.next_delay(),
+            Verdict::Later => RETRY_LATER,
+            Verdict::Stop => {
+                self.context.drain.cancelled().await;
+                return false;
+            }
+        };
+        tokio::select! {
+            () = self.context.drain.cancelled() => false,
+            () = sleep(pause) => true,
+        }
+    }
+
+    /// The subscription has to exist before anything is published that nobody else would keep.
+    async fn create_subscription(&mut self) -> Result<(), Halt> {
+        let connection = self.context.cluster.client.connect_to_owner(&self.topic).await.map_err(broker_halt)?;
+        let outcome = Subscription::create(connection.clone(), &self.options(0)).await;
+        connection.close();
+        match outcome {
+            // Somebody is attached to it: it exists.
+            Err(error) if error.server_error() == Some(ServerError::ConsumerBusy) => Ok(()),
+            outcome => outcome.map_err(broker_halt),
+        }
+    }
+
+    /// Attaches while there is a lane, and runs sessions until one ends with something to wait for.
+    /// `Ok` when everything is drained.
+    async fn attach(&mut self) -> Result<(), Halt> {
+        let Some(mut lane) = self.await_lane().await else { return Ok(()) };
+        if hole::is_marked(&self.context.cluster, &self.topic, &self.route).await? {
+            return Err(Halt::new(Reason::HoleMarker, "the subscription's cursor carries the marker"));
+        }
+        let share = self.context.source_budget.take();
+        let connection = self.context.cluster.client.connect_to_owner(&self.topic).await.map_err(broker_halt)?;
+        let mut subscription =
+            Subscription::open(connection.clone(), &self.options(share.bytes())).await.map_err(broker_halt)?;
+        let mut had_run = false;
+        let mut active = subscription.is_exclusive();
+        let mut retry = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        let outcome = loop {
+            if !active {
+                match self.await_turn(&mut subscription).await {
+                    Some(outcome) => break outcome,
+                    None => active = true,
+                }
+            }
+            let end = {
+                let session = session::Session {
+                    context: &self.context,
+                    route: &self.route,
+                    topic: &self.topic,
+                    partitions: self.partitions,
+                    lane: lane.clone(),
+                    subscription: &mut subscription,
+                    progress: &mut self.progress,
+                };
+                session.run().await
+            };
+            let halt = match end {
+                SessionEnd::Drained => break Ok(()),
+                SessionEnd::ConsumerLost => break Err(Halt::new(Reason::Starting, "the source broker closed the consumer")),
+                SessionEnd::Inactive => {
+                    active = false;
+                    continue;
+                }
+                SessionEnd::LaneLost => Halt::new(Reason::LinkDown, "the lane ended"),
+                SessionEnd::Halted(halt) => halt,
+            };
+            if halt.had_run {
+                had_run = true;
+                retry.reset();
+            }
+            // What passes soon is tried again on the same subscription; for the rest another replica gets it.
+            let stays = halt.reason.verdict() == Verdict::Soon && halt.reason != Reason::NotReady;
+            let next_lane = self.context.lanes.pick(&self.route.to, &self.topic.to_string());
+            let (true, Some(next_lane)) = (stays, next_lane) else { break Err(halt) };
+            lane = next_lane;
+            self.progress.halted(halt.reason, &halt.detail);
+            tokio::select! {
+                () = self.context.drain.cancelled() => break Ok(()),
+                () = sleep(retry.next_delay()) => {}
+            }
+            if let Err(error) = subscription.rewind().await {
+                break Err(broker_halt(error));
+            }
+        };
+        subscription.close().await;
+        connection.close();
+        outcome.map_err(|halt| Halt { had_run: halt.had_run || had_run, ..halt })
+    }
+
+    /// A lane to the destination; `None` when the process drains first.
+    async fn await_lane(&mut self) -> Option<LaneHandle> {
+        let mut changes = self.context.lanes.watch();
+        loop {
+            if let Some(lane) = self.context.lanes.pick(&self.route.to, &self.topic.to_string()) {
+                return Some(lane);
+            }
+            self.progress.halted(Reason::LinkDown, "no lane to the destination site");
+            tokio::select! {
+                () = self.context.drain.cancelled() => return None,
+                changed = changes.changed() => changed.ok()?,
+            }
+        }
+    }
+
+    /// Waits until this consumer is the active one. `Some` when something else came first.
+    async fn await_turn(&mut self, subscription: &mut Subscription) -> Option<Result<(), Halt>> {
+        loop {
+            let event = tokio::select! {
+                () = self.context.drain.cancelled() => return Some(Ok(())),
+                event = tokio::time::timeout(STANDBY_SHOWN_AFTER, subscription.next()) => event,
+            };
+            match event {
+                Err(_) => self.progress.halted(Reason::Standby, "another replica is active"),
+                Ok(Some(ConsumerEvent::Active(true))) => return None,
+                Ok(Some(ConsumerEvent::Active(false))) => {}
+                // Only the active one is sent entries; its word may have been lost to a race with SUCCESS.
+                // Rewound at once, this entry comes again.
+                Ok(Some(ConsumerEvent::Entry(_))) => {
+                    return subscription.rewind().await.map_err(broker_halt).err().map(Err);
+                }
+                Ok(Some(ConsumerEvent::EndOfTopic)) => {}
+                Ok(Some(ConsumerEvent::Closed) | None) => {
+                    return Some(Err(Halt::new(Reason::Starting, "the source broker closed the consumer")));
+                }
+            }
+        }
+    }
+
+    fn options(&self, inbox_bytes: usize) -> SubscribeOptions {
+        let earliest = match self.route.start {
+            Start::Earliest => true,
+            Start::Latest => false,
+            Start::FromGrant => self.appeared,
+        };
+        SubscribeOptions {
+            topic: self.topic.clone(),
+            subscription: self.route.subscription.clone(),
+            consumer_name: format!("bridge/{}/{}", self.context.site, self.context.instance),
+            metadata: vec![("bridge.route".into(), self.route.name.clone()), ("bridge.to".into(), self.route.to.clone())],
+            exclusive: self.context.cluster.single_replica,
+            earliest,
+            priority: 0,
+            inbox_bytes,
+        }
+    }
+}
+
+/// What a source broker's refusal means for the route.
+pub(super) fn broker_halt(error: ConnectionError) -> Halt {
+    let reason = match error.server_error() {
+        Some(ServerError::TopicNotFound) => Reason::SourceMissing,
+        Some(ServerError::Authentication | ServerError::Authorization) => Reason::SourceNotPermitted,
+        Some(ServerError::ConsumerBusy) => Reason::SubscriptionInUse,
+        Some(_) | None => Reason::SourceUnreachable,
+    };
+    Halt::new(reason, &error.to_string())
+}
+
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+/// A missing topic is looked for at least this often.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Somebody has to act first.
+const RETRY_LATER: Duration = Duration::from_secs(30);
+/// A take-over needs 1 s (`activeConsumerFailoverDelayTimeMillis`); after this we are in somebody's shadow.
+const STANDBY_SHOWN_AFTER: Duration = Duration::from_secs(3);

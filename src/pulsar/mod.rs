@@ -3,6 +3,7 @@
 
 pub mod topic;
 
+pub mod batch;
 pub mod crc;
 pub mod entry;
 pub mod fields;

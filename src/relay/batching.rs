@@ -208,6 +208,11 @@ impl Boundary {
         }
     }
 
+    /// The highest id that the destination had been sent.
+    pub fn last(&self) -> Option<u64> {
+        self.last
+    }
+
     /// Whether this id is news to the destination, so that its neighbours may be chosen freely.
     pub fn is_above(&self, id: u64) -> bool {
         self.last.is_none_or(|last| id > last)

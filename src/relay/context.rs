@@ -1,6 +1,5 @@
 //! What all partitions of one agent share: the own cluster, the lanes, the board, the budgets. Plain wiring.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
@@ -9,7 +8,7 @@ use super::budget::Budget;
 use super::lanes::Lanes;
 use super::status::Board;
 use crate::pulsar::client::Client;
-use crate::pulsar::rest::Rest;
+use crate::pulsar::rest::AdminRest;
 use crate::pulsar::topic::TopicName;
 
 /// The own site's cluster.
@@ -18,7 +17,7 @@ pub struct Cluster {
     /// Binary protocol.
     pub client: Client,
     /// Admin REST, where it is configured.
-    pub rest: Option<Arc<Rest>>,
+    pub rest: Option<AdminRest>,
     /// The operator asserts that deduplication is on.
     pub deduplication_asserted: bool,
     /// Only one process of this site can run.

@@ -21,7 +21,8 @@ pub async fn is_marked(cluster: &Cluster, topic: &TopicName, route: &RouteSpec) 
         .cursor_properties(topic, &route.subscription)
         .await
         .map_err(|error| Halt::new(Reason::SourceAdminUnreachable, &error.to_string()))?;
-    Ok(properties.get(GENERATION) == Some(&i64::from(route.generation)))
+    let marked = properties.and_then(|properties| properties.get(GENERATION).copied());
+    Ok(marked == Some(u64::from(route.generation)))
 }
 
 /// Writes the marker at `last` (the last confirmed position) or, where nothing was confirmed in this session, at

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::context::{Context, RouteSpec, Start};
@@ -26,6 +27,8 @@ pub struct Source {
     route: Arc<RouteSpec>,
     topic: TopicName,
     partitions: u32,
+    /// Nothing new is read once it is cancelled; what is on its way is finished.
+    stop: CancellationToken,
     /// The topic did not exist when the route was first looked at.
     appeared: bool,
     progress: Progress,
@@ -42,12 +45,12 @@ impl Source {
     ) -> Self {
         let progress =
             Progress::new(context.board.clone(), End::Source, &route.name, &topic.to_string(), &route.from, &route.to);
-        Self { context, route, topic, partitions, appeared, progress }
+        Self { context, route, topic, partitions, stop: CancellationToken::new(), appeared, progress }
     }
 
-    /// Runs until the process drains or the route stops; a stopped route keeps its row until the drain.
-    pub async fn run(mut self) {
-        let drain = self.context.drain.clone();
+    /// Runs until `stop` or the route stops; a stopped route keeps its row until then.
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.stop = stop;
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         while let Err(halt) = self.create_subscription().await {
             if !self.wait(&halt, &mut backoff).await {
@@ -68,7 +71,7 @@ impl Source {
                 }
             }
         }
-        drain.cancelled().await;
+        self.stop.cancelled().await;
         self.progress.remove();
     }
 
@@ -79,12 +82,12 @@ impl Source {
             Verdict::Soon => backoff.next_delay(),
             Verdict::Later => RETRY_LATER,
             Verdict::Stop => {
-                self.context.drain.cancelled().await;
+                self.stop.cancelled().await;
                 return false;
             }
         };
         tokio::select! {
-            () = self.context.drain.cancelled() => false,
+            () = self.stop.cancelled() => false,
             () = sleep(pause) => true,
         }
     }
@@ -129,6 +132,7 @@ impl Source {
                     topic: &self.topic,
                     partitions: self.partitions,
                     lane: lane.clone(),
+                    stop: self.stop.clone(),
                     subscription: &mut subscription,
                     progress: &mut self.progress,
                 };
@@ -155,7 +159,7 @@ impl Source {
             lane = next_lane;
             self.progress.halted(halt.reason, &halt.detail);
             tokio::select! {
-                () = self.context.drain.cancelled() => break Ok(()),
+                () = self.stop.cancelled() => break Ok(()),
                 () = sleep(retry.next_delay()) => {}
             }
             if let Err(error) = subscription.rewind().await {
@@ -176,7 +180,7 @@ impl Source {
             }
             self.progress.halted(Reason::LinkDown, "no lane to the destination site");
             tokio::select! {
-                () = self.context.drain.cancelled() => return None,
+                () = self.stop.cancelled() => return None,
                 changed = changes.changed() => changed.ok()?,
             }
         }
@@ -186,7 +190,7 @@ impl Source {
     async fn await_turn(&mut self, subscription: &mut Subscription) -> Option<Result<(), Halt>> {
         loop {
             let event = tokio::select! {
-                () = self.context.drain.cancelled() => return Some(Ok(())),
+                () = self.stop.cancelled() => return Some(Ok(())),
                 event = tokio::time::timeout(STANDBY_SHOWN_AFTER, subscription.next()) => event,
             };
             match event {

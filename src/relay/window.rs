@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use super::batching::{Boundary, Judgement};
 use super::reason::Reason;
 
 /// Where an entry lies at the source.
@@ -57,7 +58,7 @@ pub struct Window {
     bytes_max: usize,
     entries_max: usize,
     /// What the destination's producer had pushed when the session began.
-    session_last: Option<u64>,
+    boundary: Boundary,
     /// Acknowledgements wait until this very id was read again.
     to_meet: Option<u64>,
     highest_read: Option<u64>,
@@ -66,14 +67,14 @@ pub struct Window {
 }
 
 impl Window {
-    /// A session's window, as the sink granted it. `last_sequence_id` is −1 for "none".
-    pub fn new(bytes_max: usize, entries_max: usize, last_sequence_id: i64) -> Self {
+    /// A session's window, as the sink granted it.
+    pub fn new(bytes_max: usize, entries_max: usize, boundary: Boundary) -> Self {
         Self {
             items: VecDeque::new(),
             bytes: 0,
             bytes_max,
             entries_max: entries_max.max(1),
-            session_last: u64::try_from(last_sequence_id).ok(),
+            boundary,
             to_meet: None,
             highest_read: None,
             acknowledgeable: None,
@@ -115,16 +116,14 @@ impl Window {
         if self.highest_read.is_some_and(|read| first <= read) || highest < first {
             return Err(Reason::DuplicateRun);
         }
-        if let Some(session_last) = self.session_last {
-            if self.highest_read.is_none() && first <= session_last {
-                self.to_meet = Some(session_last);
-            }
-            match self.to_meet {
-                Some(meet) if highest == meet => self.to_meet = None,
-                // Read past the id without meeting it: these are not the entries that it was given to.
-                Some(meet) if highest > meet => return Err(Reason::DuplicateRun),
-                Some(_) | None => {}
-            }
+        if self.highest_read.is_none() && !self.boundary.is_above(first) {
+            self.to_meet = self.boundary.last();
+        }
+        match self.to_meet {
+            Some(meet) if highest == meet => self.to_meet = None,
+            // Read past the id without meeting it: these are not the entries that it was given to.
+            Some(meet) if highest > meet => return Err(Reason::DuplicateRun),
+            Some(_) | None => {}
         }
         self.highest_read = Some(highest);
         self.bytes += bytes;
@@ -157,9 +156,7 @@ impl Window {
         let item = item.ok_or(Reason::AnotherWriter)?;
         if duplicate {
             let highest = item.last.sequence_id().ok_or(Reason::PositionOverflow)?;
-            // Whatever lies above this session's last id was new to the broker when the session began: a
-            // duplicate says that somebody else wrote under our name, perhaps with other boundaries.
-            if self.session_last.is_none_or(|last| highest > last) {
+            if self.boundary.judge(highest, duplicate) == Judgement::OtherWriter {
                 return Err(Reason::AnotherWriter);
             }
             self.duplicates += 1;
@@ -170,6 +167,11 @@ impl Window {
         item.confirmed = true;
         self.settle();
         Ok(())
+    }
+
+    /// Something new may be acknowledged.
+    pub fn has_acknowledgeable(&self) -> bool {
+        self.acknowledgeable.is_some()
     }
 
     /// The highest position of the confirmed prefix, once; `None` when nothing new may be acknowledged.
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn only_the_confirmed_prefix_is_acknowledged() {
-        let mut window = Window::new(100, 10, -1);
+        let mut window = Window::new(100, 10, Boundary::new(-1));
         for entry in 0..4 {
             window.sent(id(entry), at(entry), 10).unwrap();
         }
@@ -230,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_window_bounds_bytes_and_entries_but_never_a_single_entry() {
-        let mut window = Window::new(100, 2, -1);
+        let mut window = Window::new(100, 2, Boundary::new(-1));
         assert!(window.has_room());
         window.sent(id(0), at(0), 5000).unwrap();
         assert!(!window.has_room());
@@ -243,7 +245,7 @@ mod tests {
 
     #[test]
     fn nothing_is_acknowledged_before_the_last_known_id_was_met() {
-        let mut window = Window::new(100, 10, last(3));
+        let mut window = Window::new(100, 10, Boundary::new(last(3)));
         for entry in 1..=2 {
             window.sent(id(entry), at(entry), 1).unwrap();
             window.receipt(id(entry), true).unwrap();
@@ -257,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_source_whose_last_position_went_back_stops_before_any_acknowledgement() {
-        let mut window = Window::new(100, 10, last(3));
+        let mut window = Window::new(100, 10, Boundary::new(last(3)));
         assert_eq!(window.judge_last_position(at(1)), Ok(()));
         window.sent(id(1), at(1), 1).unwrap();
         window.receipt(id(1), true).unwrap();
@@ -268,7 +270,7 @@ mod tests {
 
     #[test]
     fn reading_past_the_last_known_id_without_meeting_it_stops() {
-        let mut window = Window::new(100, 10, last(3));
+        let mut window = Window::new(100, 10, Boundary::new(last(3)));
         window.sent(id(1), at(1), 1).unwrap();
         window.receipt(id(1), true).unwrap();
         assert_eq!(window.sent(id(4), at(4), 1), Err(Reason::DuplicateRun));
@@ -278,7 +280,7 @@ mod tests {
     #[test]
     fn a_duplicate_above_the_sessions_last_id_is_never_an_acknowledgement() {
         for session_last in [-1, last(3)] {
-            let mut window = Window::new(100, 10, session_last);
+            let mut window = Window::new(100, 10, Boundary::new(session_last));
             window.sent(id(4), at(4), 1).unwrap();
             assert_eq!(window.receipt(id(4), true), Err(Reason::AnotherWriter));
             assert_eq!(window.take_acknowledgeable(), None);
@@ -287,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_joined_batch_is_judged_by_its_highest_id() {
-        let mut window = Window::new(100, 10, last(3));
+        let mut window = Window::new(100, 10, Boundary::new(last(3)));
         window.sent(id(4), at(6), 1).unwrap();
         assert_eq!(window.receipt(id(4), true), Err(Reason::AnotherWriter));
         window.receipt(id(4), false).unwrap();
@@ -296,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_skipped_entry_is_acknowledged_in_its_turn() {
-        let mut window = Window::new(100, 10, -1);
+        let mut window = Window::new(100, 10, Boundary::new(-1));
         window.sent(id(0), at(0), 1).unwrap();
         window.skipped(at(1));
         assert_eq!(window.take_acknowledgeable(), None);
@@ -308,7 +310,7 @@ mod tests {
 
     #[test]
     fn ids_that_repeat_or_overflow_are_refused() {
-        let mut window = Window::new(100, 10, -1);
+        let mut window = Window::new(100, 10, Boundary::new(-1));
         window.sent(id(1), at(1), 1).unwrap();
         assert_eq!(window.sent(id(1), at(1), 1), Err(Reason::DuplicateRun));
         let beyond = [
@@ -335,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_receipt_for_nothing_of_ours_ends_the_session() {
-        let mut window = Window::new(100, 10, -1);
+        let mut window = Window::new(100, 10, Boundary::new(-1));
         window.skipped(at(0));
         assert_eq!(window.receipt(SKIPPED, false), Err(Reason::AnotherWriter));
         window.sent(id(1), at(1), 1).unwrap();

@@ -1,0 +1,193 @@
+//! What two agents' relays tell each other on the control stream of their link: which routes each declares.
+//! Plain strings on the wire, checked before they become routes. Holds no socket.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::context::{RouteSpec, Start};
+use crate::pulsar::topic::TopicName;
+use crate::tunnel::link::CONTROL_MESSAGE_LEN_MAX;
+
+/// The message: everything that the sender declares towards the receiver. Replaces what it declared before.
+#[derive(Clone, PartialEq, Message)]
+pub struct Declaration {
+    /// The routes.
+    #[prost(message, repeated, tag = "1")]
+    pub routes: Vec<DeclaredRoute>,
+}
+
+/// One route, as its declarer has it.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeclaredRoute {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The source site.
+    #[prost(string, tag = "2")]
+    pub from: String,
+    /// The destination site.
+    #[prost(string, tag = "3")]
+    pub to: String,
+    /// Full topic names.
+    #[prost(string, repeated, tag = "4")]
+    pub topics: Vec<String>,
+    /// Generation, from 1.
+    #[prost(uint32, tag = "5")]
+    pub generation: u32,
+    /// The subscription at the source.
+    #[prost(string, tag = "6")]
+    pub subscription: String,
+    /// Joining, where it is wanted.
+    #[prost(message, optional, tag = "7")]
+    pub joining: Option<DeclaredJoining>,
+}
+
+/// How far small entries are joined.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeclaredJoining {
+    /// Messages in a batch.
+    #[prost(uint32, tag = "1")]
+    pub messages: u32,
+    /// Bytes in a batch.
+    #[prost(uint32, tag = "2")]
+    pub bytes: u32,
+    /// Across keys.
+    #[prost(bool, tag = "3")]
+    pub any_key: bool,
+}
+
+/// Why a declaration is not believed. Ends the link: an honest peer never sends such.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeclarationError {
+    /// Not decodable.
+    #[error("the declaration of routes cannot be decoded")]
+    Malformed,
+    /// More than anybody configures.
+    #[error("more than {ROUTES_MAX} routes or {TOPICS_MAX} topics are declared")]
+    TooMany,
+    /// A name, topic or number that no configuration would accept.
+    #[error("a declared route is not valid: {0}")]
+    Route(&'static str),
+    /// A route between other sites.
+    #[error("a route was declared that is not between the two sites of the link")]
+    Foreign,
+}
+
+/// Our routes towards `peer`, as a message; `None` if they do not fit into one.
+pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
+    let declared = routes.iter().filter(|route| route.from == peer || route.to == peer).map(|route| DeclaredRoute {
+        name: route.name.clone(),
+        from: route.from.clone(),
+        to: route.to.clone(),
+        topics: route.topics.iter().map(ToString::to_string).collect(),
+        generation: route.generation,
+        subscription: route.subscription.clone(),
+        joining: route.joining.map(|limits| DeclaredJoining {
+            messages: limits.messages,
+            bytes: u32::try_from(limits.bytes).unwrap_or(u32::MAX),
+            any_key: limits.any_key,
+        }),
+    });
+    let message = Declaration { routes: declared.collect() }.encode_to_vec();
+    (message.len() <= CONTROL_MESSAGE_LEN_MAX).then(|| message.into())
+}
+
+/// What `peer` declares towards `site`, checked. `start` is where its subscriptions here begin.
+pub fn decode(message: &[u8], site: &str, peer: &str, start: Start) -> Result<Vec<RouteSpec>, DeclarationError> {
+    let declaration = Declaration::decode(message).map_err(|_| DeclarationError::Malformed)?;
+    if declaration.routes.len() > ROUTES_MAX {
+        return Err(DeclarationError::TooMany);
+    }
+    declaration.routes.into_iter().map(|route| check(route, site, peer, start)).collect()
+}
+
+fn check(route: DeclaredRoute, site: &str, peer: &str, start: Start) -> Result<RouteSpec, DeclarationError> {
+    if (route.from != site || route.to != peer) && (route.from != peer || route.to != site) {
+        return Err(DeclarationError::Foreign);
+    }
+    if route.topics.len() > TOPICS_MAX {
+        return Err(DeclarationError::TooMany);
+    }
+    if !is_name(&route.name) || !is_name(&route.subscription) {
+        return Err(DeclarationError::Route("its name or its subscription"));
+    }
+    // Reserved by the broker (`PersistentTopic.checkSubscriptionTypesEnable…`), or another's cursor.
+    if route.subscription.starts_with("pulsar.") {
+        return Err(DeclarationError::Route("its subscription is reserved"));
+    }
+    let topics = route.topics.iter().map(|topic| TopicName::parse(topic));
+    let topics = topics.collect::<Result<Vec<_>, _>>().map_err(|_| DeclarationError::Route("a topic"))?;
+    if route.generation == 0 {
+        return Err(DeclarationError::Route("its generation"));
+    }
+    let joining = route.joining.map(|joining| super::batching::Limits {
+        messages: joining.messages.max(1),
+        bytes: joining.bytes as usize,
+        any_key: joining.any_key,
+    });
+    Ok(RouteSpec {
+        name: route.name,
+        from: route.from,
+        to: route.to,
+        topics,
+        generation: route.generation,
+        subscription: route.subscription,
+        start,
+        joining,
+    })
+}
+
+/// A name that may be logged and shown: short, printable, one word.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= NAME_LEN_MAX && text.chars().all(|c| c.is_ascii_graphic())
+}
+
+/// Routes of one declaration.
+pub const ROUTES_MAX: usize = 1000;
+/// Topics of one route.
+pub const TOPICS_MAX: usize = 10_000;
+const NAME_LEN_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> RouteSpec {
+        RouteSpec {
+            name: "results".into(),
+            from: "bank".into(),
+            to: "riskfuel".into(),
+            topics: vec![TopicName::parse("a/b/c").unwrap()],
+            generation: 2,
+            subscription: "bridge.bank.riskfuel".into(),
+            start: Start::Latest,
+            joining: Some(super::super::batching::Limits { messages: 10, bytes: 1000, any_key: false }),
+        }
+    }
+
+    #[test]
+    fn a_declaration_arrives_as_it_was_sent_with_the_receivers_start() {
+        let message = encode(&[spec()], "bank").unwrap();
+        let routes = decode(&message, "bank", "riskfuel", Start::FromGrant).unwrap();
+        assert_eq!(routes, [RouteSpec { start: Start::FromGrant, ..spec() }]);
+        let others = encode(&[spec()], "elsewhere").unwrap();
+        assert_eq!(decode(&others, "elsewhere", "riskfuel", Start::Latest), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_no_configuration_would_accept_is_refused() {
+        let cases = [
+            RouteSpec { name: "with\nnewline".into(), ..spec() },
+            RouteSpec { name: "x".repeat(300), ..spec() },
+            RouteSpec { subscription: "pulsar.dedup".into(), ..spec() },
+            RouteSpec { generation: 0, ..spec() },
+        ];
+        for case in cases {
+            let message = encode(&[case], "bank").unwrap();
+            assert!(matches!(decode(&message, "bank", "riskfuel", Start::Latest), Err(DeclarationError::Route(_))));
+        }
+        let foreign = encode(&[RouteSpec { to: "third".into(), ..spec() }], "bank").unwrap();
+        assert_eq!(decode(&foreign, "bank", "riskfuel", Start::Latest), Err(DeclarationError::Foreign));
+        assert_eq!(decode(b"\xff", "bank", "riskfuel", Start::Latest), Err(DeclarationError::Malformed));
+    }
+}

@@ -1,0 +1,422 @@
+//! One session of a source: open on a lane, send what the subscription gives while the window has room, and
+//! acknowledge what the destination confirmed. Ends at the first thing that is not as it should be; says what it
+//! was, and leaves it to `source.rs` what follows.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::batching::{Batching, Boundary, Unit};
+use super::context::{Context, RouteSpec};
+use super::frames::{self, ENTRY_LEN_MAX, EntryHead, Kind, Open, Ready, SchemaAnswer, SchemaAsk, Stop};
+use super::hole;
+use super::lane::{FromSink, LaneHandle, SourceRegistration, WINDOW_ENTRIES};
+use super::progress::Progress;
+use super::reason::Reason;
+use super::window::{Position, Window};
+use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery};
+use crate::pulsar::entry::Entry;
+use crate::pulsar::proto::{self, MessageId};
+use crate::pulsar::subscription::Subscription;
+use crate::pulsar::topic::TopicName;
+
+/// Why something does not run.
+#[derive(Debug)]
+pub struct Halt {
+    /// The typed reason.
+    pub reason: Reason,
+    /// For our own log.
+    pub detail: String,
+    /// Entries had flowed before.
+    pub had_run: bool,
+}
+
+impl Halt {
+    /// A halt before anything ran.
+    pub fn new(reason: Reason, detail: &str) -> Self {
+        Self { reason, detail: detail.into(), had_run: false }
+    }
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub enum SessionEnd {
+    /// The process drains, and everything that was sent is acknowledged.
+    Drained,
+    /// The lane is gone.
+    LaneLost,
+    /// The source broker closed the consumer, or its connection ended.
+    ConsumerLost,
+    /// Another replica became the active consumer.
+    Inactive,
+    /// A typed reason.
+    Halted(Halt),
+}
+
+/// What a session works with.
+pub struct Session<'a> {
+    pub(super) context: &'a Arc<Context>,
+    pub(super) route: &'a RouteSpec,
+    pub(super) topic: &'a TopicName,
+    pub(super) partitions: u32,
+    pub(super) lane: LaneHandle,
+    /// Nothing new is read once it is cancelled.
+    pub(super) stop: CancellationToken,
+    pub(super) subscription: &'a mut Subscription,
+    pub(super) progress: &'a mut Progress,
+}
+
+/// A session that runs.
+struct Flow {
+    registration: SourceRegistration,
+    session: u64,
+    window: Window,
+    batching: Batching,
+    /// Read, but not to be sent; waits until everything before it is sent.
+    skip: Option<Position>,
+    ack_at: Option<Instant>,
+    last_acknowledged: Option<Position>,
+    heard_at: Instant,
+}
+
+impl Session<'_> {
+    /// Runs it to its end, and tells the sink.
+    pub async fn run(mut self) -> SessionEnd {
+        let (registration, mut from_sink) = self.lane.register_source();
+        let session = self.context.next_session();
+        let number = registration.number;
+        self.progress.row.session = session;
+        self.progress.row.link = Some(format!("{:016x}", self.lane.link().id));
+        self.progress.row.lane = Some(self.lane.index());
+        let open = Open {
+            number,
+            session,
+            route: self.route.name.clone(),
+            from: self.route.from.clone(),
+            to: self.route.to.clone(),
+            topic: self.topic.to_string(),
+            partitions: self.partitions,
+            generation: self.route.generation,
+        };
+        self.lane.tell(Kind::Open(open)).await;
+        let end = match self.await_ready(&mut from_sink, session).await {
+            Ok(ready) => {
+                let promise = if ready.effectively_once { "effectively-once" } else { "at-least-once" };
+                self.progress.running(promise);
+                let mut flow = Flow::new(registration, session, &ready, self.route);
+                let end = self.stream(&mut flow, &mut from_sink).await;
+                match end {
+                    SessionEnd::Halted(halt) => SessionEnd::Halted(Halt { had_run: true, ..halt }),
+                    end => end,
+                }
+            }
+            Err(end) => end,
+        };
+        if !self.lane.ended().is_cancelled() {
+            let code = Reason::Starting.code().into();
+            self.lane.tell(Kind::Stop(Stop { number, session, code, sequence_id: None, by_source: true })).await;
+        }
+        end
+    }
+
+    async fn await_ready(
+        &mut self,
+        from_sink: &mut mpsc::Receiver<FromSink>,
+        session: u64,
+    ) -> Result<Ready, SessionEnd> {
+        let ended = self.lane.ended().clone();
+        let answer = async {
+            loop {
+                match from_sink.recv().await {
+                    None => return Err(SessionEnd::LaneLost),
+                    Some(FromSink::Ready(ready)) if ready.session == session => return Ok(ready),
+                    Some(FromSink::Stop(stop)) if stop.session == session => return Err(halted_by_peer(&stop)),
+                    Some(_) => {}
+                }
+            }
+        };
+        tokio::select! {
+            () = ended.cancelled() => Err(SessionEnd::LaneLost),
+            () = self.stop.cancelled() => Err(SessionEnd::Drained),
+            answer = timeout(READY_DEADLINE, answer) => answer.unwrap_or_else(|_| {
+                Err(SessionEnd::Halted(Halt::new(Reason::NotReady, "no Ready came in time")))
+            }),
+        }
+    }
+
+    async fn stream(&mut self, flow: &mut Flow, from_sink: &mut mpsc::Receiver<FromSink>) -> SessionEnd {
+        let drain = self.stop.clone();
+        let lane = self.lane.clone();
+        let mut last_position: Option<Answer> = None;
+        loop {
+            if drain.is_cancelled() && flow.is_settled() {
+                return match self.acknowledge(flow).await {
+                    Ok(()) => SessionEnd::Drained,
+                    Err(end) => end,
+                };
+            }
+            if flow.window.is_catching_up() && last_position.is_none() {
+                // Answered in its time; entries go on being read meanwhile, and nothing is acknowledged.
+                last_position = match self.subscription.last_message_id().await {
+                    Ok(answer) => Some(Box::pin(answer)),
+                    Err(_) => return SessionEnd::ConsumerLost,
+                };
+            }
+            let reads = flow.wants_more() && !drain.is_cancelled();
+            let sends = flow.batching.waiting_len() > 0 && flow.window.has_room();
+            let ack_at = flow.ack_at;
+            let watchdog = flow.heard_at + SILENCE_CHECKED_AFTER;
+            // Losing the race loses nothing: channels and reservations take nothing before they complete.
+            let step = tokio::select! {
+                biased;
+                () = drain.cancelled(), if !drain.is_cancelled() => Ok(()),
+                () = lane.ended().cancelled() => Err(SessionEnd::LaneLost),
+                event = from_sink.recv() => self.on_sink(flow, event).await,
+                () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
+                place = lane.entry_place(), if sends => match place {
+                    Some(place) => flow.send_next(place, self.progress),
+                    None => Err(SessionEnd::LaneLost),
+                },
+                answer = answered(&mut last_position), if last_position.is_some() => {
+                    last_position = Some(Box::pin(std::future::pending()));
+                    flow.on_last_position(answer)
+                }
+                event = self.subscription.next(), if reads => self.on_event(flow, event).await,
+                () = sleep_until(watchdog), if reads => self.check_silence(flow).await,
+            };
+            if let Err(end) = step {
+                return end;
+            }
+            self.progress.row.in_flight = flow.window.in_flight() as u64;
+            self.progress.show_when_due();
+        }
+    }
+
+    async fn on_sink(&mut self, flow: &mut Flow, event: Option<FromSink>) -> Result<(), SessionEnd> {
+        match event {
+            None => Err(SessionEnd::LaneLost),
+            Some(FromSink::Receipts(receipts)) if receipts.session == flow.session => {
+                for (sequence_id, duplicate) in receipts.iter() {
+                    self.progress.row.confirmed += 1;
+                    self.progress.row.duplicates += u64::from(duplicate);
+                    flow.window.receipt(sequence_id, duplicate).map_err(|reason| {
+                        let detail = format!("receipt {sequence_id}, duplicate: {duplicate}");
+                        SessionEnd::Halted(Halt::new(reason, &detail))
+                    })?;
+                }
+                flow.settle_skip();
+                if flow.window.has_acknowledgeable() && flow.ack_at.is_none() {
+                    flow.ack_at = Some(Instant::now() + ACK_DELAY);
+                }
+                Ok(())
+            }
+            Some(FromSink::SchemaAsk(ask)) if ask.session == flow.session => self.answer_schema(flow, ask).await,
+            Some(FromSink::Stop(stop)) if stop.session == flow.session => Err(self.stopped_by_peer(flow, &stop).await),
+            // Of a session that is over, or out of turn.
+            Some(_) => Ok(()),
+        }
+    }
+
+    async fn on_event(&mut self, flow: &mut Flow, event: Option<ConsumerEvent>) -> Result<(), SessionEnd> {
+        flow.heard_at = Instant::now();
+        match event {
+            Some(ConsumerEvent::Entry(delivery)) => self.on_entry(flow, delivery).await,
+            Some(ConsumerEvent::Active(true) | ConsumerEvent::EndOfTopic) => Ok(()),
+            Some(ConsumerEvent::Active(false)) => Err(SessionEnd::Inactive),
+            Some(ConsumerEvent::Closed) | None => Err(SessionEnd::ConsumerLost),
+        }
+    }
+
+    async fn on_entry(&mut self, flow: &mut Flow, delivery: Delivery) -> Result<(), SessionEnd> {
+        let position = Position { ledger: delivery.id.ledger, entry: delivery.id.entry };
+        let halt = |reason, detail: &str| SessionEnd::Halted(Halt::new(reason, &format!("{position}: {detail}")));
+        let entry = Entry::parse(delivery.stored.clone())
+            .map_err(|error| halt(Reason::EntryMalformed, &error.to_string()))?;
+        if entry.stored_len() > ENTRY_LEN_MAX {
+            return Err(halt(Reason::EntryTooLarge, "larger than a lane carries"));
+        }
+        let taken = self.subscription.taken(entry.facts().messages(), delivery.stored.len()).await;
+        taken.map_err(|_| SessionEnd::ConsumerLost)?;
+        if entry.facts().written_by_bridge() {
+            self.progress.row.skipped += 1;
+            flow.skip = Some(position);
+            flow.settle_skip();
+            flow.ack_at.get_or_insert_with(|| Instant::now() + ACK_DELAY);
+            return Ok(());
+        }
+        let id = position.sequence_id().ok_or_else(|| halt(Reason::PositionOverflow, "does not fit"))?;
+        flow.batching.push(id, entry).map_err(|error| halt(Reason::DuplicateRun, &error.to_string()))
+    }
+
+    async fn acknowledge(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
+        flow.ack_at = None;
+        if flow.window.is_empty() {
+            self.progress.advanced();
+        }
+        let Some(position) = flow.window.take_acknowledgeable() else { return Ok(()) };
+        let id = MessageId { ledger: position.ledger, entry: position.entry };
+        self.subscription.acknowledge(id, Vec::new()).await.map_err(|_| SessionEnd::ConsumerLost)?;
+        flow.last_acknowledged = Some(position);
+        self.progress.row.acknowledged = Some(position.to_string());
+        self.progress.advanced();
+        Ok(())
+    }
+
+    async fn answer_schema(&mut self, flow: &Flow, ask: SchemaAsk) -> Result<(), SessionEnd> {
+        let schema = self.context.cluster.client.schema(&self.topic.base(), &ask.version).await;
+        let schema = schema.map_err(|error| SessionEnd::Halted(super::source::broker_halt(error)))?;
+        let number = flow.registration.number;
+        let answer = SchemaAnswer { number, session: flow.session, version: ask.version, schema };
+        self.lane.tell(Kind::SchemaAnswer(answer)).await;
+        Ok(())
+    }
+
+    async fn stopped_by_peer(&mut self, flow: &mut Flow, stop: &Stop) -> SessionEnd {
+        let end = halted_by_peer(stop);
+        let SessionEnd::Halted(halt) = &end else { return end };
+        if halt.reason != Reason::Poison {
+            return end;
+        }
+        // All answers came before this: what is confirmed below the refused entry is the prefix to keep.
+        let refused = Position::of_sequence_id(stop.sequence_id.unwrap_or_default());
+        let last = flow.window.take_acknowledgeable().or(flow.last_acknowledged);
+        let marked = hole::mark(self.subscription, self.route.generation, refused, last).await;
+        let detail = match marked {
+            Ok(()) => format!("{refused} was refused by the destination broker; the subscription is marked"),
+            Err(error) => format!("{refused} was refused by the destination broker; marking failed: {error}"),
+        };
+        SessionEnd::Halted(Halt::new(Reason::Poison, &detail))
+    }
+
+    /// Nothing came for long. If there is something to come, the broker has forgotten us: subscribe again.
+    async fn check_silence(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
+        let asked = self.subscription.last_message_id().await.map_err(|_| SessionEnd::ConsumerLost)?;
+        tokio::pin!(asked);
+        let answer = loop {
+            tokio::select! {
+                answer = &mut asked => break answer.map_err(|_| SessionEnd::ConsumerLost)?,
+                event = self.subscription.next() => return self.on_event(flow, event).await,
+            }
+        };
+        flow.heard_at = Instant::now();
+        let at = |id: &proto::MessageId| (id.ledger as i64, id.entry as i64);
+        let marked = answer.consumer_mark_delete_position.as_ref().map(at);
+        if !flow.is_settled() || marked.is_none_or(|marked| marked >= at(&answer.last_message_id)) {
+            return Ok(());
+        }
+        // What is at the end may never be delivered (markers, aborted transactions): asking again is harmless.
+        tracing::info!(topic = %self.topic, "backlog without deliveries: subscribing again");
+        Err(SessionEnd::ConsumerLost)
+    }
+}
+
+impl Flow {
+    fn new(registration: SourceRegistration, session: u64, ready: &Ready, route: &RouteSpec) -> Self {
+        let mut batching = Batching::new(route.joining);
+        batching.begin(Boundary::new(ready.last_sequence_id));
+        let bytes_max = usize::try_from(ready.window_bytes).unwrap_or(usize::MAX);
+        let entries_max = ready.window_entries.min(WINDOW_ENTRIES) as usize;
+        Self {
+            registration,
+            session,
+            window: Window::new(bytes_max, entries_max, Boundary::new(ready.last_sequence_id)),
+            batching,
+            skip: None,
+            ack_at: None,
+            last_acknowledged: None,
+            heard_at: Instant::now(),
+        }
+    }
+
+    fn wants_more(&self) -> bool {
+        self.skip.is_none() && self.window.has_room() && self.batching.waiting_len() < WAITING_LEN_MAX
+    }
+
+    /// Nothing is on its way.
+    fn is_settled(&self) -> bool {
+        self.window.is_empty() && self.batching.waiting_len() == 0 && self.skip.is_none()
+    }
+
+    /// A skipped entry takes its turn behind everything that was read before it.
+    fn settle_skip(&mut self) {
+        if self.batching.waiting_len() == 0
+            && let Some(position) = self.skip.take()
+        {
+            self.window.skipped(position);
+        }
+    }
+
+    fn send_next(
+        &mut self,
+        place: mpsc::Permit<'_, [bytes::Bytes; 2]>,
+        progress: &mut Progress,
+    ) -> Result<(), SessionEnd> {
+        let Some(unit) = self.batching.take() else { return Ok(()) };
+        let Unit { first, last, messages, entries, .. } = unit;
+        let highest_sequence_id = unit.is_joined().then_some(last);
+        let sent = self.window.sent(first, Position::of_sequence_id(last), unit.stored.len());
+        sent.map_err(|reason| {
+            let detail = format!("at {}", Position::of_sequence_id(first));
+            SessionEnd::Halted(Halt::new(reason, &detail))
+        })?;
+        progress.row.entries += u64::from(entries);
+        progress.row.messages += u64::from(messages);
+        progress.row.bytes += unit.stored.len() as u64;
+        let number = self.registration.number;
+        let head = EntryHead { number, session: self.session, sequence_id: first, highest_sequence_id };
+        place.send([frames::encode_entry_head(head, unit.stored.len()), unit.stored]);
+        self.settle_skip();
+        Ok(())
+    }
+
+    fn on_last_position(
+        &mut self,
+        answer: Result<proto::LastMessageId, ConnectionError>,
+    ) -> Result<(), SessionEnd> {
+        let last = answer.map_err(|_| SessionEnd::ConsumerLost)?.last_message_id;
+        let last = Position { ledger: last.ledger, entry: last.entry };
+        self.window.judge_last_position(last).map_err(|reason| {
+            let detail = format!("the source topic ends at {last}, before what the destination has");
+            SessionEnd::Halted(Halt::new(reason, &detail))
+        })
+    }
+}
+
+fn halted_by_peer(stop: &Stop) -> SessionEnd {
+    let reason = Reason::from_code(&stop.code).unwrap_or(Reason::RefusedByPeer);
+    let detail = match stop.sequence_id {
+        Some(id) => format!("the sink stopped at {}", Position::of_sequence_id(id)),
+        None => "the sink stopped".into(),
+    };
+    SessionEnd::Halted(Halt::new(reason, &detail))
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The answer about the topic's end, still to come.
+type Answer = Pin<Box<dyn Future<Output = Result<proto::LastMessageId, ConnectionError>> + Send>>;
+
+async fn answered(answer: &mut Option<Answer>) -> Result<proto::LastMessageId, ConnectionError> {
+    match answer {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A sink that gets no producer within this leaves the partition to another replica.
+const READY_DEADLINE: Duration = Duration::from_secs(10);
+/// Acknowledgements are cumulative and persisted once a second anyway (`managedLedgerDefaultMarkDeleteRateLimit`).
+const ACK_DELAY: Duration = Duration::from_millis(50);
+/// Entries that wait for company or for the lane.
+const WAITING_LEN_MAX: usize = 1 << 20;
+/// A consumer that hears nothing asks whether there was something to hear.
+const SILENCE_CHECKED_AFTER: Duration = Duration::from_secs(30);

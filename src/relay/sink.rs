@@ -1,0 +1,393 @@
+//! The sink of one session: creates the producer, publishes what comes, and reports each answer of the broker.
+//! Holds nothing beyond its session: when the lane, the broker or a newer session ends it, everything that is
+//! queued is dropped, and the source sends again what was not confirmed.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::context::Context;
+use super::destination::{self, Destination};
+use super::frames::{EntryHead, Kind, Open, Ready, Receipts, SchemaAsk, Stop};
+use super::lane::{FromSource, LaneHandle, WINDOW_ENTRIES};
+use super::progress::Progress;
+use super::reason::Reason;
+use super::session::Halt;
+use super::status::End;
+use crate::pulsar::connection::{ConnectionError, ProducerEvent};
+use crate::pulsar::entry::{Entry, Heading, SchemaVersion};
+use crate::pulsar::proto::ServerError;
+use crate::pulsar::publisher::{Outbound, Publisher};
+
+/// One session at its destination.
+pub struct Sink {
+    pub(super) context: Arc<Context>,
+    pub(super) open: Open,
+    pub(super) lane: LaneHandle,
+    /// Cancelled when a newer session of the same partition takes over.
+    pub(super) superseded: CancellationToken,
+}
+
+/// A sink that publishes.
+struct Publishing {
+    publisher: Publisher,
+    destination: Destination,
+    producer_name: String,
+    /// Sent and not answered: first id, highest id.
+    outstanding: VecDeque<(u64, u64)>,
+    /// The destination's version for each of the source's; `None`: it knows none.
+    schemas: HashMap<Bytes, Option<Bytes>>,
+    /// An entry whose schema was asked for, and what came after it.
+    held: VecDeque<(EntryHead, Entry)>,
+    asked: Option<Bytes>,
+}
+
+impl Sink {
+    /// Runs to the session's end, and tells the source why it ended.
+    pub async fn run(self, mut from_source: mpsc::Receiver<FromSource>) {
+        let Open { number, session, .. } = self.open;
+        let mut progress = Progress::new(
+            self.context.board.clone(),
+            End::Sink,
+            &self.open.route,
+            &self.open.topic,
+            &self.open.from,
+            &self.open.to,
+        );
+        progress.row.session = session;
+        progress.row.link = Some(format!("{:016x}", self.lane.link().id));
+        progress.row.lane = Some(self.lane.index());
+        let ended = self.lane.ended().clone();
+        let outcome = tokio::select! {
+            biased;
+            () = ended.cancelled() => Err(Refusal::of(Reason::LinkDown, "the lane ended")),
+            () = self.superseded.cancelled() => Err(Refusal::of(Reason::Superseded, "a newer session came")),
+            prepared = self.prepare() => prepared,
+        };
+        let refusal = match outcome {
+            Ok(mut publishing) => {
+                let refusal = self.publish(&mut publishing, &mut progress, &mut from_source).await;
+                publishing.publisher.close().await;
+                refusal
+            }
+            Err(refusal) => Some(refusal),
+        };
+        self.lane.forget_sink(number, session);
+        let Some(refusal) = refusal else {
+            progress.halted(Reason::Starting, "the source ended the session");
+            return;
+        };
+        progress.halted(refusal.halt.reason, &refusal.halt.detail);
+        let code = refusal.halt.reason.code().into();
+        let stop = Stop { number, session, code, sequence_id: refusal.sequence_id, by_source: false };
+        if !ended.is_cancelled() {
+            self.lane.tell(Kind::Stop(stop)).await;
+        }
+    }
+
+    async fn prepare(&self) -> Result<Publishing, Refusal> {
+        let destination = destination::prepare(&self.context.cluster, &self.open).await?;
+        let producer_name = format!(
+            "bridge/{}/{}/{}/{}",
+            self.open.from, self.open.to, self.open.topic, self.open.generation
+        );
+        let publisher = self.create_producer(&destination, &producer_name).await?;
+        let outstanding = VecDeque::new();
+        let (schemas, held, asked) = (HashMap::new(), VecDeque::new(), None);
+        Ok(Publishing { publisher, destination, producer_name, outstanding, schemas, held, asked })
+    }
+
+    /// The name is a lock: as long as another connection of ours is not quite gone, it is busy.
+    async fn create_producer(&self, destination: &Destination, name: &str) -> Result<Publisher, Refusal> {
+        let mut backoff = Backoff::new(BUSY_RETRY_FIRST, BUSY_RETRY_MAX);
+        let give_up = Instant::now() + BUSY_DEADLINE;
+        loop {
+            let connection = self.context.cluster.client.connect_to_owner(&destination.topic).await;
+            let connection = connection.map_err(|error| refusal_of(&error))?;
+            match Publisher::create(connection.clone(), &destination.topic, name).await {
+                Ok(publisher) => return Ok(publisher),
+                Err(error) => {
+                    connection.close();
+                    let busy = error.server_error() == Some(ServerError::ProducerBusy);
+                    if !busy || Instant::now() > give_up {
+                        return Err(refusal_of(&error));
+                    }
+                }
+            }
+            sleep(backoff.next_delay()).await;
+        }
+    }
+
+    async fn publish(
+        &self,
+        publishing: &mut Publishing,
+        progress: &mut Progress,
+        from_source: &mut mpsc::Receiver<FromSource>,
+    ) -> Option<Refusal> {
+        let effectively_once = match destination::deduplicates(&self.context.cluster, &publishing.destination).await {
+            Ok(effectively_once) => effectively_once,
+            Err(refusal) => return Some(refusal),
+        };
+        let share = self.context.sink_budget.take();
+        let ready = Ready {
+            number: self.open.number,
+            session: self.open.session,
+            last_sequence_id: publishing.publisher.last_sequence_id(),
+            effectively_once,
+            window_bytes: share.bytes() as u64,
+            window_entries: WINDOW_ENTRIES,
+        };
+        self.lane.tell(Kind::Ready(ready)).await;
+        progress.running(if effectively_once { "effectively-once" } else { "at-least-once" });
+        let ended = self.lane.ended().clone();
+        loop {
+            // Losing the race loses nothing: channels take nothing before they complete. What is cut off
+            // inside an arm by the lane's end belongs to a session that is over.
+            let step = tokio::select! {
+                biased;
+                () = ended.cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
+                () = self.superseded.cancelled() => Err(Some(Refusal::of(Reason::Superseded, "a newer session came"))),
+                event = publishing.publisher.next() => self.on_broker(publishing, progress, event).await,
+                event = from_source.recv() => tokio::select! {
+                    () = ended.cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
+                    step = self.on_source(publishing, progress, event) => step,
+                },
+            };
+            progress.row.in_flight = publishing.outstanding.len() as u64;
+            progress.show_when_due();
+            if let Err(refusal) = step {
+                return refusal;
+            }
+        }
+    }
+
+    async fn on_source(
+        &self,
+        publishing: &mut Publishing,
+        progress: &mut Progress,
+        event: Option<FromSource>,
+    ) -> Result<(), Option<Refusal>> {
+        match event {
+            // The lane ended, or the source opened a newer session on this number.
+            None | Some(FromSource::Stop(_)) => Err(None),
+            Some(FromSource::Entry(head, stored)) => {
+                let entry = Entry::parse(stored)
+                    .map_err(|error| Some(Refusal::at(Reason::EntryMalformed, head.sequence_id, &error.to_string())))?;
+                publishing.held.push_back((head, entry));
+                self.send_held(publishing, progress).await
+            }
+            Some(FromSource::SchemaAnswer(answer)) => {
+                if publishing.asked.as_ref() != Some(&answer.version) {
+                    return Ok(());
+                }
+                let version = match answer.schema {
+                    Some(schema) => publishing.register_schema(schema).await?,
+                    None => None,
+                };
+                publishing.asked = None;
+                if publishing.schemas.len() >= SCHEMAS_MAX {
+                    publishing.schemas.clear();
+                }
+                publishing.schemas.insert(answer.version, version);
+                self.send_held(publishing, progress).await
+            }
+        }
+    }
+
+    /// Sends what is held, up to an entry whose schema is not known yet.
+    async fn send_held(&self, publishing: &mut Publishing, progress: &mut Progress) -> Result<(), Option<Refusal>> {
+        while publishing.asked.is_none() {
+            let Some((_, entry)) = publishing.held.front() else { return Ok(()) };
+            let version = entry.facts().schema_version.clone().filter(|version| !version.is_empty());
+            if let Some(version) = version.filter(|version| !publishing.schemas.contains_key(version)) {
+                let Open { number, session, .. } = self.open;
+                publishing.asked = Some(version.clone());
+                self.lane.tell(Kind::SchemaAsk(SchemaAsk { number, session, version })).await;
+                return Ok(());
+            }
+            let Some((head, entry)) = publishing.held.pop_front() else { return Ok(()) };
+            progress.row.entries += 1;
+            progress.row.messages += u64::from(entry.facts().messages());
+            progress.row.bytes += entry.stored_len() as u64;
+            publishing.send(&head, &entry).await?;
+        }
+        Ok(())
+    }
+
+    async fn on_broker(
+        &self,
+        publishing: &mut Publishing,
+        progress: &mut Progress,
+        event: Option<ProducerEvent>,
+    ) -> Result<(), Option<Refusal>> {
+        let mut marked = Vec::new();
+        let mut next = Some(event.ok_or_else(|| Refusal::of(Reason::DestinationMoved, "the connection ended"))?);
+        let outcome = loop {
+            match next {
+                Some(ProducerEvent::Receipt { sequence_id, duplicate }) => {
+                    publishing.answered(sequence_id);
+                    progress.row.confirmed += 1;
+                    progress.row.duplicates += u64::from(duplicate);
+                    marked.push(Receipts::mark(sequence_id, duplicate));
+                }
+                Some(ProducerEvent::SendError { sequence_id, error, message }) => {
+                    let first = publishing.first_of(sequence_id);
+                    break Err(Refusal::at(send_error_reason(error, &message), first, &message));
+                }
+                Some(ProducerEvent::Closed) => {
+                    break Err(Refusal::of(Reason::DestinationMoved, "the broker closed the producer"));
+                }
+                None => break Ok(()),
+            }
+            next = publishing.publisher.try_next();
+        };
+        progress.advanced();
+        self.report(marked).await;
+        if let Err(refusal) = outcome {
+            if refusal.halt.reason == Reason::Poison {
+                publishing.answered(refusal.sequence_id.unwrap_or_default());
+                self.collect_rest(publishing).await;
+            }
+            return Err(Some(refusal));
+        }
+        Ok(())
+    }
+
+    /// After a refused entry: its successors' answers still count, for what lies below it and for the record.
+    async fn collect_rest(&self, publishing: &mut Publishing) {
+        let collect = async {
+            let mut marked = Vec::new();
+            while !publishing.outstanding.is_empty() {
+                match publishing.publisher.next().await {
+                    Some(ProducerEvent::Receipt { sequence_id, duplicate }) => {
+                        publishing.answered(sequence_id);
+                        marked.push(Receipts::mark(sequence_id, duplicate));
+                    }
+                    Some(ProducerEvent::SendError { sequence_id, .. }) => publishing.answered(sequence_id),
+                    Some(ProducerEvent::Closed) | None => break,
+                }
+            }
+            self.report(marked).await;
+        };
+        // What does not answer in time stays unconfirmed, as it would after a crash.
+        let _ = timeout(COLLECT_DEADLINE, collect).await;
+    }
+
+    async fn report(&self, marked: Vec<u64>) {
+        if !marked.is_empty() {
+            let Open { number, session, .. } = self.open;
+            self.lane.tell(Kind::Receipts(Receipts { number, session, marked })).await;
+        }
+    }
+}
+
+impl Publishing {
+    async fn send(&mut self, head: &EntryHead, entry: &Entry) -> Result<(), Option<Refusal>> {
+        let facts = entry.facts();
+        let version = facts.schema_version.as_ref().and_then(|version| self.schemas.get(version).cloned().flatten());
+        let heading = Heading {
+            producer_name: &self.producer_name,
+            sequence_id: head.sequence_id,
+            highest_sequence_id: head.highest_sequence_id,
+            schema_version: version.as_deref().map_or(SchemaVersion::Remove, SchemaVersion::Set),
+        };
+        let new_head = entry.rehead(&heading);
+        let len = new_head.len() + entry.payload().len();
+        if len > self.publisher.max_message_size() as usize + HEAD_PADDING {
+            let detail = format!("{len} bytes, the broker takes {}", self.publisher.max_message_size());
+            return Err(Some(Refusal::at(Reason::EntryTooLarge, head.sequence_id, &detail)));
+        }
+        self.outstanding.push_back((head.sequence_id, head.highest_sequence_id.unwrap_or(head.sequence_id)));
+        let outbound = Outbound {
+            sequence_id: head.sequence_id,
+            highest_sequence_id: head.highest_sequence_id,
+            messages: facts.messages(),
+            head: new_head,
+            payload: entry.payload().clone(),
+        };
+        self.publisher.send(outbound).await.map_err(|error| Some(refusal_of(&error)))
+    }
+
+    async fn register_schema(&self, schema: Bytes) -> Result<Option<Bytes>, Refusal> {
+        self.publisher.register_schema(&self.destination.topic.base(), schema).await.map_err(|error| {
+            let refusal = refusal_of(&error);
+            match error.server_error() {
+                Some(ServerError::IncompatibleSchema | ServerError::NotAllowed) => {
+                    Refusal::of(Reason::SchemaRefused, &error.to_string())
+                }
+                Some(_) | None => refusal,
+            }
+        })
+    }
+
+    /// Receipts echo the first id; refusals name the highest.
+    fn answered(&mut self, id: u64) {
+        if let Some(index) = self.outstanding.iter().position(|(first, highest)| *first == id || *highest == id) {
+            self.outstanding.remove(index);
+        }
+    }
+
+    fn first_of(&self, highest: u64) -> u64 {
+        self.outstanding.iter().find(|(_, last)| *last == highest).map_or(highest, |(first, _)| *first)
+    }
+}
+
+/// Why a sink ended, and at which entry.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) halt: Halt,
+    pub(super) sequence_id: Option<u64>,
+}
+
+impl Refusal {
+    pub(super) fn of(reason: Reason, detail: &str) -> Self {
+        Self { halt: Halt::new(reason, detail), sequence_id: None }
+    }
+
+    fn at(reason: Reason, sequence_id: u64, detail: &str) -> Self {
+        Self { halt: Halt::new(reason, detail), sequence_id: Some(sequence_id) }
+    }
+}
+
+/// What a destination broker's refusal of anything but an entry means.
+pub(super) fn refusal_of(error: &ConnectionError) -> Refusal {
+    let reason = match error.server_error() {
+        Some(ServerError::Authentication | ServerError::Authorization) => Reason::DestinationNotPermitted,
+        Some(ServerError::TopicNotFound) => Reason::DestinationMissing,
+        Some(ServerError::TopicTerminated) => Reason::TopicTerminated,
+        Some(ServerError::IncompatibleSchema) => Reason::SchemaRefused,
+        Some(_) => Reason::DestinationRetry,
+        None => Reason::DestinationUnreachable,
+    };
+    Refusal::of(reason, &error.to_string())
+}
+
+/// What a refused send means. The first three are judged before deduplication and belong to the entry; what is
+/// stored after it makes a later re-send look like a duplicate (`Producer.checkAndStartPublish`, `PersistentTopic`).
+fn send_error_reason(error: ServerError, message: &str) -> Reason {
+    match error {
+        ServerError::Checksum | ServerError::NotAllowed | ServerError::Metadata => Reason::Poison,
+        ServerError::TopicTerminated => Reason::TopicTerminated,
+        _ => {
+            tracing::debug!(?error, message, "the broker could not store an entry now");
+            Reason::DestinationRetry
+        }
+    }
+}
+
+const BUSY_RETRY_FIRST: Duration = Duration::from_millis(50);
+const BUSY_RETRY_MAX: Duration = Duration::from_millis(500);
+/// A broker finds a dead holder of the name within 5 s (`connectionLivenessCheckTimeoutMillis`).
+const BUSY_DEADLINE: Duration = Duration::from_secs(8);
+/// How long the successors of a refused entry may take to be answered.
+const COLLECT_DEADLINE: Duration = Duration::from_secs(10);
+/// `Commands.MESSAGE_SIZE_FRAME_PADDING` is 10 KiB; the SEND command needs some of it.
+const HEAD_PADDING: usize = 10 * 1024 - 128;
+/// Versions remembered in one session; a topic has a handful.
+const SCHEMAS_MAX: usize = 1024;

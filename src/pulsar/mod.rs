@@ -15,6 +15,7 @@ pub mod connection;
 pub mod permits;
 pub mod publisher;
 mod reader;
+pub mod rest;
 pub mod subscription;
 pub mod transport;
 pub mod write_queue;

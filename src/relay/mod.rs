@@ -1,9 +1,32 @@
 //! The relay: whole entries carried from a source topic to a destination topic through a link.
 //! Knows the Pulsar wire and the lanes of the tunnel; never a configuration file.
+//!
+//! The way of an entry: `routes` finds its topic, `source` attaches to the subscription, `session` reads it and
+//! asks `batching` and `window`, `lane` carries its `frames`, `sink` publishes it to its `destination`, and the
+//! receipt comes back the same way until `window` lets it be acknowledged.
 
-pub mod batching;
+pub mod agent;
+pub mod context;
+pub mod reason;
 pub mod status;
 
-pub mod frames;
-pub mod reason;
+mod control;
+mod routes;
+
+mod hole;
+mod session;
+mod source;
+
+pub mod batching;
 pub mod window;
+
+mod frames;
+mod lane;
+mod lanes;
+
+mod destination;
+mod sink;
+
+mod backoff;
+mod budget;
+mod progress;

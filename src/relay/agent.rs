@@ -1,0 +1,253 @@
+//! The relay of one agent: takes links and lanes from the tunnel, tells each peer which routes we declare and
+//! believes of its declarations what policy allows, and starts a sink for each session that a peer opens and may.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::context::{Context, RouteSpec, Start};
+use super::control;
+use super::frames::{Kind, Open, Stop};
+use super::lane::{FromSource, LaneHandle, OpenSink};
+use super::progress::Progress;
+use super::reason::Reason;
+use super::routes::Routes;
+use super::sink::Sink;
+use super::status::End;
+use crate::policy::Policy;
+use crate::pulsar::topic::TopicName;
+use crate::tunnel::link::{LinkUp, TunnelEvent};
+
+/// The relay of one agent.
+pub struct Agent {
+    context: Arc<Context>,
+    gate: Arc<Gate>,
+    routes: Arc<Mutex<Routes>>,
+    tasks: TaskTracker,
+}
+
+/// What peers may do, and the sinks that run for them.
+struct Gate {
+    context: Arc<Context>,
+    /// The routes that we declare.
+    declared: Vec<RouteSpec>,
+    /// What each peer may do here.
+    policies: BTreeMap<String, Policy>,
+    slots: Mutex<HashMap<(String, String), Slot>>,
+}
+
+/// The sink of one source topic-partition; a newer session replaces an older one, never beside it.
+struct Slot {
+    session: u64,
+    generation: u32,
+    superseded: CancellationToken,
+    finished: CancellationToken,
+}
+
+impl Agent {
+    /// A relay that declares `routes` and lets peers do what `policies` say.
+    pub fn new(context: Arc<Context>, routes: Vec<RouteSpec>, policies: BTreeMap<String, Policy>) -> Self {
+        let tasks = TaskTracker::new();
+        let running = Arc::new(Mutex::new(Routes::new(context.clone(), tasks.clone())));
+        let gate = Gate { context: context.clone(), declared: routes, policies, slots: Mutex::default() };
+        Self { context, gate: Arc::new(gate), routes: running, tasks }
+    }
+
+    /// Runs until the process drains; returns when every source and sink has come to its end.
+    pub async fn run(self, mut events: mpsc::Receiver<TunnelEvent>) {
+        let site = self.context.site.clone();
+        let own = self.gate.declared.iter().filter(|route| route.from == site).cloned().collect();
+        lock(&self.routes).apply(&site, own);
+        let gate = self.gate.clone();
+        let tasks = self.tasks.clone();
+        let open_sink: OpenSink = Arc::new(move |lane, open, from_source| {
+            tasks.spawn(gate.clone().serve(lane, open, from_source));
+        });
+        loop {
+            // Losing the race loses nothing: `recv` takes nothing before it completes.
+            let event = tokio::select! {
+                biased;
+                () = self.context.drain.cancelled() => break,
+                event = events.recv() => event,
+            };
+            match event {
+                Some(TunnelEvent::LinkUp(link)) => {
+                    tokio::spawn(converse(self.gate.clone(), self.routes.clone(), link));
+                }
+                Some(TunnelEvent::RelayLane(lane)) => {
+                    let ended = lane.ended.clone();
+                    let lanes = self.context.lanes.clone();
+                    lanes.add(LaneHandle::start(lane, open_sink.clone()));
+                    tokio::spawn(async move {
+                        ended.cancelled().await;
+                        lanes.sweep();
+                    });
+                }
+                None => break,
+            }
+        }
+        self.context.drain.cancelled().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// The control stream of one link: our declaration out, the peer's in.
+async fn converse(gate: Arc<Gate>, routes: Arc<Mutex<Routes>>, mut up: LinkUp) {
+    let peer = up.link.peer.clone();
+    match control::encode(&gate.declared, &peer) {
+        Some(message) => {
+            if up.outbound.send(message).await.is_err() {
+                return;
+            }
+        }
+        None => tracing::error!(%peer, "the declared routes do not fit into one message: declare fewer topics"),
+    }
+    while let Some(message) = up.inbound.recv().await {
+        match gate.believe(&peer, &message) {
+            Ok(believed) => lock(&routes).apply(&peer, believed),
+            Err(problem) => {
+                tracing::warn!(%peer, %problem, "the peer's declaration ends the link");
+                up.link.ended.cancel();
+                return;
+            }
+        }
+    }
+}
+
+impl Gate {
+    /// What of a peer's declaration runs here: the routes whose source we are, with the topics that may go out.
+    fn believe(&self, peer: &str, message: &Bytes) -> Result<Vec<RouteSpec>, control::DeclarationError> {
+        let earliest = self.policies.get(peer).is_some_and(|policy| policy.from_earliest);
+        let start = if earliest { Start::Earliest } else { Start::FromGrant };
+        let declared = control::decode(message, &self.context.site, peer, start)?;
+        let here = declared.into_iter().filter(|route| route.from == self.context.site);
+        let believed = here.map(|route| {
+            let (allowed, refused): (Vec<_>, Vec<_>) =
+                route.topics.iter().cloned().partition(|topic| self.may_send(peer, topic));
+            for topic in refused {
+                self.show_refused(&route, &topic);
+            }
+            RouteSpec { topics: allowed, ..route }
+        });
+        Ok(believed.filter(|route| !route.topics.is_empty() && !self.clashes(route)).collect())
+    }
+
+    fn may_send(&self, peer: &str, topic: &TopicName) -> bool {
+        self.policies.get(peer).is_some_and(|policy| policy.send.allows(topic))
+    }
+
+    /// A route of our own has the name: the own one counts.
+    fn clashes(&self, route: &RouteSpec) -> bool {
+        let clashes = self.declared.iter().any(|own| own.name == route.name && own.from == route.from);
+        if clashes {
+            tracing::warn!(route = %route.name, "the peer declares a route that is declared here too: ours counts");
+        }
+        clashes
+    }
+
+    fn show_refused(&self, route: &RouteSpec, topic: &TopicName) {
+        let board = self.context.board.clone();
+        let topic = topic.to_string();
+        Progress::new(board, End::Source, &route.name, &topic, &route.from, &route.to)
+            .halted(Reason::RefusedByPolicy, "this site's policy does not let the topic go out (`send`)");
+    }
+
+    /// Serves one session that a peer opened, after the one before it has ended.
+    async fn serve(self: Arc<Self>, lane: LaneHandle, open: Open, from_source: mpsc::Receiver<FromSource>) {
+        let refuse = |reason: Reason| {
+            let (number, session) = (open.number, open.session);
+            Kind::Stop(Stop { number, session, code: reason.code().into(), sequence_id: None, by_source: false })
+        };
+        let admitted = self.admit(&lane.link().peer, &open);
+        let (superseded, finished, predecessor) = match admitted.and_then(|()| self.enter(&open)) {
+            Ok(entered) => entered,
+            Err(reason) => {
+                self.show_refused_open(&open, reason);
+                lane.forget_sink(open.number, open.session);
+                return lane.tell(refuse(reason)).await;
+            }
+        };
+        if let Some(predecessor) = predecessor {
+            predecessor.cancelled().await;
+        }
+        let sink = Sink { context: self.context.clone(), open, lane, superseded };
+        sink.run(from_source).await;
+        finished.cancel();
+    }
+
+    /// The narrower of both policies: a declared route is allowed by its declarer, and the other side must allow
+    /// it too. The peer checked its own half; this is ours.
+    fn admit(&self, peer: &str, open: &Open) -> Result<(), Reason> {
+        let topic = TopicName::parse(&open.topic).map_err(|_| Reason::RefusedByPolicy)?;
+        if open.from != peer || open.to != self.context.site || topic.to_string() != open.topic {
+            return Err(Reason::RefusedByPolicy);
+        }
+        let ours = |route: &&RouteSpec| route.name == open.route && route.from == open.from && route.to == open.to;
+        let declared = self.declared.iter().find(ours);
+        let allowed = match declared {
+            Some(route) => route.topics.contains(&topic.base()) && route.generation <= open.generation,
+            None => self.policies.get(peer).is_some_and(|policy| policy.receive.allows(&topic)),
+        };
+        if !allowed && declared.is_some_and(|route| route.generation > open.generation) {
+            return Err(Reason::GenerationBehind);
+        }
+        if allowed { Ok(()) } else { Err(Reason::RefusedByPolicy) }
+    }
+
+    /// Takes the partition's slot; gives what to wait for before it is really free.
+    #[allow(clippy::type_complexity)]
+    fn enter(
+        &self,
+        open: &Open,
+    ) -> Result<(CancellationToken, CancellationToken, Option<CancellationToken>), Reason> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (open.from.clone(), open.topic.clone());
+        let previous = slots.get(&key);
+        if previous.is_some_and(|slot| slot.generation > open.generation) {
+            return Err(Reason::GenerationBehind);
+        }
+        if previous.is_none() && slots.len() >= SLOTS_MAX {
+            slots.retain(|_, slot| !slot.finished.is_cancelled());
+            if slots.len() >= SLOTS_MAX {
+                return Err(Reason::NotReady);
+            }
+        }
+        let (superseded, finished) = (CancellationToken::new(), CancellationToken::new());
+        let slot = Slot {
+            session: open.session,
+            generation: open.generation,
+            superseded: superseded.clone(),
+            finished: finished.clone(),
+        };
+        let predecessor = slots.insert(key, slot).map(|previous| {
+            tracing::debug!(topic = %open.topic, old = previous.session, new = open.session, "session taken over");
+            previous.superseded.cancel();
+            previous.finished
+        });
+        Ok((superseded, finished, predecessor))
+    }
+
+    fn show_refused_open(&self, open: &Open, reason: Reason) {
+        // A refused topic gets no row: its name is the peer's word, and there may be any number of them.
+        let topic = open.topic.chars().take(SHOWN_LEN_MAX).collect::<String>();
+        tracing::warn!(
+            route = %open.route.escape_default().take(SHOWN_LEN_MAX).collect::<String>(),
+            topic = %topic.escape_default(), reason = reason.code(), remedy = reason.remedy(),
+            "a session that the peer opened is refused"
+        );
+    }
+}
+
+fn lock(routes: &Mutex<Routes>) -> MutexGuard<'_, Routes> {
+    routes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Topic-partitions that peers may publish here at once.
+const SLOTS_MAX: usize = 100_000;
+/// A peer's strings are cut where they are shown.
+const SHOWN_LEN_MAX: usize = 256;

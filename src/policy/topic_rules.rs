@@ -31,20 +31,34 @@ pub enum RuleError {
     #[error(transparent)]
     Topic(#[from] TopicError),
     /// A rule for one partition would make holes in a topic.
-    #[error("names one partition: write `{0}`, which means all of them")]
+    #[error("names one partition")]
     Partition(TopicName),
     /// A pattern that says nothing of tenant and namespace.
-    #[error("a pattern must begin with persistent:// and spell out tenant and namespace")]
+    #[error("a pattern that does not begin with persistent://")]
     Unrooted,
     /// Not a regular expression.
     #[error("not a regular expression: {0}")]
     Syntax(String),
     /// A pattern that is too long or would compile to too much.
-    #[error("the pattern is too large: at most {PATTERN_LEN_MAX} characters and small repetitions")]
+    #[error("the pattern is too large")]
     TooLarge,
     /// A list that is too long; the item is the first one too many.
-    #[error("more than {ITEMS_MAX} items: write a pattern instead")]
+    #[error("more than {ITEMS_MAX} items")]
     TooMany,
+}
+
+impl RuleError {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Topic(_) => "name a topic such as persistent://public/default/orders".into(),
+            Self::Partition(base) => format!("write {base}, which means all of them"),
+            Self::Unrooted => "spell out tenant and namespace: persistent://tenant/namespace/.*".into(),
+            Self::Syntax(_) => "write a regular expression that stands for whole topic names".into(),
+            Self::TooLarge => format!("keep to {PATTERN_LEN_MAX} characters and small repetitions"),
+            Self::TooMany => "write a pattern instead".into(),
+        }
+    }
 }
 
 impl TopicRules {
@@ -276,23 +290,11 @@ mod tests {
                 2,
                 "non-persistent topics have no positions and cannot be relayed (non_persistent)",
             ),
-            (
-                3,
-                "names one partition: write `persistent://a/b/c`, which means all of them",
-            ),
-            (
-                4,
-                "a pattern must begin with persistent:// and spell out tenant and namespace",
-            ),
+            (3, "names one partition"),
+            (4, "a pattern that does not begin with persistent://"),
             (5, "not a regular expression: unclosed character class"),
-            (
-                6,
-                "the pattern is too large: at most 256 characters and small repetitions",
-            ),
-            (
-                7,
-                "the pattern is too large: at most 256 characters and small repetitions",
-            ),
+            (6, "the pattern is too large"),
+            (7, "the pattern is too large"),
             (
                 8,
                 "non-persistent topics have no positions and cannot be relayed (non_persistent)",

@@ -215,6 +215,8 @@ pub struct Batching {
 pub struct Admin {
     /// Where it listens, if it does.
     pub listen: Option<SocketAddr>,
+    /// Names by which it may be asked, besides `localhost` and addresses.
+    pub hosts: Vec<String>,
 }
 
 /// Reads and checks a file.

@@ -254,6 +254,9 @@ object! {
         /// The address and port, such as `127.0.0.1:9600`; without it there is none.
         #[serde(default)]
         listen: Text,
+        /// Names by which it may be asked, besides `localhost` and addresses.
+        #[serde(default)]
+        hosts: Vec<Field<Text>>,
     }
 }
 

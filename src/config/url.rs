@@ -104,6 +104,22 @@ pub(super) fn admin_url(text: &str) -> Result<String, Refusal> {
     Ok(format!("{scheme}://{}", Authority(&host, port)))
 }
 
+/// A host's name alone, without scheme and port.
+pub(super) fn host_name(text: &str) -> Result<String, Refusal> {
+    if !is_host_name(text) {
+        return Err(Refusal::new(
+            format!("{} is no host name", shown(text)),
+            "write the name alone, without scheme and port",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn is_host_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    !text.is_empty() && text.len() <= HOST_LEN_MAX && text.chars().all(plain)
+}
+
 /// Before any of it is shown: it may be a password.
 fn without_password(text: &str) -> Result<(), Refusal> {
     if text.contains('@') {
@@ -136,8 +152,7 @@ fn host_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Ref
         }
         None => {
             let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-            if host.is_empty() || host.len() > HOST_LEN_MAX || !host.chars().all(plain) {
+            if !is_host_name(host) {
                 return Err(refused());
             }
             (host, port)

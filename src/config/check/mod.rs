@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::field::{Field, Kind};
+use super::field::{Field, Kind, Text};
 use super::problem::{Place, Problem, Refusal};
 use super::raw::{Keys, RawAdmin, RawConfig, RawPolicy};
-use super::{Admin, Config, Tunnel};
+use super::{Admin, Config, Tunnel, url};
 use crate::policy::Policy;
 use text::Found;
 
@@ -124,7 +124,13 @@ impl Checker<'_> {
         self.unknown::<RawAdmin>(raw.unknown, place);
         Admin {
             listen: self.text(raw.listen, &place.key("listen"), text::socket_addr),
+            hosts: self.host_names(raw.hosts, &place.key("hosts")),
         }
+    }
+
+    fn host_names(&mut self, field: Field<Vec<Field<Text>>>, place: &Place) -> Vec<String> {
+        let fields = self.optional(field, place).unwrap_or_default();
+        self.texts(fields, place, |found| found.parse(url::host_name))
     }
 
     fn refuse(&mut self, place: &Place, refusal: Refusal) {

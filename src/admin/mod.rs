@@ -1,1 +1,78 @@
 //! Health, metrics, status: reads what the other rooms publish, changes nothing.
+
+pub mod client;
+#[cfg(test)]
+mod fixture;
+mod host;
+mod metrics;
+pub mod progress;
+pub mod report;
+mod server;
+pub mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use prometheus_client::registry::Registry;
+
+use crate::{relay, tunnel};
+pub use server::serve;
+
+/// What the HTTP server reads.
+#[derive(Clone)]
+pub struct AdminState {
+    /// This site's name.
+    pub site: String,
+    /// The sites that should be linked, as far as the configuration names them: a hub's edges.
+    pub peers: Vec<String>,
+    /// Host names besides `localhost` and addresses by which this server may be asked.
+    pub hosts: Vec<String>,
+    /// The tunnel's board.
+    pub links: tunnel::status::Board,
+    /// The relay's board.
+    pub routes: relay::status::Board,
+    /// What `/metrics` shows.
+    pub registry: Arc<Registry>,
+    /// Whether this process serves: listening, configuration loaded.
+    pub ready: Arc<AtomicBool>,
+    /// When the process started.
+    pub started: Instant,
+}
+
+impl AdminState {
+    /// A state that is not ready yet. What the boards tell becomes metrics of the registry.
+    pub fn new(
+        site: &str,
+        mut registry: Registry,
+        links: tunnel::status::Board,
+        routes: relay::status::Board,
+    ) -> Self {
+        metrics::register(&mut registry, &links, &routes);
+        Self {
+            site: site.to_owned(),
+            peers: Vec::new(),
+            hosts: Vec::new(),
+            links,
+            routes,
+            registry: Arc::new(registry),
+            ready: Arc::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// The status as it is now.
+    pub fn status(&self) -> report::Status {
+        let links = self.links.rows();
+        let routes = self.routes.rows();
+        report::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            site: self.site.clone(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            ready: self.ready.load(Ordering::Relaxed),
+            progress: progress::judge(&self.peers, &links, &routes),
+            links,
+            routes,
+        }
+    }
+}

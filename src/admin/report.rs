@@ -1,0 +1,45 @@
+//! The status as `/api/v1/status` tells it and `bridge status` reads it. Plain data.
+
+use serde::{Deserialize, Serialize};
+
+use crate::relay::status::PartitionStatus;
+use crate::tunnel::status::LinkStatus;
+
+/// One bridge process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The bridge's version.
+    pub version: String,
+    /// Its site.
+    pub site: String,
+    /// Since when it runs.
+    pub uptime_seconds: u64,
+    /// Whether it serves.
+    pub ready: bool,
+    /// Whether links and routes get on.
+    pub progress: Progress,
+    /// Its links.
+    pub links: Vec<LinkStatus>,
+    /// Its routes, by topic-partition and end.
+    pub routes: Vec<PartitionStatus>,
+}
+
+/// Whether links are up and routes advance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Nothing is in the way.
+    pub ok: bool,
+    /// What is in the way.
+    pub reasons: Vec<Obstacle>,
+}
+
+/// One thing that is in the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Obstacle {
+    /// The link or the route with its topic.
+    pub subject: String,
+    /// A code of the catalogue, or what was observed.
+    pub reason: String,
+    /// What an operator can do about it.
+    pub remedy: Option<String>,
+}

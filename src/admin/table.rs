@@ -1,0 +1,267 @@
+//! The status as a table for people. Escapes what could steer a terminal; reads nothing.
+
+use std::fmt::Write;
+
+use super::report::Status;
+use crate::relay::status::{End, State};
+
+/// The status in aligned columns.
+pub fn render(status: &Status) -> String {
+    let ready = if status.ready { "ready" } else { "not ready" };
+    let progress = if status.progress.ok {
+        "making progress"
+    } else {
+        "NOT making progress"
+    };
+    let mut page = format!(
+        "{}  bridge {}, up {}, {ready}, {progress}\n",
+        plain(&status.site),
+        plain(&status.version),
+        duration(status.uptime_seconds)
+    );
+    section(&mut page, &link_rows(status), LINK_NUMBERS);
+    section(&mut page, &route_rows(status), ROUTE_NUMBERS);
+    if !status.progress.ok {
+        page.push_str("\nin the way:\n");
+    }
+    for obstacle in &status.progress.reasons {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            page,
+            "  {}: {}",
+            plain(&obstacle.subject),
+            plain(&obstacle.reason)
+        );
+        if let Some(remedy) = &obstacle.remedy {
+            let _ = writeln!(page, "    -> {}", plain(remedy));
+        }
+    }
+    page
+}
+
+fn link_rows(status: &Status) -> Vec<Vec<String>> {
+    let mut rows = vec![titles(&[
+        "LINK", "STATE", "ID", "REMOTE", "LANES", "IN", "OUT", "REASON",
+    ])];
+    for link in &status.links {
+        let sum = |of: fn(&crate::tunnel::status::LaneStatus) -> u64| link.lanes.iter().map(of).sum::<u64>();
+        rows.push(vec![
+            plain(&link.peer),
+            plain(&link.state),
+            optional(link.link.as_deref()),
+            optional(link.remote.as_deref()),
+            link.lanes.len().to_string(),
+            bytes(sum(|lane| lane.bytes_in)),
+            bytes(sum(|lane| lane.bytes_out)),
+            optional(link.reason.as_deref()),
+        ]);
+    }
+    rows
+}
+
+fn route_rows(status: &Status) -> Vec<Vec<String>> {
+    let mut rows = vec![titles(&[
+        "ROUTE",
+        "TOPIC",
+        "WAY",
+        "END",
+        "STATE",
+        "ENTRIES",
+        "BYTES",
+        "CONFIRMED",
+        "FLYING",
+        "AGAIN",
+        "STALLED",
+        "PROMISE",
+        "REASON",
+    ])];
+    for row in &status.routes {
+        let topic = row.topic.strip_prefix("persistent://").unwrap_or(&row.topic);
+        rows.push(vec![
+            plain(&row.route),
+            plain(topic),
+            plain(&format!("{} > {}", row.from, row.to)),
+            match row.end {
+                End::Source => "source".into(),
+                End::Sink => "sink".into(),
+            },
+            match row.state {
+                State::Waiting => "waiting".into(),
+                State::Running => "running".into(),
+                State::Stopped => "STOPPED".into(),
+            },
+            row.entries.to_string(),
+            bytes(row.bytes),
+            row.confirmed.to_string(),
+            row.in_flight.to_string(),
+            row.duplicates.to_string(),
+            duration(row.stalled_ms / 1000),
+            optional(row.promise.as_deref()),
+            optional(row.reason.as_deref()),
+        ]);
+    }
+    rows
+}
+
+/// Writes the rows in columns as wide as their widest cell; numbers stand to the right.
+fn section(page: &mut String, rows: &[Vec<String>], numbers: std::ops::RangeInclusive<usize>) {
+    let Some(titles) = rows.first() else { return };
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..titles.len()).map(width).collect();
+    page.push('\n');
+    for row in rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let _ = if numbers.contains(&column) {
+                write!(line, "{cell:>width$}  ")
+            } else {
+                write!(line, "{cell:<width$}  ")
+            };
+        }
+        page.push_str(line.trim_end());
+        page.push('\n');
+    }
+}
+
+const LINK_NUMBERS: std::ops::RangeInclusive<usize> = 4..=6;
+const ROUTE_NUMBERS: std::ops::RangeInclusive<usize> = 5..=10;
+
+fn titles(titles: &[&str]) -> Vec<String> {
+    titles.iter().map(|title| (*title).to_owned()).collect()
+}
+
+fn optional(text: Option<&str>) -> String {
+    text.map_or_else(|| "-".into(), plain)
+}
+
+fn plain(text: &str) -> String {
+    let escaped = |c: char| {
+        if c.is_control() {
+            c.escape_debug().collect()
+        } else {
+            String::from(c)
+        }
+    };
+    text.chars().map(escaped).collect()
+}
+
+/// Binary units: what memory and windows are counted in.
+fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            let digits = usize::from(unit != "B");
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} m {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} m"),
+        (_, _, _) => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::fixture;
+    use crate::admin::report::{Obstacle, Progress};
+    use crate::relay::status::PartitionStatus;
+    use crate::tunnel::status::{LaneStatus, LinkStatus};
+
+    fn status() -> Status {
+        let lane = |index, bytes_in| LaneStatus {
+            index,
+            kind: "relay".into(),
+            lane_id: "0011223344556677".into(),
+            bytes_in,
+            bytes_out: 12,
+        };
+        let row = |route: &str, state, reason: Option<&str>| PartitionStatus {
+            reason: reason.map(str::to_owned),
+            topic: "persistent://public/default/orders-partition-3".into(),
+            entries: 1_000_000,
+            confirmed: 999_990,
+            in_flight: 10,
+            stalled_ms: 90_500,
+            ..fixture::route(route, state)
+        };
+        Status {
+            version: "0.1.0".into(),
+            site: "riskfuel".into(),
+            uptime_seconds: 7_384,
+            ready: true,
+            progress: Progress {
+                ok: false,
+                reasons: vec![Obstacle {
+                    subject: "route results, persistent://a/b/c".into(),
+                    reason: "pois\u{1b}[31mon".into(),
+                    remedy: Some("look at the entry".into()),
+                }],
+            },
+            links: vec![LinkStatus {
+                link: Some("42".into()),
+                remote: Some("10.0.0.7:5123".into()),
+                lanes: vec![lane(0, 1 << 20), lane(1, 512)],
+                ..fixture::link("bank", "up")
+            }],
+            routes: vec![
+                row("requests", State::Running, None),
+                row("results", State::Stopped, Some("poison")),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_tells_what_is_in_the_way() {
+        let page = render(&status());
+        let expected = "\
+riskfuel  bridge 0.1.0, up 2 h 3 m, ready, NOT making progress
+
+LINK  STATE  ID  REMOTE         LANES       IN   OUT  REASON
+bank  up     42  10.0.0.7:5123      2  1.0 MiB  24 B  -
+
+ROUTE     TOPIC                              WAY              END     STATE    ENTRIES    BYTES  CONFIRMED  FLYING  AGAIN   STALLED  PROMISE           REASON
+requests  public/default/orders-partition-3  riskfuel > bank  source  running  1000000  1.5 GiB     999990      10      0  1 m 30 s  effectively-once  -
+results   public/default/orders-partition-3  riskfuel > bank  source  STOPPED  1000000  1.5 GiB     999990      10      0  1 m 30 s  effectively-once  poison
+
+in the way:
+  route results, persistent://a/b/c: pois\\u{1b}[31mon
+    -> look at the entry
+";
+        assert_eq!(page, expected);
+    }
+
+    #[test]
+    fn amounts_are_told_in_the_unit_that_fits() {
+        for (count, told) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (5 << 40, "5.0 TiB"),
+        ] {
+            assert_eq!(bytes(count), told);
+        }
+        for (seconds, told) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (61, "1 m 1 s"),
+            (3600, "1 h 0 m"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(duration(seconds), told);
+        }
+    }
+}

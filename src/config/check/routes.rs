@@ -1,0 +1,265 @@
+//! Routes, checked one by one and against each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::text::Found;
+use super::{Checker, site_name};
+use crate::config::field::Field;
+use crate::config::problem::{Place, Refusal};
+use crate::config::raw::{RawBatching, RawRoute};
+use crate::config::{Batching, Route, Start, Tunnel};
+use crate::policy::is_pattern;
+use crate::pulsar::topic::TopicName;
+
+/// The sites that routes can join; `None` where they were refused themselves.
+pub(super) struct Sites<'a> {
+    pub(super) own: Option<&'a str>,
+    pub(super) tunnel: Option<&'a Tunnel>,
+    pub(super) has_cluster: bool,
+}
+
+impl Checker<'_> {
+    pub(super) fn routes(
+        &mut self,
+        items: Vec<Field<RawRoute>>,
+        sites: &Sites<'_>,
+        place: &Place,
+    ) -> Vec<Route> {
+        let mut routes = Vec::with_capacity(items.len());
+        let mut places = Vec::with_capacity(items.len());
+        if !items.is_empty() && !sites.has_cluster {
+            let refusal = Refusal::new(
+                "this site has routes but no cluster",
+                "add pulsar, or leave out routes",
+            );
+            self.refuse(&Place::default().key("pulsar"), refusal);
+        }
+        for (index, item) in items.into_iter().enumerate() {
+            let place = place.item(index);
+            let Some(raw) = self.required(item, &place) else {
+                continue;
+            };
+            let Some(route) = self.route(raw, &place) else {
+                continue;
+            };
+            self.ends(&route, sites, &place);
+            routes.push(route);
+            places.push(place);
+        }
+        self.unique_names(&routes, &places);
+        self.answered(&routes, &places);
+        self.subscriptions(&routes, &places);
+        if matches!(sites.tunnel, Some(Tunnel::Edge(_))) {
+            self.one_hub(&routes, sites, &places);
+        }
+        routes
+    }
+
+    fn route(&mut self, raw: RawRoute, place: &Place) -> Option<Route> {
+        self.unknown::<RawRoute>(raw.unknown, place);
+        let name = self.required_text(raw.name, &place.key("name"), route_name);
+        let from = self.required_text(raw.from, &place.key("from"), site_name);
+        let to = self.required_text(raw.to, &place.key("to"), site_name);
+        let topics_place = place.key("topics");
+        let topics = self.required(raw.topics, &topics_place);
+        let topics = topics.map(|fields| {
+            let count = fields.len();
+            if !(1..=TOPICS_MAX).contains(&count) {
+                let refusal = Refusal::new(format!("{count} topics"), format!("name 1 to {TOPICS_MAX}"));
+                self.refuse(&topics_place, refusal);
+            }
+            self.texts(fields, &topics_place, exact_topic)
+        });
+        let answers = self.text(raw.answers, &place.key("answers"), route_name);
+        let generation = self.number(raw.generation, &place.key("generation"), 1..=u32::MAX, 1);
+        let subscription = self.text(raw.subscription, &place.key("subscription"), subscription);
+        let start = self
+            .text(raw.start, &place.key("start"), start)
+            .unwrap_or_default();
+        let onward = self.optional(raw.onward, &place.key("onward")).unwrap_or(false);
+        let batching = self.optional(raw.batching, &place.key("batching"));
+        let batching = batching.map(|raw| self.batching(raw, &place.key("batching")));
+        Some(Route {
+            name: name?,
+            from: from?,
+            to: to?,
+            topics: topics?,
+            answers,
+            generation,
+            subscription,
+            start,
+            onward,
+            batching,
+        })
+    }
+
+    fn batching(&mut self, raw: RawBatching, place: &Place) -> Batching {
+        self.unknown::<RawBatching>(raw.unknown, place);
+        let messages = place.key("max_messages");
+        let bytes = place.key("max_bytes");
+        Batching {
+            max_messages: self.number(raw.max_messages, &messages, 2..=10_000, 1000),
+            max_bytes: self.number(raw.max_bytes, &bytes, 1024..=4 << 20, 128 << 10),
+        }
+    }
+
+    fn ends(&mut self, route: &Route, sites: &Sites<'_>, place: &Place) {
+        if route.from == route.to {
+            let refusal = Refusal::new("from and to are the same site", "name two sites");
+            self.refuse(place, refusal);
+            return;
+        }
+        let Some(own) = sites.own else { return };
+        let (peer, key) = if route.from == own {
+            (&route.to, "to")
+        } else if route.to == own {
+            (&route.from, "from")
+        } else {
+            let refusal = Refusal::new(
+                format!("neither from nor to is this site, `{own}`"),
+                "declare the route at a site that it joins",
+            );
+            self.refuse(place, refusal);
+            return;
+        };
+        let Some(Tunnel::Hub(hub)) = sites.tunnel else {
+            return;
+        };
+        if !hub.edges.iter().any(|edge| edge.name == *peer) {
+            let refusal = Refusal::new(
+                format!("no edge `{peer}`"),
+                "add it to tunnel.edges, or name one that is there",
+            );
+            self.refuse(&place.key(key), refusal);
+        }
+    }
+
+    fn unique_names(&mut self, routes: &[Route], places: &[Place]) {
+        let mut names = BTreeSet::new();
+        for (route, place) in routes.iter().zip(places) {
+            if !names.insert(&route.name) {
+                let refusal = Refusal::new(format!("a second route `{}`", route.name), "rename one of them");
+                self.refuse(&place.key("name"), refusal);
+            }
+        }
+    }
+
+    fn answered(&mut self, routes: &[Route], places: &[Place]) {
+        for (route, place) in routes.iter().zip(places) {
+            let Some(answers) = &route.answers else { continue };
+            if *answers == route.name || !routes.iter().any(|other| other.name == *answers) {
+                let refusal = Refusal::new(
+                    format!("no other route `{answers}`"),
+                    "name the route whose messages this one answers",
+                );
+                self.refuse(&place.key("answers"), refusal);
+            }
+        }
+    }
+
+    /// Two routes on one subscription would each get half of the topic; on one topic to one site they would
+    /// share a producer's name.
+    fn subscriptions(&mut self, routes: &[Route], places: &[Place]) {
+        let mut readers = BTreeMap::new();
+        for (route, place) in routes.iter().zip(places) {
+            for (index, topic) in route.topics.iter().enumerate() {
+                let reader = (&route.from, topic, route.subscription_name());
+                let Some(other) = readers.insert(reader, &route.name) else {
+                    continue;
+                };
+                let refusal = if *other == route.name {
+                    Refusal::new(format!("{topic} twice in one route"), "remove one of them")
+                } else {
+                    Refusal::new(
+                        format!("route `{other}` reads {topic} by the same subscription"),
+                        "give one of the routes a `subscription` of its own, or remove one",
+                    )
+                };
+                self.refuse(&place.key("topics").item(index), refusal);
+            }
+        }
+    }
+
+    fn one_hub(&mut self, routes: &[Route], sites: &Sites<'_>, places: &[Place]) {
+        let peer = |route: &Route| {
+            let away = Some(route.to.as_str()) == sites.own;
+            if away {
+                route.from.clone()
+            } else {
+                route.to.clone()
+            }
+        };
+        let Some(hub) = routes.first().map(peer) else {
+            return;
+        };
+        for (route, place) in routes.iter().zip(places).skip(1) {
+            if peer(route) != hub {
+                let refusal = Refusal::new(
+                    format!("an edge has one hub, and the first route says `{hub}`"),
+                    "name the same hub in every route",
+                );
+                self.refuse(place, refusal);
+            }
+        }
+    }
+}
+
+fn route_name(found: &Found) -> Result<String, Refusal> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let text = &found.text;
+    if text.is_empty() || text.len() > ROUTE_NAME_LEN_MAX || !text.chars().all(plain) {
+        return Err(Refusal::new(
+            format!("{} is no route's name", found.shown()),
+            format!("write 1 to {ROUTE_NAME_LEN_MAX} letters, digits, dots, underscores or hyphens"),
+        ));
+    }
+    Ok(text.clone())
+}
+
+fn exact_topic(found: &Found) -> Result<TopicName, Refusal> {
+    if is_pattern(&found.text) {
+        return Err(Refusal::new(
+            "patterns in routes are not in this version",
+            "list the topics one by one",
+        ));
+    }
+    let topic = found.parse(|text| {
+        let remedy = "name a topic such as persistent://public/default/orders";
+        TopicName::parse(text).map_err(|error| Refusal::new(error.to_string(), remedy))
+    })?;
+    if topic.partition_index().is_some() {
+        return Err(Refusal::new(
+            "names one partition",
+            format!("write {}, which means all of them", topic.base()),
+        ));
+    }
+    Ok(topic)
+}
+
+fn subscription(found: &Found) -> Result<String, Refusal> {
+    let text = &found.text;
+    let odd = |c: char| c.is_control() || c.is_whitespace();
+    if text.is_empty() || text.len() > SUBSCRIPTION_LEN_MAX || text.contains(odd) {
+        return Err(Refusal::new(
+            format!("{} is no subscription's name", found.shown()),
+            format!("write 1 to {SUBSCRIPTION_LEN_MAX} characters without spaces"),
+        ));
+    }
+    Ok(text.clone())
+}
+
+fn start(found: &Found) -> Result<Start, Refusal> {
+    match found.text.as_str() {
+        "earliest" => Ok(Start::Earliest),
+        "latest" => Ok(Start::Latest),
+        _ => Err(Refusal::new(
+            format!("{} is no start", found.shown()),
+            "write \"earliest\" or \"latest\"",
+        )),
+    }
+}
+
+const ROUTE_NAME_LEN_MAX: usize = 64;
+const SUBSCRIPTION_LEN_MAX: usize = 256;
+/// Each has its own consumer, producer and window.
+const TOPICS_MAX: usize = 1000;

@@ -1,0 +1,256 @@
+//! The link's two sides and their policies, checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::text::{self, Found};
+use super::{Checker, site_name};
+use crate::config::credential::EdgeKey;
+use crate::config::field::{Field, Text};
+use crate::config::problem::{Place, Refusal};
+use crate::config::raw::{RawEdge, RawLimits, RawPolicy, RawTunnel};
+use crate::config::url::LinkUrl;
+use crate::config::{EdgeEntry, EdgeTunnel, HubTunnel, Tunnel, TunnelLimits};
+use crate::policy::{BadRule, Policy, TopicRules};
+
+impl Checker<'_> {
+    pub(super) fn tunnel(&mut self, raw: RawTunnel, site: Option<&str>, place: &Place) -> Option<Tunnel> {
+        let is_hub = !matches!(raw.listen, Field::Missing);
+        let is_edge = !matches!(raw.connect, Field::Missing);
+        if is_hub == is_edge {
+            self.unknown::<RawTunnel>(raw.unknown, place);
+            let (message, remedy) = if is_hub {
+                (
+                    "listen and connect at once",
+                    "a hub listens, an edge connects: leave one out",
+                )
+            } else {
+                (
+                    "neither listen nor connect",
+                    "add listen for a hub, connect for an edge",
+                )
+            };
+            self.refuse(place, Refusal::new(message, remedy));
+            return None;
+        }
+        if is_hub {
+            return self.hub(raw, site, place).map(Tunnel::Hub);
+        }
+        self.edge(raw, place).map(Tunnel::Edge)
+    }
+
+    fn hub(&mut self, raw: RawTunnel, site: Option<&str>, place: &Place) -> Option<HubTunnel> {
+        self.unknown::<RawTunnel>(raw.unknown, place);
+        self.other_side(&raw.token_file, &place.key("token_file"), "an edge");
+        self.other_side(&raw.lanes, &place.key("lanes"), "an edge");
+        let listen = self.text(raw.listen, &place.key("listen"), text::socket_addr);
+        let identity = self.required_text(raw.identity, &place.key("identity"), text::path);
+        let edges_place = place.key("edges");
+        let entries = self.required(raw.edges, &edges_place);
+        let edges = entries.map(|entries| self.edges(entries, site, &edges_place));
+        let limits = self.optional(raw.limits, &place.key("limits"));
+        let limits = limits
+            .map(|raw| self.limits(raw, &place.key("limits")))
+            .unwrap_or_default();
+        Some(HubTunnel {
+            listen: listen?,
+            identity: identity?,
+            edges: edges?,
+            limits,
+        })
+    }
+
+    fn edge(&mut self, raw: RawTunnel, place: &Place) -> Option<EdgeTunnel> {
+        self.unknown::<RawTunnel>(raw.unknown, place);
+        self.other_side(&raw.identity, &place.key("identity"), "a hub");
+        self.other_side(&raw.edges, &place.key("edges"), "a hub");
+        self.other_side(&raw.limits, &place.key("limits"), "a hub");
+        let connect_place = place.key("connect");
+        let urls = self.optional(raw.connect, &connect_place);
+        let connect = urls.map(|urls| {
+            if urls.is_empty() {
+                self.refuse(
+                    &connect_place,
+                    Refusal::new("empty", "name the hub: tls://host:port"),
+                );
+            }
+            self.texts(urls, &connect_place, |found| found.parse(LinkUrl::parse))
+        });
+        let token_file = self.required_text(raw.token_file, &place.key("token_file"), text::path);
+        let lanes = self.number(raw.lanes, &place.key("lanes"), 1..=LANES_MAX.into(), 1);
+        Some(EdgeTunnel {
+            connect: connect?,
+            token_file: token_file?,
+            lanes: u16::try_from(lanes).unwrap_or(LANES_MAX),
+        })
+    }
+
+    fn other_side<T>(&mut self, field: &Field<T>, place: &Place, owner: &str) {
+        if !matches!(field, Field::Missing) {
+            self.refuse(
+                place,
+                Refusal::new(format!("belongs to {owner}"), "leave it out here"),
+            );
+        }
+    }
+
+    fn edges(&mut self, entries: Vec<Field<RawEdge>>, site: Option<&str>, place: &Place) -> Vec<EdgeEntry> {
+        let mut edges = Vec::with_capacity(entries.len());
+        let mut names = BTreeSet::new();
+        let mut key_holders = BTreeMap::new();
+        for (index, entry) in entries.into_iter().enumerate() {
+            let place = place.item(index);
+            let Some(raw) = self.required(entry, &place) else {
+                continue;
+            };
+            let Some(edge) = self.edge_entry(raw, &place) else {
+                continue;
+            };
+            if Some(edge.name.as_str()) == site {
+                let refusal = Refusal::new("this site itself", "give the edge a name of its own");
+                self.refuse(&place.key("name"), refusal);
+            }
+            if !names.insert(edge.name.clone()) {
+                let refusal = Refusal::new(
+                    format!("a second edge `{}`", edge.name),
+                    "list both keys in one entry",
+                );
+                self.refuse(&place.key("name"), refusal);
+            }
+            for (index, key) in edge.keys.iter().enumerate() {
+                if key_holders.insert(key.spki_sha256, edge.name.clone()).is_some() {
+                    let refusal = Refusal::new("this key is listed twice", "remove one of them");
+                    self.refuse(&place.key("keys").item(index), refusal);
+                }
+            }
+            edges.push(edge);
+        }
+        edges
+    }
+
+    fn edge_entry(&mut self, raw: RawEdge, place: &Place) -> Option<EdgeEntry> {
+        self.unknown::<RawEdge>(raw.unknown, place);
+        let name = self.required_text(raw.name, &place.key("name"), site_name);
+        let keys_place = place.key("keys");
+        let keys = self.required(raw.keys, &keys_place);
+        let keys = keys.map(|keys| {
+            let count = keys.len();
+            if !(1..=KEYS_MAX).contains(&count) {
+                let refusal = Refusal::new(format!("{count} keys"), "list one, or two while they rotate");
+                self.refuse(&keys_place, refusal);
+            }
+            self.texts(keys, &keys_place, |found| edge_key(found, name.as_deref()))
+        });
+        let policy = self.optional(raw.policy, &place.key("policy"));
+        let policy = policy
+            .map(|raw| self.policy(raw, &place.key("policy")))
+            .unwrap_or_default();
+        let max_instances = self.number(raw.max_instances, &place.key("max_instances"), 1..=1000, 8);
+        Some(EdgeEntry {
+            name: name?,
+            keys: keys?,
+            policy,
+            max_instances,
+        })
+    }
+
+    fn limits(&mut self, raw: RawLimits, place: &Place) -> TunnelLimits {
+        self.unknown::<RawLimits>(raw.unknown, place);
+        let default = TunnelLimits::default();
+        let handshakes = self.number(
+            raw.handshakes,
+            &place.key("handshakes"),
+            1..=65536,
+            default.handshakes,
+        );
+        let handshakes_per_address = self.number(
+            raw.handshakes_per_address,
+            &place.key("handshakes_per_address"),
+            1..=65536,
+            default.handshakes_per_address,
+        );
+        let seconds = self.number(raw.handshake_seconds, &place.key("handshake_seconds"), 1..=60, 10);
+        TunnelLimits {
+            handshakes,
+            handshakes_per_address,
+            handshake_timeout: Duration::from_secs(seconds.into()),
+        }
+    }
+
+    pub(super) fn policy(&mut self, raw: RawPolicy, place: &Place) -> Policy {
+        self.unknown::<RawPolicy>(raw.unknown, place);
+        Policy {
+            receive: self.rules(raw.receive, &place.key("receive")),
+            send: self.rules(raw.send, &place.key("send")),
+            from_earliest: self
+                .text(raw.from, &place.key("from"), from_earliest)
+                .unwrap_or(false),
+        }
+    }
+
+    fn rules(&mut self, field: Field<Vec<Field<Text>>>, place: &Place) -> TopicRules {
+        let items = self.optional(field, place).unwrap_or_default();
+        let mut texts = Vec::new();
+        let mut places = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            let place = place.item(index);
+            if matches!(item, Field::WrongKind("an object")) {
+                let refusal = Refusal::new(
+                    "items with limits are not in this version",
+                    "write the topic as a string",
+                );
+                self.refuse(&place, refusal);
+                continue;
+            }
+            if let Some(text) = self.required_text(item, &place, rule) {
+                texts.push(text);
+                places.push(place);
+            }
+        }
+        // Each item was parsed by itself; what is left to refuse is the length of the list.
+        TopicRules::parse(&texts).unwrap_or_else(|bad| {
+            for BadRule { item, error } in bad {
+                self.refuse(&places[item], Refusal::new(error.to_string(), error.remedy()));
+            }
+            TopicRules::default()
+        })
+    }
+}
+
+fn rule(found: &Found) -> Result<String, Refusal> {
+    found.parse(|text| match TopicRules::parse(&[text.to_owned()]) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(bad) => {
+            let error = &bad[0].error;
+            Err(Refusal::new(error.to_string(), error.remedy()))
+        }
+    })
+}
+
+fn edge_key(found: &Found, edge: Option<&str>) -> Result<EdgeKey, Refusal> {
+    let key = EdgeKey::parse(&found.text)
+        .map_err(|error| Refusal::new(error.to_string(), "take the bk1 line that `bridge init` printed"))?;
+    match edge {
+        Some(edge) if edge != key.edge => Err(Refusal::new(
+            format!("this key belongs to `{}`", key.edge),
+            format!("list it there, or take the key of `{edge}`"),
+        )),
+        Some(_) | None => Ok(key),
+    }
+}
+
+fn from_earliest(found: &Found) -> Result<bool, Refusal> {
+    match found.text.as_str() {
+        "earliest" => Ok(true),
+        "grant" => Ok(false),
+        _ => Err(Refusal::new(
+            format!("{} is no start", found.shown()),
+            "write \"grant\" or \"earliest\"",
+        )),
+    }
+}
+
+/// More than a core can fill.
+const LANES_MAX: u16 = 16;
+/// The key in use and the one that replaces it.
+const KEYS_MAX: usize = 2;

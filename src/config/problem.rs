@@ -1,0 +1,115 @@
+//! What is wrong with a configuration, where, and what to do about it. Knows no file format but JSON's paths.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// One thing to put right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where in the JSON, such as `tunnel.edges[0].keys[1]`; empty for the whole file.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        write!(f, "{}; {}", self.message, self.remedy)
+    }
+}
+
+/// Everything that is wrong with one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors {
+    /// The file.
+    pub file: PathBuf,
+    /// Its problems, at least one.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.problems.len();
+        let plural = if count == 1 { "" } else { "s" };
+        write!(f, "{}: refused, {count} problem{plural}:", self.file.display())?;
+        for problem in &self.problems {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// A place in the JSON, grown key by key while it is walked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place(String);
+
+impl Place {
+    /// The value of a key here.
+    pub(super) fn key(&self, key: &str) -> Self {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let shown: String = key.chars().take(SHOWN_LEN_MAX).collect();
+        if shown.is_empty() || !shown.chars().all(plain) {
+            return Self(format!("{}[{shown:?}]", self.0));
+        }
+        if self.0.is_empty() {
+            return Self(shown);
+        }
+        Self(format!("{}.{shown}", self.0))
+    }
+
+    /// An item of the list here.
+    pub(super) fn item(&self, index: usize) -> Self {
+        Self(format!("{}[{index}]", self.0))
+    }
+
+    /// What is wrong at this place.
+    pub(super) fn problem(&self, refusal: Refusal) -> Problem {
+        Problem {
+            path: self.0.clone(),
+            message: refusal.message,
+            remedy: refusal.remedy,
+        }
+    }
+}
+
+/// Why a value is refused, not yet knowing its place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}; {remedy}")]
+pub struct Refusal {
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Refusal {
+    /// What is wrong, and what to do about it.
+    pub fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// A text of the configuration as a message may show it: one line, and not all of it.
+pub(super) fn shown(text: &str) -> String {
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN_LEN_MAX)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(SHOWN_LEN_MAX).is_some() {
+        shown.push('…');
+    }
+    format!("`{shown}`")
+}
+
+const SHOWN_LEN_MAX: usize = 80;

@@ -1,0 +1,268 @@
+//! The configuration as it stands in the file: the one source of its keys, of the JSON Schema and of the
+//! descriptions in it. Decides nothing: `check` does.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::field::{Field, Kind, Text};
+
+/// Keys that are not of this version.
+pub(super) type Unknown = BTreeMap<String, Value>;
+
+/// What one JSON object may hold.
+pub(super) trait Keys: JsonSchema {
+    /// How the tables of later keys call it.
+    const OBJECT: &'static str;
+}
+
+macro_rules! object {
+    (
+        $(#[doc = $doc:literal])* $name:literal $type:ident $([$($extend:tt)*])? { $($(#[$attribute:meta])* $key:ident: $kind:ty,)* }
+    ) => {
+        $(#[doc = $doc])*
+        #[derive(Debug, Deserialize, JsonSchema)]
+        #[schemars(deny_unknown_fields $(, $($extend)*)?)]
+        pub(super) struct $type {
+            $($(#[$attribute])* pub(super) $key: Field<$kind>,)*
+            #[serde(flatten)]
+            #[schemars(skip)]
+            pub(super) unknown: Unknown,
+        }
+        impl Kind for $type {
+            const EXPECTED: &'static str = "an object";
+        }
+        impl Keys for $type {
+            const OBJECT: &'static str = $name;
+        }
+    };
+}
+
+object! {
+    /// The configuration of one site's bridge.
+    "" RawConfig {
+        /// The version of this format: 1.
+        #[schemars(range(min = 1, max = 1))]
+        version: u32,
+        /// This site's name: 1 to 32 of a-z, 0-9 and inner hyphens, unique among all bridges on one cluster.
+        site: Text,
+        /// This site's own Pulsar cluster; left out where it has none.
+        #[serde(default)]
+        pulsar: RawPulsar,
+        /// The link: a hub has `listen`, an edge has `connect`.
+        tunnel: RawTunnel,
+        /// On an edge: what the hub may do here. Deny is the default.
+        #[serde(default)]
+        policy: RawPolicy,
+        /// Topics to relay, declared by one of the two sites.
+        #[serde(default)]
+        routes: Vec<Field<RawRoute>>,
+        /// Health, metrics and status over HTTP, read-only.
+        #[serde(default)]
+        admin: RawAdmin,
+        /// How long a stop waits for what is on its way, in seconds: 0 to 3600, default 30.
+        #[serde(default)]
+        #[schemars(range(max = 3600))]
+        drain_seconds: u32,
+    }
+}
+
+object! {
+    /// A Pulsar cluster and how to be let in.
+    "pulsar" RawPulsar {
+        /// `pulsar://host[:6650]` or `pulsar+ssl://host[:6651]`; several hosts with commas.
+        service_url: Text,
+        /// `http://host:8080` or `https://…`: lets the bridge check and prepare topics.
+        #[serde(default)]
+        admin_url: Text,
+        /// Who the bridge is at the broker.
+        #[serde(default)]
+        auth: RawAuth,
+        /// TLS to the broker.
+        #[serde(default)]
+        tls: RawTls,
+        /// How many bridges of this site share the topics: 1 resumes faster, the default 2 means "perhaps several".
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 1000))]
+        replicas: u32,
+        /// `asserted`: deduplication is on, though there is no `admin_url` to check it.
+        #[serde(default)]
+        deduplication: Text,
+    }
+}
+
+object! {
+    /// Token authentication; the token is read again whenever it is needed.
+    "pulsar.auth" RawAuth {
+        /// The file that holds the token.
+        #[serde(default)]
+        token_file: Text,
+        /// The token; better `{"env": "NAME"}` or `{"file": "path"}` than the text itself.
+        #[serde(default)]
+        token: Text,
+    }
+}
+
+object! {
+    /// TLS to the broker, and the client certificate for mutual TLS.
+    "pulsar.tls" RawTls {
+        /// PEM file of the authorities that sign the broker's certificate.
+        #[serde(default)]
+        ca_file: Text,
+        /// PEM file of our client certificate.
+        #[serde(default)]
+        cert_file: Text,
+        /// PEM file of its key.
+        #[serde(default)]
+        key_file: Text,
+        /// Whether the broker's certificate must carry its host name; default true.
+        #[serde(default)]
+        hostname_verification: bool,
+    }
+}
+
+object! {
+    /// The link. A hub has `listen`, `identity` and `edges`; an edge has `connect` and `token_file`.
+    "tunnel" RawTunnel [extend("oneOf" = one_side_only())] {
+        /// Hub: the address and port that edges dial.
+        #[serde(default)]
+        listen: Text,
+        /// Hub: the directory with the issuer's key and chain that `bridge init` wrote.
+        #[serde(default)]
+        identity: Text,
+        /// Hub: the edges that may join.
+        #[serde(default)]
+        edges: Vec<Field<RawEdge>>,
+        /// Hub: bounds on connections that have not yet proved who they are.
+        #[serde(default)]
+        limits: RawLimits,
+        /// Edge: the hub's addresses, `tls://host:port`, tried in turn.
+        #[serde(default)]
+        connect: Vec<Field<Text>>,
+        /// Edge: the file with the join token.
+        #[serde(default)]
+        token_file: Text,
+        /// Edge: how many relay connections it dials, 1 to 16, default 1.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 16))]
+        lanes: u32,
+    }
+}
+
+object! {
+    /// An edge that may join.
+    "tunnel.edges[]" RawEdge {
+        /// Its site name.
+        name: Text,
+        /// Its keys, `bk1.…`: one, or two while they rotate.
+        keys: Vec<Field<Text>>,
+        /// What it may do here. Deny is the default.
+        #[serde(default)]
+        policy: RawPolicy,
+        /// How many of its processes may be joined at once to one hub process; default 8.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 1000))]
+        max_instances: u32,
+    }
+}
+
+object! {
+    /// Bounds on connections that have not yet proved who they are.
+    "tunnel.limits" RawLimits {
+        /// Connections in their handshake; default 256.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 65536))]
+        handshakes: u32,
+        /// Of one address; default 16.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 65536))]
+        handshakes_per_address: u32,
+        /// Seconds until a handshake is given up; default 10.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 60))]
+        handshake_seconds: u32,
+    }
+}
+
+object! {
+    /// What the other side may do. Items are topics, or patterns from end to end.
+    "policy" RawPolicy {
+        /// Topics that may come in.
+        #[serde(default)]
+        receive: Vec<Field<Text>>,
+        /// Topics that may go out.
+        #[serde(default)]
+        send: Vec<Field<Text>>,
+        /// Where a route that the other side declared may start: `grant` (the default: what is written from then on) or `earliest`.
+        #[serde(default)]
+        from: Text,
+    }
+}
+
+object! {
+    /// Topics relayed from one site to another.
+    "routes[]" RawRoute {
+        /// Its name: up to 64 of letters, digits, `.`, `_` and `-`.
+        name: Text,
+        /// The site that has the topics.
+        from: Text,
+        /// The site that gets them.
+        to: Text,
+        /// The topics; all partitions of each.
+        topics: Vec<Field<Text>>,
+        /// The route whose messages this one answers: `--topics` then keeps it too.
+        #[serde(default)]
+        answers: Text,
+        /// Raised, on a drained route, to make the destination forget what it has seen; default 1.
+        #[serde(default)]
+        #[schemars(range(min = 1))]
+        generation: u32,
+        /// The subscription at the source; default `bridge.<from>.<to>`.
+        #[serde(default)]
+        subscription: Text,
+        /// Where a new subscription starts: `earliest` (the default) or `latest`.
+        #[serde(default)]
+        start: Text,
+        /// Whether entries that another bridge brought here go on; default false.
+        #[serde(default)]
+        onward: bool,
+        /// Joins small unbatched messages into batches.
+        #[serde(default)]
+        batching: RawBatching,
+    }
+}
+
+object! {
+    /// Bounds of a joined batch.
+    "routes[].batching" RawBatching {
+        /// Messages in one batch; default 1000.
+        #[serde(default)]
+        #[schemars(range(min = 2, max = 10000))]
+        max_messages: u32,
+        /// Bytes in one batch; default 131072.
+        #[serde(default)]
+        #[schemars(range(min = 1024, max = 4194304))]
+        max_bytes: u32,
+    }
+}
+
+object! {
+    /// Health, metrics and status over HTTP, read-only.
+    "admin" RawAdmin {
+        /// The address and port, such as `127.0.0.1:9600`; without it there is none.
+        #[serde(default)]
+        listen: Text,
+        /// Names by which it may be asked, besides `localhost` and addresses.
+        #[serde(default)]
+        hosts: Vec<Field<Text>>,
+    }
+}
+
+fn one_side_only() -> Value {
+    serde_json::json!([
+        { "title": "hub", "required": ["listen", "identity", "edges"] },
+        { "title": "edge", "required": ["connect", "token_file"] }
+    ])
+}

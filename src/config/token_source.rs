@@ -1,0 +1,90 @@
+//! Where a broker's token comes from. It is read again at every use, so that a renewed one is found.
+
+use std::path::PathBuf;
+
+use super::secret::Secret;
+
+/// Where a token is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// In a file.
+    File(PathBuf),
+    /// In the environment.
+    Env(String),
+    /// In the configuration itself.
+    Value(Secret),
+}
+
+/// Why there is no token now.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The file cannot be read.
+    #[error("token file {}: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The environment does not have it.
+    #[error("the environment has no `{0}`: set it to the token")]
+    Unset(String),
+    /// Nothing is there.
+    #[error("the token is empty")]
+    Empty,
+}
+
+impl TokenSource {
+    /// The token as it is now, without space around it.
+    pub fn read(&self) -> Result<Secret, TokenError> {
+        let token = match self {
+            Self::File(path) => std::fs::read_to_string(path).map_err(|error| TokenError::Unreadable {
+                path: path.clone(),
+                error,
+            })?,
+            Self::Env(name) => std::env::var(name).map_err(|_| TokenError::Unset(name.clone()))?,
+            Self::Value(secret) => secret.expose().to_owned(),
+        };
+        if token.trim().is_empty() {
+            return Err(TokenError::Empty);
+        }
+        Ok(Secret::new(token.trim()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_file_is_read_again_at_every_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = TokenSource::File(dir.path().join("token"));
+        assert!(matches!(source.read(), Err(TokenError::Unreadable { .. })));
+        for token in ["first", "second"] {
+            std::fs::write(dir.path().join("token"), format!("{token}\n")).unwrap();
+            assert_eq!(source.read().unwrap().expose(), token);
+        }
+        std::fs::write(dir.path().join("token"), "\n").unwrap();
+        assert!(matches!(source.read(), Err(TokenError::Empty)));
+    }
+
+    #[test]
+    fn a_token_in_the_configuration_is_not_shown() {
+        let source = TokenSource::Value(Secret::new("canary"));
+        assert_eq!(source.read().unwrap().expose(), "canary");
+        assert_eq!(format!("{source:?}"), "Value(***)");
+    }
+
+    #[test]
+    fn an_unset_variable_is_named() {
+        let source = TokenSource::Env("BRIDGE_TEST_NO_SUCH_TOKEN".into());
+        assert!(
+            source
+                .read()
+                .unwrap_err()
+                .to_string()
+                .contains("BRIDGE_TEST_NO_SUCH_TOKEN")
+        );
+    }
+}

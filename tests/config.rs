@@ -1,0 +1,377 @@
+//! The configuration as people write it: the files that ship, and every kind of mistake with its exact words.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot read its files has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pulsar_bridge::config::{self, Config, Start, TokenSource, Tunnel};
+use serde_json::{Value, json};
+
+/// Loads a value as a file of its own, with these environment variables.
+fn load(value: &Value, env: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("secret"), "from-a-file\n").unwrap();
+    let file = dir.path().join("bridge.json");
+    fs::write(&file, value.to_string()).unwrap();
+    config::load_with(&file, &|name| {
+        let found = env.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| (*value).to_owned())
+    })
+    .map_err(|errors| {
+        let tell =
+            |problem: &config::Problem| problem.to_string().replace(&*dir.path().to_string_lossy(), "DIR");
+        errors.problems.iter().map(tell).collect()
+    })
+}
+
+fn hub() -> Value {
+    shipped("hub.json")
+}
+
+fn edge() -> Value {
+    shipped("edge.json")
+}
+
+fn shipped(name: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(folder().join(name)).unwrap()).unwrap()
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("bridge-config")
+}
+
+/// The value with one place changed; `null` takes the key away.
+fn with(mut value: Value, pointer: &str, new: Value) -> Value {
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    let parent = value.pointer_mut(parent).unwrap();
+    if let Ok(index) = key.parse::<usize>() {
+        parent.as_array_mut().unwrap()[index] = new;
+    } else {
+        parent[key] = new;
+    }
+    value
+}
+
+/// A shipped file with one mistake in it.
+struct Mistake {
+    value: Value,
+    told: String,
+}
+
+fn mistakes() -> Vec<Mistake> {
+    let list: Vec<Value> = serde_json::from_str(include_str!("config/refused.json")).unwrap();
+    let mistake = |item: &Value| Mistake {
+        value: with(
+            shipped(&format!("{}.json", item["in"].as_str().unwrap())),
+            item["at"].as_str().unwrap(),
+            item["put"].clone(),
+        ),
+        told: item["told"].as_str().unwrap().to_owned(),
+    };
+    list.iter().map(mistake).collect()
+}
+
+fn told(value: &Value) -> Vec<String> {
+    load(value, &[]).err().unwrap_or_default()
+}
+
+#[test]
+fn every_file_that_ships_loads() {
+    let mut loaded = Vec::new();
+    for entry in fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.extension().is_some_and(|extension| extension == "json") && name != "schema.json" {
+            let loading = config::load(&path);
+            assert!(loading.is_ok(), "{}", loading.unwrap_err());
+            loaded.push(name);
+        }
+    }
+    loaded.sort();
+    assert_eq!(loaded, ["edge.json", "hub.json"]);
+}
+
+#[test]
+fn the_hub_that_ships_says_what_the_contract_says() {
+    let config = config::load(&folder().join("hub.json")).unwrap();
+    let Tunnel::Hub(tunnel) = &config.tunnel else {
+        panic!("{:?}", config.tunnel)
+    };
+    assert_eq!(
+        (config.site.as_str(), tunnel.listen.to_string()),
+        ("riskfuel", "0.0.0.0:8001".into())
+    );
+    assert_eq!(tunnel.identity, folder().join("keys"));
+    assert_eq!((tunnel.edges.len(), tunnel.edges[0].max_instances), (1, 8));
+    assert_eq!(
+        (tunnel.limits.handshakes, tunnel.limits.handshakes_per_address),
+        (256, 16)
+    );
+    assert_eq!(config.drain.as_secs(), 30);
+    let pulsar = config.pulsar.unwrap();
+    assert_eq!(
+        (pulsar.replicas, pulsar.deduplication_asserted, pulsar.token),
+        (2, false, None)
+    );
+    assert!(pulsar.tls.hostname_verification);
+    let [requests, results] = &config.routes[..] else {
+        panic!("{:?}", config.routes)
+    };
+    assert_eq!(
+        (requests.generation, requests.start, requests.onward),
+        (1, Start::Earliest, false)
+    );
+    assert_eq!(requests.subscription_name(), "bridge.riskfuel.bank");
+    assert_eq!(results.subscription_name(), "bridge.bank.riskfuel");
+    assert_eq!(results.answers.as_deref(), Some("requests"));
+}
+
+#[test]
+fn three_mistakes_are_three_errors_with_paths_and_remedies() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hub.json");
+    let key = hub()["tunnel"]["edges"][0]["keys"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let text = fs::read_to_string(folder().join("hub.json")).unwrap();
+    let text = text
+        .replace("\"service_url\"", "\"servce_url\"")
+        .replace(&key, &key.replacen('A', "B", 1))
+        .replacen(
+            "datagen-results\"],\n      \"answers\"",
+            "datagen-.*\"],\n      \"answers\"",
+            1,
+        );
+    fs::write(&file, text).unwrap();
+    let refused = config::load(&file).unwrap_err().to_string();
+    let expected = [
+        "hub.json: refused, 3 problems:",
+        "  pulsar.servce_url: unknown key; did you mean `service_url`?",
+        "  tunnel.edges[0].keys[0]: the checksum does not fit: a character is missing or changed, copy it again; take the bk1 line that `bridge init` printed",
+        "  routes[1].topics[0]: patterns in routes are not in this version; list the topics one by one",
+    ];
+    assert_eq!(
+        refused,
+        format!("{}/{}", dir.path().display(), expected.join("\n"))
+    );
+}
+
+#[test]
+fn a_mistake_of_each_kind_is_told_in_these_words() {
+    let mistakes = mistakes();
+    for Mistake { value, told, .. } in &mistakes {
+        let heard = load(value, &[]).unwrap_err();
+        assert!(heard.contains(told), "expected {told}\nheard {heard:#?}");
+        assert!(heard.len() <= 4, "{heard:#?}");
+    }
+    assert_eq!(mistakes.len(), 40);
+    assert_eq!(
+        told(&json!([])),
+        ["the file is not a JSON object; begin it with { and end it with }"]
+    );
+}
+
+#[test]
+fn two_routes_on_one_topic_and_site_need_two_subscriptions() {
+    let second = |subscription: Value| {
+        let mut value = hub();
+        let mut route = value["routes"][0].clone();
+        route["name"] = "again".into();
+        route["subscription"] = subscription;
+        value["routes"].as_array_mut().unwrap().push(route);
+        value
+    };
+    assert_eq!(
+        told(&second(Value::Null)),
+        [
+            "routes[2].topics[0]: route `requests` reads persistent://public/default/datagen-requests by the same \
+             subscription; give one of the routes a `subscription` of its own, or remove one"
+        ]
+    );
+    assert!(load(&second(json!("second")), &[]).is_ok());
+    assert_eq!(
+        told(&with(
+            second(json!("second")),
+            "/routes/2/name",
+            json!("requests")
+        ))
+        .len(),
+        1
+    );
+}
+
+#[test]
+fn a_key_listed_for_two_edges_is_refused() {
+    let mut value = hub();
+    let entry = value["tunnel"]["edges"][0].clone();
+    value["tunnel"]["edges"].as_array_mut().unwrap().push(entry);
+    assert_eq!(
+        told(&value),
+        [
+            "tunnel.edges[1].name: a second edge `bank`; list both keys in one entry",
+            "tunnel.edges[1].keys[0]: this key is listed twice; remove one of them",
+        ]
+    );
+}
+
+#[test]
+fn routes_of_an_edge_lead_to_one_hub_and_need_a_cluster() {
+    let route = |name: &str, to: &str| json!({"name": name, "from": "bank", "to": to, "topics": [name]});
+    let value = with(
+        edge(),
+        "/routes",
+        json!([route("a", "riskfuel"), route("b", "mint")]),
+    );
+    assert_eq!(
+        told(&value),
+        [
+            "routes[1]: an edge has one hub, and the first route says `riskfuel`; name the same hub in every route"
+        ]
+    );
+    let value = with(edge(), "/routes", json!([route("a", "riskfuel")]));
+    assert!(load(&value, &[]).is_ok());
+    assert_eq!(
+        told(&with(value, "/pulsar", Value::Null)),
+        ["pulsar: this site has routes but no cluster; add pulsar, or leave out routes"]
+    );
+}
+
+#[test]
+fn any_string_may_come_from_the_environment_or_a_file() {
+    let mut value = hub();
+    value["site"] = json!({"env": "SITE"});
+    value["routes"][0]["topics"][0] = json!({"env": "TOPIC"});
+    value["routes"][0]["subscription"] = json!({"file": "secret"});
+    value["pulsar"]["auth"] = json!({"token": {"env": "TOKEN"}});
+    let config = load(&value, &[("SITE", "riskfuel"), ("TOPIC", "orders")]).unwrap();
+    assert_eq!(
+        config.routes[0].topics[0].to_string(),
+        "persistent://public/default/orders"
+    );
+    assert_eq!(config.routes[0].subscription.as_deref(), Some("from-a-file"));
+    assert_eq!(
+        config.pulsar.unwrap().token,
+        Some(TokenSource::Env("TOKEN".into()))
+    );
+    let told = load(&value, &[("SITE", "riskfuel")]).unwrap_err();
+    assert_eq!(
+        told,
+        ["routes[0].topics[0]: the environment has no `TOPIC`; set it, or write the value itself"]
+    );
+}
+
+#[test]
+fn what_comes_from_elsewhere_is_never_shown() {
+    let canary = "canary 8731";
+    let mut tried = 0;
+    for pointer in [
+        "/site",
+        "/pulsar/service_url",
+        "/pulsar/admin_url",
+        "/pulsar/deduplication",
+        "/tunnel/listen",
+        "/tunnel/edges/0/name",
+        "/tunnel/edges/0/keys/0",
+        "/tunnel/edges/0/policy/send/0",
+        "/tunnel/edges/0/policy/from",
+        "/routes/0/name",
+        "/routes/0/from",
+        "/routes/0/topics/0",
+        "/routes/0/subscription",
+        "/routes/0/start",
+        "/admin/listen",
+    ] {
+        let value = with(hub(), pointer, json!({"env": "CANARY"}));
+        let told = load(&value, &[("CANARY", canary)]).unwrap_err().join("\n");
+        assert!(!told.contains("canary"), "{pointer}: {told}");
+        tried += 1;
+    }
+    assert_eq!(tried, 15);
+}
+
+#[test]
+fn relative_paths_are_relative_to_the_file_that_names_them() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("mounted")).unwrap();
+    fs::write(dir.path().join("mounted/where"), "token\n").unwrap();
+    let file = dir.path().join("edge.json");
+    for (named, expected) in [
+        (json!("token"), dir.path().join("token")),
+        (json!("/etc/token"), "/etc/token".into()),
+        (json!({"file": "mounted/where"}), dir.path().join("mounted/token")),
+    ] {
+        fs::write(&file, with(edge(), "/tunnel/token_file", named).to_string()).unwrap();
+        let config = config::load(&file).unwrap();
+        let Tunnel::Edge(tunnel) = config.tunnel else {
+            panic!("no edge")
+        };
+        assert_eq!(tunnel.token_file, expected);
+    }
+}
+
+#[test]
+fn files_that_are_missing_are_all_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("edge.json");
+    let value = with(edge(), "/pulsar/auth", json!({"token_file": "pulsar-token"}));
+    let value = with(value, "/pulsar/tls", json!({"ca_file": "ca.pem"}));
+    fs::write(&file, value.to_string()).unwrap();
+    let config = config::load(&file).unwrap();
+    let missing = || -> Vec<String> {
+        config::missing_files(&config)
+            .into_iter()
+            .map(|problem| problem.path)
+            .collect()
+    };
+    assert_eq!(
+        missing(),
+        ["tunnel.token_file", "pulsar.auth", "pulsar.tls.ca_file"]
+    );
+    for name in ["token", "pulsar-token", "ca.pem"] {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    assert_eq!(missing(), Vec::<String>::new());
+}
+
+#[test]
+fn topics_keep_the_routes_that_carry_them_and_their_answers() {
+    let mut value = hub();
+    value["routes"].as_array_mut().unwrap().push(json!(
+        {"name": "logs", "from": "bank", "to": "riskfuel", "topics": ["logs"]}
+    ));
+    let config = load(&value, &[]).unwrap();
+    let kept = |topics: &[&str]| {
+        let mut config = config.clone();
+        let topics: Vec<_> = topics.iter().map(ToString::to_string).collect();
+        config.keep_topics(&topics).map(|()| {
+            config
+                .routes
+                .into_iter()
+                .map(|route| route.name)
+                .collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(kept(&["datagen-requests"]).unwrap(), ["requests", "results"]);
+    assert_eq!(
+        kept(&["persistent://public/default/datagen-results"]).unwrap(),
+        ["results"]
+    );
+    assert_eq!(
+        kept(&["logs-partition-2", "datagen-results"]).unwrap(),
+        ["results", "logs"]
+    );
+    assert_eq!(
+        kept(&["orders"]).unwrap_err().to_string(),
+        "no route carries persistent://public/default/orders; the routes are: \
+         requests (persistent://public/default/datagen-requests), \
+         results (persistent://public/default/datagen-results), logs (persistent://public/default/logs)"
+    );
+    assert!(kept(&["a/b"]).is_err());
+    let error = load(&edge(), &[])
+        .unwrap()
+        .keep_topics(&["orders".into()])
+        .unwrap_err();
+    assert!(error.to_string().contains("declares no routes"), "{error}");
+}

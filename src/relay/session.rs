@@ -108,11 +108,11 @@ impl Session<'_> {
                 let promise = if ready.effectively_once { "effectively-once" } else { "at-least-once" };
                 self.progress.running(promise);
                 let mut flow = Flow::new(registration, session, &ready, self.route);
-                let end = self.stream(&mut flow, &mut from_sink).await;
-                match end {
-                    SessionEnd::Halted(halt) => SessionEnd::Halted(Halt { had_run: true, ..halt }),
-                    end => end,
+                let mut end = self.stream(&mut flow, &mut from_sink).await;
+                if let SessionEnd::Halted(halt) = &mut end {
+                    halt.had_run = true;
                 }
+                end
             }
             Err(end) => end,
         };
@@ -295,12 +295,9 @@ impl Session<'_> {
     /// Nothing came for long. If there is something to come, the broker has forgotten us: subscribe again.
     async fn check_silence(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
         let asked = self.subscription.last_message_id().await.map_err(|_| SessionEnd::ConsumerLost)?;
-        tokio::pin!(asked);
-        let answer = loop {
-            tokio::select! {
-                answer = &mut asked => break answer.map_err(|_| SessionEnd::ConsumerLost)?,
-                event = self.subscription.next() => return self.on_event(flow, event).await,
-            }
+        let answer = tokio::select! {
+            answer = asked => answer.map_err(|_| SessionEnd::ConsumerLost)?,
+            event = self.subscription.next() => return self.on_event(flow, event).await,
         };
         flow.heard_at = Instant::now();
         let at = |id: &proto::MessageId| (id.ledger as i64, id.entry as i64);

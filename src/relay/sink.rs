@@ -146,7 +146,12 @@ impl Sink {
         self.lane.tell(Kind::Ready(ready)).await;
         progress.running(if effectively_once { "effectively-once" } else { "at-least-once" });
         let ended = self.lane.ended().clone();
+        let drain = self.context.drain.clone();
         loop {
+            let draining = drain.is_cancelled();
+            if draining && publishing.outstanding.is_empty() {
+                return Some(Refusal::of(Reason::Draining, "everything that was sent is answered"));
+            }
             // Losing the race loses nothing: channels take nothing before they complete. What is cut off
             // inside an arm by the lane's end belongs to a session that is over.
             let step = tokio::select! {
@@ -154,7 +159,8 @@ impl Sink {
                 () = ended.cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
                 () = self.superseded.cancelled() => Err(Some(Refusal::of(Reason::Superseded, "a newer session came"))),
                 event = publishing.publisher.next() => self.on_broker(publishing, progress, event).await,
-                event = from_source.recv() => tokio::select! {
+                () = drain.cancelled(), if !draining => Ok(()),
+                event = from_source.recv(), if !draining => tokio::select! {
                     () = ended.cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
                     step = self.on_source(publishing, progress, event) => step,
                 },
@@ -371,14 +377,14 @@ pub(super) fn refusal_of(error: &ConnectionError) -> Refusal {
 /// What a refused send means. The first three are judged before deduplication and belong to the entry; what is
 /// stored after it makes a later re-send look like a duplicate (`Producer.checkAndStartPublish`, `PersistentTopic`).
 fn send_error_reason(error: ServerError, message: &str) -> Reason {
-    match error {
-        ServerError::Checksum | ServerError::NotAllowed | ServerError::Metadata => Reason::Poison,
-        ServerError::TopicTerminated => Reason::TopicTerminated,
-        _ => {
-            tracing::debug!(?error, message, "the broker could not store an entry now");
-            Reason::DestinationRetry
-        }
+    if matches!(error, ServerError::Checksum | ServerError::NotAllowed | ServerError::Metadata) {
+        return Reason::Poison;
     }
+    if error == ServerError::TopicTerminated {
+        return Reason::TopicTerminated;
+    }
+    tracing::debug!(?error, message, "the broker could not store an entry now");
+    Reason::DestinationRetry
 }
 
 const BUSY_RETRY_FIRST: Duration = Duration::from_millis(50);

@@ -7,10 +7,13 @@
 //! - [`tunnel`]: the link: transport, trust, handshake, lanes.
 //! - [`relay`]: topics carried across, nothing lost, nothing repeated.
 //! - [`admin`]: health, metrics, status.
+//! - [`site`]: the composition root; [`exit`]: how the process ends.
 
 pub mod admin;
 pub mod config;
+pub mod exit;
 pub mod policy;
 pub mod pulsar;
 pub mod relay;
+pub mod site;
 pub mod tunnel;

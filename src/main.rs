@@ -1,2 +1,27 @@
-//! The binary `bridge`.
-fn main() {}
+//! The binary `bridge`: arguments, logs, the command, its exit code.
+
+mod cli;
+mod commands;
+mod logs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use pulsar_bridge::exit::Exit;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = logs::start(cli.log_format) {
+        eprintln!("bridge: {error}");
+        return Exit::Usage.into();
+    }
+    let exit = match cli.command {
+        Command::Run(args) => commands::run(&args),
+        Command::Check(args) => commands::check(&args),
+        Command::Status(args) => commands::status(&args),
+        Command::Completions { shell } => commands::completions(shell),
+    };
+    exit.into()
+}

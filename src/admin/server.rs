@@ -23,6 +23,9 @@ use super::{AdminState, host};
 
 /// Answers until it is stopped; then lets the last answers out.
 pub async fn serve(listener: TcpListener, state: AdminState, stop: CancellationToken) {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "admin: listening");
+    }
     let state = Arc::new(state);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();

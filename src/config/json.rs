@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::problem::{Place, Problem, Refusal};
 
-/// The file's JSON value.
-pub(super) fn read(path: &Path) -> Result<Value, Vec<Problem>> {
+/// The file's JSON value, and the keys in it that stand twice.
+pub(super) fn read(path: &Path) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
     let refused =
         |message: String, remedy: &str| vec![Place::default().problem(Refusal::new(message, remedy))];
     let cannot = |error: std::io::Error| {
@@ -29,8 +29,8 @@ pub(super) fn read(path: &Path) -> Result<Value, Vec<Problem>> {
     parse(&fs::read_to_string(path).map_err(cannot)?)
 }
 
-/// The value of a JSON text.
-pub(super) fn parse(text: &str) -> Result<Value, Vec<Problem>> {
+/// The value of a JSON text, and the keys in it that stand twice.
+fn parse(text: &str) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
     let mut twice = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let node = Node {
@@ -41,10 +41,10 @@ pub(super) fn parse(text: &str) -> Result<Value, Vec<Problem>> {
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value));
     match parsed {
-        Ok(value) if twice.is_empty() => Ok(value),
-        Ok(_) => {
+        Ok(value) => {
             let refusal = Refusal::new("this key stands twice", "remove one of them");
-            Err(twice.iter().map(|place| place.problem(refusal.clone())).collect())
+            let problems = twice.iter().map(|place| place.problem(refusal.clone()));
+            Ok((value, problems.collect()))
         }
         Err(error) => {
             let refusal = Refusal::new(
@@ -141,13 +141,14 @@ mod tests {
     use super::*;
 
     fn told(text: &str) -> Vec<String> {
-        parse(text).unwrap_err().iter().map(Problem::to_string).collect()
+        let problems = parse(text).map_or_else(|problems| problems, |(_, twice)| twice);
+        problems.iter().map(Problem::to_string).collect()
     }
 
     #[test]
     fn json_comes_out_as_it_went_in() {
         let text = r#"{"a":[1,-2,1.5,true,null,"x\n",{}],"b":{"c":[]}}"#;
-        assert_eq!(parse(text).unwrap(), text.parse::<Value>().unwrap());
+        assert_eq!(parse(text).unwrap(), (text.parse::<Value>().unwrap(), Vec::new()));
     }
 
     #[test]

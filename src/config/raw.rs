@@ -20,11 +20,11 @@ pub(super) trait Keys: JsonSchema {
 
 macro_rules! object {
     (
-        $(#[doc = $doc:literal])* $name:literal $type:ident $([$($extend:tt)*])? { $($(#[$attribute:meta])* $key:ident: $kind:ty,)* }
+        $(#[doc = $doc:literal])* $name:literal $type:ident as $title:tt $([$($extend:tt)*])? { $($(#[$attribute:meta])* $key:ident: $kind:ty,)* }
     ) => {
         $(#[doc = $doc])*
         #[derive(Debug, Deserialize, JsonSchema)]
-        #[schemars(deny_unknown_fields $(, $($extend)*)?)]
+        #[schemars(rename = $title, deny_unknown_fields $(, $($extend)*)?)]
         pub(super) struct $type {
             $($(#[$attribute])* pub(super) $key: Field<$kind>,)*
             #[serde(flatten)]
@@ -42,7 +42,7 @@ macro_rules! object {
 
 object! {
     /// The configuration of one site's bridge.
-    "" RawConfig {
+    "" RawConfig as "Config" {
         /// The version of this format: 1.
         #[schemars(range(min = 1, max = 1))]
         version: u32,
@@ -71,7 +71,7 @@ object! {
 
 object! {
     /// A Pulsar cluster and how to be let in.
-    "pulsar" RawPulsar {
+    "pulsar" RawPulsar as "Pulsar" {
         /// `pulsar://host[:6650]` or `pulsar+ssl://host[:6651]`; several hosts with commas.
         service_url: Text,
         /// `http://host:8080` or `https://…`: lets the bridge check and prepare topics.
@@ -95,7 +95,7 @@ object! {
 
 object! {
     /// Token authentication; the token is read again whenever it is needed.
-    "pulsar.auth" RawAuth {
+    "pulsar.auth" RawAuth as "Auth" {
         /// The file that holds the token.
         #[serde(default)]
         token_file: Text,
@@ -107,7 +107,7 @@ object! {
 
 object! {
     /// TLS to the broker, and the client certificate for mutual TLS.
-    "pulsar.tls" RawTls {
+    "pulsar.tls" RawTls as "Tls" {
         /// PEM file of the authorities that sign the broker's certificate.
         #[serde(default)]
         ca_file: Text,
@@ -125,7 +125,7 @@ object! {
 
 object! {
     /// The link. A hub has `listen`, `identity` and `edges`; an edge has `connect` and `token_file`.
-    "tunnel" RawTunnel [extend("oneOf" = one_side_only())] {
+    "tunnel" RawTunnel as "Tunnel" [extend("oneOf" = one_side_only())] {
         /// Hub: the address and port that edges dial.
         #[serde(default)]
         listen: Text,
@@ -153,7 +153,7 @@ object! {
 
 object! {
     /// An edge that may join.
-    "tunnel.edges[]" RawEdge {
+    "tunnel.edges[]" RawEdge as "Edge" {
         /// Its site name.
         name: Text,
         /// Its keys, `bk1.…`: one, or two while they rotate.
@@ -170,7 +170,7 @@ object! {
 
 object! {
     /// Bounds on connections that have not yet proved who they are.
-    "tunnel.limits" RawLimits {
+    "tunnel.limits" RawLimits as "Limits" {
         /// Connections in their handshake; default 256.
         #[serde(default)]
         #[schemars(range(min = 1, max = 65536))]
@@ -188,7 +188,7 @@ object! {
 
 object! {
     /// What the other side may do. Items are topics, or patterns from end to end.
-    "policy" RawPolicy {
+    "policy" RawPolicy as "Policy" {
         /// Topics that may come in.
         #[serde(default)]
         receive: Vec<Field<Text>>,
@@ -203,7 +203,7 @@ object! {
 
 object! {
     /// Topics relayed from one site to another.
-    "routes[]" RawRoute {
+    "routes[]" RawRoute as "Route" {
         /// Its name: up to 64 of letters, digits, `.`, `_` and `-`.
         name: Text,
         /// The site that has the topics.
@@ -236,7 +236,7 @@ object! {
 
 object! {
     /// Bounds of a joined batch.
-    "routes[].batching" RawBatching {
+    "routes[].batching" RawBatching as "Batching" {
         /// Messages in one batch; default 1000.
         #[serde(default)]
         #[schemars(range(min = 2, max = 10000))]
@@ -250,7 +250,7 @@ object! {
 
 object! {
     /// Health, metrics and status over HTTP, read-only.
-    "admin" RawAdmin {
+    "admin" RawAdmin as "Admin" {
         /// The address and port, such as `127.0.0.1:9600`; without it there is none.
         #[serde(default)]
         listen: Text,

@@ -1,0 +1,140 @@
+//! The arguments of the binary, typed. Does nothing with them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Joins two organisations' Apache Pulsar clusters through a link that only one of them may dial.
+#[derive(Debug, Parser)]
+#[command(name = "bridge", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// How log lines look on stderr; what is logged is chosen by $BRIDGE_LOG or $RUST_LOG (default: info)
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this site's bridge until SIGTERM or SIGINT, then drain
+    Run(RunArgs),
+    /// Say what is wrong with a configuration, without running it
+    Check(CheckArgs),
+    /// Show a running bridge's links and routes
+    Status(StatusArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments of `bridge run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The configuration; without it $BRIDGE_CONFIG
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Keep only the routes that carry these topics, and the routes that answer them
+    #[arg(long, value_name = "TOPIC", value_delimiter = ',')]
+    pub topics: Vec<String>,
+    /// Stop after this time as after SIGTERM: 30s, 5m, 2h
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub run_time: Option<Duration>,
+    /// json: end with a summary as one line of JSON on stdout
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Arguments of `bridge check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The configuration; without it $BRIDGE_CONFIG
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How to tell the result
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Arguments of `bridge status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Where the bridge's admin.listen is
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9600")]
+    pub admin: String,
+    /// A table, or the JSON of /api/v1/status
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Ask again every two seconds
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// How results are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object on each line.
+    Json,
+}
+
+/// `500ms`, `30s`, `5m`, `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let refused = || "write a number and its unit: 500ms, 30s, 5m, 2h".to_owned();
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u32 = digits.parse().map_err(|_| refused())?;
+    let unit = match unit {
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        "h" => Duration::from_secs(3600),
+        _ => return Err(refused()),
+    };
+    Ok(unit * number)
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 69 the other side unavailable, 70 our own fault, \
+                          77 not permitted, 78 configuration refused";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("0s", 0),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("2h", 7_200_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)));
+        }
+        for text in ["", "s", "30", "-1s", "1.5s", "1d", "99999999999s", "1 s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

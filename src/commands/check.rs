@@ -1,0 +1,83 @@
+//! `bridge check`: validates a configuration and says what it looked at. Tries no broker and no link.
+
+use pulsar_bridge::config::{self, Config, Problem, Tunnel};
+use pulsar_bridge::exit::Exit;
+use serde_json::json;
+
+use crate::cli::{CheckArgs, Output};
+
+/// Validates the file.
+pub fn check(args: &CheckArgs) -> Exit {
+    let file = match super::config_file(args.config.as_deref()) {
+        Ok(file) => file,
+        Err(exit) => return exit,
+    };
+    let (config, problems) = match config::load(&file) {
+        Ok(config) => {
+            let missing = config::missing_files(&config);
+            (Some(config), missing)
+        }
+        Err(errors) => (None, errors.problems),
+    };
+    let file = file.display().to_string();
+    let told = match args.output {
+        Output::Text => text(&file, config.as_ref(), &problems),
+        Output::Json => json(&file, &problems),
+    };
+    let exit = super::tell(&told);
+    if exit == Exit::Done && !problems.is_empty() {
+        return Exit::Refused;
+    }
+    exit
+}
+
+fn text(file: &str, config: Option<&Config>, problems: &[Problem]) -> String {
+    let Some(config) = config.filter(|_| problems.is_empty()) else {
+        let lines: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
+        return format!("{file}: refused, problems: {}\n{lines}", problems.len());
+    };
+    let side = match &config.tunnel {
+        Tunnel::Hub(hub) => {
+            let edges: Vec<_> = hub.edges.iter().map(|edge| edge.name.as_str()).collect();
+            format!("a hub at {}, edges: {}", hub.listen, edges.join(", "))
+        }
+        Tunnel::Edge(edge) => {
+            let urls: Vec<_> = edge.connect.iter().map(ToString::to_string).collect();
+            format!("an edge of {}", urls.join(", "))
+        }
+    };
+    let mut told = format!("{file}: valid\n  site {}, {side}\n", config.site);
+    for route in &config.routes {
+        let topics: Vec<_> = route.topics.iter().map(ToString::to_string).collect();
+        told += &format!(
+            "  route {}: {} > {}: {}\n",
+            route.name,
+            route.from,
+            route.to,
+            topics.join(", ")
+        );
+    }
+    told + &format!(
+        "  looked at: {}\n  not tried: {}\n",
+        LOOKED_AT.join(", "),
+        NOT_TRIED.join(", ")
+    )
+}
+
+fn json(file: &str, problems: &[Problem]) -> String {
+    let value = json!({
+        "file": file,
+        "ok": problems.is_empty(),
+        "problems": problems,
+        "looked_at": LOOKED_AT,
+        "not_tried": NOT_TRIED,
+    });
+    format!("{value}\n")
+}
+
+const LOOKED_AT: [&str; 3] = [
+    "keys and values",
+    "routes against each other",
+    "that named files are there",
+];
+const NOT_TRIED: [&str; 3] = ["the cluster", "the link", "the other side's policy"];

@@ -1,0 +1,264 @@
+//! The binary's verbs around a configuration: their exit codes, their words, and the stop by signal.
+
+#![expect(clippy::unwrap_used, reason = "a test whose process cannot run has failed")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+use pulsar_bridge::config::credential::JoinToken;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn bridge(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bridge"));
+    command
+        .args(args)
+        .env_remove("BRIDGE_CONFIG")
+        .env_remove("BRIDGE_LOG")
+        .env_remove("RUST_LOG");
+    command
+}
+
+fn ended(args: &[&str]) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = bridge(args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// A folder with the configuration and token of an edge whose hub is nowhere.
+fn edge() -> (TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let token = JoinToken::new("riskfuel", "bank", [3; 32], vec![[4; 32]]).unwrap();
+    let token_file = dir.path().join("token");
+    fs::write(&token_file, token.encode().expose()).unwrap();
+    fs::set_permissions(&token_file, PermissionsExt::from_mode(0o600)).unwrap();
+    let config = json!({
+        "version": 1,
+        "site": "bank",
+        "tunnel": { "connect": ["tls://127.0.0.1:1"], "token_file": "token" },
+        "admin": { "listen": "127.0.0.1:0" }
+    });
+    let file = dir.path().join("edge.json");
+    fs::write(&file, config.to_string()).unwrap();
+    (dir, file.to_str().unwrap().to_owned())
+}
+
+fn shipped(name: &str) -> String {
+    let file: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("bridge-config")
+        .join(name);
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn without_a_configuration_run_says_where_to_get_one() {
+    let (code, stdout, stderr) = ended(&["run"]);
+    assert_eq!((code, stdout.as_str()), (78, ""));
+    assert!(
+        stderr.contains("give --config FILE or set BRIDGE_CONFIG"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("`bridge init`"), "{stderr}");
+}
+
+#[test]
+fn odd_arguments_are_usage() {
+    for args in [
+        &["run", "--for", "30"][..],
+        &["run", "--output", "xml"],
+        &["fly"],
+        &[],
+        &["status", "--admin", "ftp://x"],
+    ] {
+        assert_eq!(ended(args).0, 2, "{args:?}");
+    }
+    let (code, _, stderr) = ended(&["run", "--config", &shipped("hub.json"), "--topics", "orders"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("no route carries persistent://public/default/orders; the routes are: requests"));
+    let filtered = bridge(&["run"])
+        .env("BRIDGE_LOG", "bridge=loud")
+        .output()
+        .unwrap();
+    assert_eq!(filtered.status.code(), Some(2));
+}
+
+#[test]
+fn a_refused_configuration_is_told_whole_and_ends_with_78() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.json");
+    fs::write(
+        &file,
+        r#"{"version": 1, "site": "A", "tunnel": {}, "colour": "red"}"#,
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    let (code, _, stderr) = ended(&["run", "--config", file]);
+    assert_eq!(code, 78);
+    let lines: Vec<&str> = stderr.lines().collect();
+    assert_eq!(lines[0], format!("bridge: {file}: refused, 3 problems:"));
+    assert_eq!(lines.len(), 4, "{stderr}");
+    let by_environment = bridge(&["run"]).env("BRIDGE_CONFIG", file).output().unwrap();
+    assert_eq!(
+        (by_environment.status.code(), by_environment.stderr),
+        (Some(78), stderr.clone().into_bytes())
+    );
+    let (code, stdout, _) = ended(&["check", "--config", file, "--output", "json"]);
+    let told: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        (code, &told["ok"], told["problems"].as_array().unwrap().len()),
+        (78, &json!(false), 3)
+    );
+    assert_eq!(told["problems"][0]["path"], "colour");
+}
+
+#[test]
+fn a_file_that_is_named_and_missing_is_refused_before_running() {
+    for verb in ["run", "check"] {
+        let (code, stdout, stderr) = ended(&[verb, "--config", &shipped("edge.json")]);
+        let told = stdout + &stderr;
+        assert_eq!(code, 78);
+        assert!(
+            told.contains("tunnel.token_file: ") && told.contains("is not there; run `bridge init`"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn check_says_what_it_looked_at_and_what_not() {
+    let (_dir, file) = edge();
+    let (code, stdout, stderr) = ended(&["check", "--config", &file]);
+    let expected = "valid\n  site bank, an edge of tls://127.0.0.1:1\n  looked at: keys and values, \
+                    routes against each other, that named files are there\n  not tried: the cluster, the link, \
+                    the other side's policy\n";
+    assert_eq!(
+        (code, stdout, stderr.as_str()),
+        (0, format!("{file}: {expected}"), "")
+    );
+}
+
+#[test]
+fn a_run_of_limited_time_ends_with_its_summary_as_one_line() {
+    let (_dir, file) = edge();
+    let (code, stdout, stderr) = ended(&["run", "--config", &file, "--for", "50ms", "--output", "json"]);
+    assert_eq!(code, 0, "{stderr}");
+    let summary: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((stdout.lines().count(), summary.is_object()), (1, true));
+}
+
+#[test]
+fn nobody_there_is_69_and_names_the_url() {
+    let (code, stdout, stderr) = ended(&["status", "--admin", "http://127.0.0.1:1"]);
+    assert_eq!((code, stdout.as_str()), (69, ""));
+    assert!(
+        stderr.contains("http://127.0.0.1:1: ") && stderr.contains("admin.listen"),
+        "{stderr}"
+    );
+}
+
+/// A bridge that runs, with its log.
+struct Running {
+    process: Child,
+    log: BufReader<ChildStderr>,
+    admin: String,
+}
+
+impl Running {
+    fn start(file: &str) -> Self {
+        let mut command = bridge(&["run", "--config", file, "--log-format", "json"]);
+        let mut process = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap());
+        let mut running = Self {
+            process,
+            log,
+            admin: String::new(),
+        };
+        let line = running.line("admin: listening");
+        running.admin = format!("http://{}", line["address"].as_str().unwrap());
+        running
+    }
+
+    /// Reads on to the line with this message.
+    fn line(&mut self, message: &str) -> Value {
+        let mut line = String::new();
+        while self.log.read_line(&mut line).unwrap() > 0 {
+            let event: Value = serde_json::from_str(&line).unwrap();
+            if event["message"]
+                .as_str()
+                .is_some_and(|text| text.starts_with(message))
+            {
+                return event;
+            }
+            line.clear();
+        }
+        panic!("the log ended without: {message}");
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([name, &self.process.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_signal_drains_and_ends_with_0() {
+    let (_dir, file) = edge();
+    for name in ["-TERM", "-INT"] {
+        let mut running = Running::start(&file);
+        running.signal("-HUP");
+        running.line("SIGHUP: this version does not reload");
+        running.signal(name);
+        running.line("told to stop: draining");
+        assert_eq!(running.process.wait().unwrap().code(), Some(0), "{name}");
+    }
+}
+
+#[test]
+fn status_shows_a_running_bridge() {
+    let (_dir, file) = edge();
+    let running = Running::start(&file);
+    let (code, stdout, stderr) = ended(&["status", "--admin", &running.admin]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stdout.starts_with("bank  bridge ") && stdout.contains("\nLINK "),
+        "{stdout}"
+    );
+    let (code, stdout, _) = ended(&["status", "--admin", &running.admin, "--output", "json"]);
+    let status: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        (code, &status["site"], &status["progress"]["ok"]),
+        (0, &json!("bank"), &json!(false))
+    );
+}
+
+#[test]
+fn completions_know_the_verbs() {
+    let (code, stdout, _) = ended(&["completions", "bash"]);
+    assert_eq!(code, 0);
+    assert!(
+        ["run", "check", "status"]
+            .iter()
+            .all(|verb| stdout.contains(verb))
+    );
+}

@@ -2,18 +2,32 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState};
-use crate::config::Config;
+use crate::config::{self, Config, Tunnel};
 use crate::exit::Exit;
-use crate::{relay, tunnel};
+use crate::policy::Policies;
+use crate::pulsar::client::Client;
+use crate::pulsar::connection::Credentials;
+use crate::pulsar::rest::{AdminRest, RestError};
+use crate::pulsar::transport::{Address, Dialer, TlsFiles, TransportError};
+use crate::relay::agent::Agent;
+use crate::relay::batching::Limits;
+use crate::relay::context::{Cluster, Context, RouteSpec, Start};
+use crate::relay::metrics::RelayMetrics;
+use crate::tunnel::link::TunnelEvent;
+use crate::tunnel::{self, HubListener, TunnelError, TunnelMetrics};
+use crate::{policy::Policy, relay};
 
 /// What a run did, for its last line.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -22,6 +36,12 @@ pub struct Summary {
     pub site: String,
     /// How long.
     pub seconds: f64,
+    /// Messages published here, repeats included.
+    pub messages_in: u64,
+    /// Messages sent from here, repeats included.
+    pub messages_out: u64,
+    /// What had been sent and was not confirmed when the drain ended: it is sent again by the next run.
+    pub unconfirmed: u64,
 }
 
 /// Why a site cannot run.
@@ -35,37 +55,202 @@ pub enum SiteError {
         /// The system's word.
         error: io::Error,
     },
+    /// The link's side of it.
+    #[error("tunnel: {0}")]
+    Tunnel(#[from] TunnelError),
+    /// A file for the cluster.
+    #[error("pulsar.tls: {0}")]
+    Pulsar(#[from] TransportError),
+    /// The admin URL.
+    #[error("pulsar.admin_url: {0}")]
+    Rest(#[from] RestError),
 }
 
 impl SiteError {
     /// How the process ends with it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Admin { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
-                Exit::NotPermitted
-            }
-            Self::Admin { .. } => Exit::Refused,
+            Self::Admin { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => Exit::NotPermitted,
+            Self::Admin { .. } | Self::Tunnel(_) | Self::Pulsar(_) | Self::Rest(_) => Exit::Refused,
         }
     }
 }
 
-/// Runs until it is stopped, then drains.
+/// Runs until it is stopped, then drains: nothing new is read, what is on its way is confirmed and acknowledged,
+/// then the link is closed. A drain that takes longer than the configuration allows is cut off, and says so.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, SiteError> {
     let started = Instant::now();
     let links = tunnel::status::Board::default();
     let routes = relay::status::Board::default();
-    let mut state = AdminState::new(&config.site, Registry::default(), links, routes);
-    state.hosts.clone_from(&config.admin.hosts);
-    if let Some(address) = config.admin.listen {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| SiteError::Admin { address, error })?;
-        tokio::spawn(admin::serve(listener, state.clone(), stop.clone()));
+    let tunnel_metrics = TunnelMetrics::default();
+    let mut registry = Registry::default();
+    tunnel_metrics.register(&mut registry);
+
+    let context = match &config.pulsar {
+        Some(pulsar) => {
+            let cluster = cluster(pulsar)?;
+            Some(Arc::new(Context::new(&config.site, cluster, routes.clone(), stop.clone())))
+        }
+        None => None,
+    };
+    if let Some(context) = &context {
+        RelayMetrics::new(context.clone()).register(&mut registry);
     }
+    let state = admin_state(&config, registry, &links, &routes);
+    let admin_stop = CancellationToken::new();
+    if let Some(address) = config.admin.listen {
+        let listener = TcpListener::bind(address).await.map_err(|error| SiteError::Admin { address, error })?;
+        tokio::spawn(admin::serve(listener, state.clone(), admin_stop.clone()));
+    }
+
+    let (events, relayed) = mpsc::channel(EVENTS_LEN);
+    let tunnel_stop = CancellationToken::new();
+    let tunnel = start_tunnel(&config, links, tunnel_metrics, events, tunnel_stop.clone()).await?;
     state.ready.store(true, Ordering::Relaxed);
-    stop.cancelled().await;
-    Ok(Summary {
-        site: config.site,
-        seconds: started.elapsed().as_secs_f64(),
+    tracing::info!(site = %config.site, routes = config.routes.len(), "bridge runs");
+
+    match context {
+        Some(context) => relay(&config, context, relayed, &stop).await,
+        None => stop.cancelled().await,
+    }
+    state.ready.store(false, Ordering::Relaxed);
+    tunnel_stop.cancel();
+    let ended = tunnel.await;
+    admin_stop.cancel();
+    if let Ok(Err(error)) = ended {
+        return Err(error.into());
+    }
+    Ok(summary(&config.site, started, &routes))
+}
+
+/// Relays until everything is drained or the drain's time is over.
+async fn relay(config: &Config, context: Arc<Context>, events: mpsc::Receiver<TunnelEvent>, stop: &CancellationToken) {
+    let routes = config.routes.iter().map(route).collect();
+    let agent = Agent::new(context, routes, policies(config)).run(events);
+    let overdue = async {
+        stop.cancelled().await;
+        tokio::time::sleep(config.drain).await;
+    };
+    tokio::select! {
+        () = agent => {}
+        () = overdue => tracing::warn!(
+            seconds = config.drain.as_secs(),
+            "the drain is cut off: what is not confirmed will be sent again by the next run, and dropped as a \
+             duplicate where it had arrived"
+        ),
+    }
+}
+
+async fn start_tunnel(
+    config: &Config,
+    board: tunnel::status::Board,
+    metrics: TunnelMetrics,
+    events: mpsc::Sender<TunnelEvent>,
+    stop: CancellationToken,
+) -> Result<tokio::task::JoinHandle<Result<(), TunnelError>>, SiteError> {
+    let site = config.site.clone();
+    Ok(match &config.tunnel {
+        Tunnel::Hub(hub) => {
+            let listener = HubListener::bind(hub, &site).await?;
+            tokio::spawn(async move {
+                listener.serve(board, metrics, events, stop).await;
+                Ok(())
+            })
+        }
+        Tunnel::Edge(edge) => {
+            let dialing = tunnel::dial_edge(edge.clone(), site, board, metrics, events, stop);
+            tokio::spawn(dialing)
+        }
     })
 }
+
+fn admin_state(
+    config: &Config,
+    registry: Registry,
+    links: &tunnel::status::Board,
+    routes: &relay::status::Board,
+) -> AdminState {
+    let mut state = AdminState::new(&config.site, registry, links.clone(), routes.clone());
+    state.hosts.clone_from(&config.admin.hosts);
+    if let Tunnel::Hub(hub) = &config.tunnel {
+        state.peers = hub.edges.iter().map(|edge| edge.name.clone()).collect();
+    }
+    state
+}
+
+fn cluster(pulsar: &config::Pulsar) -> Result<Cluster, SiteError> {
+    let files = TlsFiles {
+        ca_file: pulsar.tls.ca_file.clone(),
+        cert_file: pulsar.tls.cert_file.clone(),
+        key_file: pulsar.tls.key_file.clone(),
+    };
+    let dialer = Dialer::new(&files)?;
+    let source = pulsar.token.clone();
+    let credentials: Credentials = Arc::new(move || match &source {
+        None => Ok(None),
+        Some(source) => {
+            let token = source.read().map_err(|error| error.to_string())?;
+            Ok(Some(Bytes::copy_from_slice(token.expose().as_bytes())))
+        }
+    });
+    let tls = pulsar.service_url.tls;
+    let hosts = pulsar.service_url.hosts.iter();
+    let service = hosts.map(|(host, port)| Address { host: host.clone(), port: *port, tls }).collect();
+    let rest = match &pulsar.admin_url {
+        Some(url) => Some(AdminRest::new(url, dialer.clone(), credentials.clone())?),
+        None => None,
+    };
+    Ok(Cluster {
+        client: Client::new(service, dialer, credentials),
+        rest,
+        deduplication_asserted: pulsar.deduplication_asserted,
+        single_replica: pulsar.replicas == 1,
+    })
+}
+
+fn route(route: &config::Route) -> RouteSpec {
+    RouteSpec {
+        name: route.name.clone(),
+        from: route.from.clone(),
+        to: route.to.clone(),
+        topics: route.topics.clone(),
+        generation: route.generation,
+        subscription: route.subscription_name(),
+        start: match route.start {
+            config::Start::Earliest => Start::Earliest,
+            config::Start::Latest => Start::Latest,
+        },
+        joining: route.batching.map(|batching| Limits {
+            messages: batching.max_messages,
+            bytes: batching.max_bytes as usize,
+            any_key: false,
+        }),
+    }
+}
+
+fn policies(config: &Config) -> Policies {
+    match &config.tunnel {
+        Tunnel::Hub(hub) => {
+            let each = |edge: &config::EdgeEntry| -> (String, Policy) { (edge.name.clone(), edge.policy.clone()) };
+            Policies::Each(hub.edges.iter().map(each).collect())
+        }
+        Tunnel::Edge(_) => Policies::One(config.policy.clone()),
+    }
+}
+
+fn summary(site: &str, started: Instant, routes: &relay::status::Board) -> Summary {
+    let rows = routes.rows();
+    let sum = |end, value: fn(&relay::status::PartitionStatus) -> u64| {
+        rows.iter().filter(|row| row.end == end).map(value).sum()
+    };
+    Summary {
+        site: site.to_owned(),
+        seconds: started.elapsed().as_secs_f64(),
+        messages_in: sum(relay::status::End::Sink, |row| row.messages),
+        messages_out: sum(relay::status::End::Source, |row| row.messages),
+        unconfirmed: sum(relay::status::End::Source, |row| row.in_flight),
+    }
+}
+
+/// Links and lanes that came up and were not yet taken; they are taken at once.
+const EVENTS_LEN: usize = 64;

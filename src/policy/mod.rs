@@ -1,5 +1,7 @@
 //! What the other side may do; deny is the default. Decides about names only: no socket, no file.
 
+use std::collections::BTreeMap;
+
 mod topic_rules;
 
 pub use topic_rules::{BadRule, RuleError, TopicRules, is_pattern};
@@ -13,4 +15,23 @@ pub struct Policy {
     pub send: TopicRules,
     /// Whether a route that the other side declared may read what was there before it was allowed.
     pub from_earliest: bool,
+}
+
+/// What each other site may do here.
+#[derive(Clone, Debug)]
+pub enum Policies {
+    /// A hub's: by the edge's name; a name that is not there may do nothing.
+    Each(BTreeMap<String, Policy>),
+    /// An edge's: it has one hub, which the link has authenticated.
+    One(Policy),
+}
+
+impl Policies {
+    /// What this peer may do, if anything.
+    pub fn of(&self, peer: &str) -> Option<&Policy> {
+        match self {
+            Self::Each(policies) => policies.get(peer),
+            Self::One(policy) => Some(policy),
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The relay of one agent: takes links and lanes from the tunnel, tells each peer which routes we declare and
 //! believes of its declarations what policy allows, and starts a sink for each session that a peer opens and may.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use super::reason::Reason;
 use super::routes::Routes;
 use super::sink::Sink;
 use super::status::End;
-use crate::policy::Policy;
+use crate::policy::Policies;
 use crate::pulsar::topic::TopicName;
 use crate::tunnel::link::{LinkUp, TunnelEvent};
 
@@ -36,7 +36,7 @@ struct Gate {
     /// The routes that we declare.
     declared: Vec<RouteSpec>,
     /// What each peer may do here.
-    policies: BTreeMap<String, Policy>,
+    policies: Policies,
     slots: Mutex<HashMap<(String, String), Slot>>,
 }
 
@@ -50,7 +50,7 @@ struct Slot {
 
 impl Agent {
     /// A relay that declares `routes` and lets peers do what `policies` say.
-    pub fn new(context: Arc<Context>, routes: Vec<RouteSpec>, policies: BTreeMap<String, Policy>) -> Self {
+    pub fn new(context: Arc<Context>, routes: Vec<RouteSpec>, policies: Policies) -> Self {
         let tasks = TaskTracker::new();
         let running = Arc::new(Mutex::new(Routes::new(context.clone(), tasks.clone())));
         let gate = Gate { context: context.clone(), declared: routes, policies, slots: Mutex::default() };
@@ -122,7 +122,7 @@ async fn converse(gate: Arc<Gate>, routes: Arc<Mutex<Routes>>, mut up: LinkUp) {
 impl Gate {
     /// What of a peer's declaration runs here: the routes whose source we are, with the topics that may go out.
     fn believe(&self, peer: &str, message: &Bytes) -> Result<Vec<RouteSpec>, control::DeclarationError> {
-        let earliest = self.policies.get(peer).is_some_and(|policy| policy.from_earliest);
+        let earliest = self.policies.of(peer).is_some_and(|policy| policy.from_earliest);
         let start = if earliest { Start::Earliest } else { Start::FromGrant };
         let declared = control::decode(message, &self.context.site, peer, start)?;
         let here = declared.into_iter().filter(|route| route.from == self.context.site);
@@ -138,7 +138,7 @@ impl Gate {
     }
 
     fn may_send(&self, peer: &str, topic: &TopicName) -> bool {
-        self.policies.get(peer).is_some_and(|policy| policy.send.allows(topic))
+        self.policies.of(peer).is_some_and(|policy| policy.send.allows(topic))
     }
 
     /// A route of our own has the name: the own one counts.
@@ -191,7 +191,7 @@ impl Gate {
         let declared = self.declared.iter().find(ours);
         let allowed = match declared {
             Some(route) => route.topics.contains(&topic.base()) && route.generation <= open.generation,
-            None => self.policies.get(peer).is_some_and(|policy| policy.receive.allows(&topic)),
+            None => self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic)),
         };
         if !allowed && declared.is_some_and(|route| route.generation > open.generation) {
             return Err(Reason::GenerationBehind);

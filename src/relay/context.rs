@@ -1,5 +1,6 @@
 //! What all partitions of one agent share: the own cluster, the lanes, the board, the budgets. Plain wiring.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
@@ -78,18 +79,13 @@ pub struct Context {
 }
 
 impl Context {
-    /// A context; sessions are numbered upwards from `first_session`.
-    pub fn new(
-        site: String,
-        instance: String,
-        cluster: Cluster,
-        board: Board,
-        first_session: u64,
-        drain: CancellationToken,
-    ) -> Self {
+    /// A context of a new process. Sessions are numbered upwards from a random beginning, so that those of two
+    /// processes are hardly ever equal in two logs.
+    pub fn new(site: &str, cluster: Cluster, board: Board, drain: CancellationToken) -> Self {
+        let first_session = RandomState::new().hash_one(site) >> 16 << 16;
         Self {
-            site,
-            instance,
+            site: site.to_owned(),
+            instance: format!("{:012x}", first_session >> 16),
             cluster,
             lanes: Lanes::new(),
             board,

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod context;
+pub mod metrics;
 pub mod reason;
 pub mod status;
 

@@ -1,0 +1,207 @@
+//! The control lane: yamux on TLS, in it the control stream with pings and other rooms' messages.
+//! Gateways and forwards will open further streams; until then a peer's are refused.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+
+use super::KEEPALIVE;
+use super::connection::{Tls, meter_of, reason_of};
+use super::link::CONTROL_MESSAGE_LEN_MAX;
+use super::meter::Meter;
+use super::metrics::TunnelMetrics;
+use super::reason::Reason;
+use super::wire::{Frame, MESSAGE, PING, PONG, WireError, read_frame, write_frame};
+
+/// Which side of the link this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Accepts the control stream.
+    Hub,
+    /// Opens it.
+    Edge,
+}
+
+/// Our ends of a control stream's message queues.
+pub struct Mailbox {
+    /// To be written.
+    pub outbound: mpsc::Receiver<Bytes>,
+    /// What was read.
+    pub inbound: mpsc::Sender<Bytes>,
+}
+
+type Mux = yamux::Connection<Compat<Tls>>;
+
+/// Runs a control lane until it ends, and says why.
+pub async fn drive(tls: Tls, side: Side, mailbox: Mailbox, metrics: TunnelMetrics) -> Reason {
+    let meter = meter_of(&tls);
+    let mode = match side {
+        Side::Hub => yamux::Mode::Server,
+        Side::Edge => yamux::Mode::Client,
+    };
+    let mut mux = yamux::Connection::new(tls.compat(), mux_config(), mode);
+    let opened = match side {
+        Side::Edge => poll_fn(|cx| mux.poll_new_outbound(cx)).await,
+        Side::Hub => match poll_fn(|cx| mux.poll_next_inbound(cx)).await {
+            Some(stream) => stream,
+            None => return Reason::PeerClosed,
+        },
+    };
+    let stream = match opened {
+        Ok(stream) => stream.compat(),
+        Err(error) => return reason_of_mux(error),
+    };
+    let (reader, writer) = tokio::io::split(stream);
+    let (pongs, pongs_due) = mpsc::channel(PONGS_MAX);
+    let born = Instant::now();
+    // One task polls all three; the first that ends takes the lane with it.
+    tokio::select! {
+        reason = pump(mux) => reason,
+        reason = read_all(reader, &mailbox.inbound, pongs, meter, born, &metrics) => reason,
+        reason = write_all(writer, mailbox.outbound, pongs_due, born, &metrics) => reason,
+    }
+}
+
+/// Moves the multiplexer's bytes; streams that the peer opens have nobody to serve them yet.
+async fn pump(mut mux: Mux) -> Reason {
+    loop {
+        match poll_fn(|cx| mux.poll_next_inbound(cx)).await {
+            Some(Ok(stream)) => drop(stream),
+            Some(Err(error)) => return reason_of_mux(error),
+            None => return Reason::PeerClosed,
+        }
+    }
+}
+
+async fn read_all<R: AsyncRead + Unpin>(
+    mut reader: R,
+    inbound: &mpsc::Sender<Bytes>,
+    pongs: mpsc::Sender<Bytes>,
+    meter: Arc<Meter>,
+    born: Instant,
+    metrics: &TunnelMetrics,
+) -> Reason {
+    loop {
+        let Frame { kind, body } = match read_frame(&mut reader, FRAME_LEN_MAX).await {
+            Ok(frame) => frame,
+            Err(WireError::Io(error)) => return reason_of(&error),
+            Err(WireError::TooLong { .. } | WireError::Empty) => return Reason::Malformed,
+        };
+        match kind {
+            // A full queue means that answers are already on their way; this one adds nothing.
+            PING if body.len() <= PING_LEN_MAX => _ = pongs.try_send(body),
+            PONG if body.len() <= PING_LEN_MAX => note_round_trip(&body, born, metrics),
+            MESSAGE => {
+                if let Err(reason) = hand_over(body, inbound, &meter).await {
+                    return reason;
+                }
+            }
+            unknown => {
+                tracing::warn!(kind = unknown, "unknown frame type on the control stream");
+                return Reason::Malformed;
+            }
+        }
+    }
+}
+
+async fn hand_over(message: Bytes, inbound: &mpsc::Sender<Bytes>, meter: &Meter) -> Result<(), Reason> {
+    let message = match inbound.try_send(message) {
+        Ok(()) => return Ok(()),
+        Err(mpsc::error::TrySendError::Full(message)) => message,
+        Err(mpsc::error::TrySendError::Closed(_)) => return Err(Reason::Ended),
+    };
+    // The peer's pings now wait behind its messages: its silence would be our fault.
+    meter.pause(true);
+    let sent = inbound.send(message).await;
+    meter.pause(false);
+    sent.map_err(|_| Reason::Ended)
+}
+
+async fn write_all<W: AsyncWrite + Unpin>(
+    mut writer: W,
+    mut outbound: mpsc::Receiver<Bytes>,
+    mut pongs_due: mpsc::Receiver<Bytes>,
+    born: Instant,
+    metrics: &TunnelMetrics,
+) -> Reason {
+    let mut pings = tokio::time::interval(KEEPALIVE);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut outbound_open = true;
+    loop {
+        // Receiving loses nothing when it loses the race; writing happens after it.
+        let (kind, body) = tokio::select! {
+            biased;
+            Some(pong) = pongs_due.recv() => (PONG, pong),
+            _ = pings.tick() => (PING, micros_since(born).to_be_bytes().to_vec().into()),
+            message = outbound.recv(), if outbound_open => match message {
+                Some(message) => (MESSAGE, message),
+                None => {
+                    outbound_open = false;
+                    continue;
+                }
+            },
+        };
+        metrics
+            .control_waiting
+            .set(i64::try_from(outbound.len()).unwrap_or(i64::MAX));
+        if body.len() > CONTROL_MESSAGE_LEN_MAX {
+            tracing::error!(
+                len = body.len(),
+                "control message too long, not sent: a fault of this program"
+            );
+            return Reason::Malformed;
+        }
+        if let Err(error) = write_frame(&mut writer, kind, &body).await {
+            return reason_of(&error);
+        }
+    }
+}
+
+fn note_round_trip(body: &[u8], born: Instant, metrics: &TunnelMetrics) {
+    let Ok(sent) = <[u8; 8]>::try_from(body) else {
+        return;
+    };
+    let micros = micros_since(born).saturating_sub(u64::from_be_bytes(sent));
+    metrics
+        .control_round_trip
+        .set(i64::try_from(micros).unwrap_or(i64::MAX));
+}
+
+fn micros_since(born: Instant) -> u64 {
+    u64::try_from(born.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn mux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    // The number of streams first: the window must hold 256 KiB for each, or yamux panics.
+    config.set_max_num_streams(STREAMS_MAX);
+    config.set_max_connection_receive_window(Some(WINDOW_MAX));
+    config
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "yamux' errors are open-ended")]
+fn reason_of_mux(error: yamux::ConnectionError) -> Reason {
+    match error {
+        yamux::ConnectionError::Io(error) => reason_of(&error),
+        yamux::ConnectionError::Closed => Reason::PeerClosed,
+        _ => Reason::Malformed,
+    }
+}
+
+/// Type and message.
+const FRAME_LEN_MAX: u32 = 1 + CONTROL_MESSAGE_LEN_MAX as u32;
+/// A ping carries eight bytes; the bound keeps a peer from making us echo megabytes.
+const PING_LEN_MAX: usize = 8;
+/// Pings that wait for their answer.
+const PONGS_MAX: usize = 4;
+/// Streams of a control lane.
+const STREAMS_MAX: usize = 64;
+/// What all streams of a control lane may buffer: 256 KiB each, and room for one fast one.
+const WINDOW_MAX: usize = 32 << 20;
+/// Control messages queued in each direction.
+pub const MESSAGES_MAX: usize = 64;

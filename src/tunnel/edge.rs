@@ -1,0 +1,401 @@
+//! The edge: dials the hub for as long as it runs, one control lane and the relay lanes that the hub tells.
+//! Sends nothing of its own before the hub has proven its pin.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use rustls::ClientConfig;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::backoff::Backoff;
+use super::connection::{self, Tls, meter_of};
+use super::control::{self, MESSAGES_MAX, Mailbox, Side};
+use super::dial::{Dialled, Failed};
+use super::handshake::{Declined, Instance, Lane};
+use super::key::{self, EdgeCertificate};
+use super::lane::{HandedOut, watch};
+use super::link::{Link, LinkUp, RelayLane, TunnelEvent};
+use super::reason::Reason;
+use super::said::Said;
+use super::secret_file;
+use super::shown::{ShownLink, link_id};
+use super::status::{Board, LinkStatus};
+use super::wire::Kind;
+use super::{TunnelError, TunnelMetrics};
+use crate::config::credential::{EdgeKey, JoinToken};
+use crate::config::{EdgeTunnel, LinkUrl};
+
+/// Keeps a link to the hub until `stop`. Fails only at once: when the token is not usable.
+pub async fn dial_edge(
+    cfg: EdgeTunnel,
+    site: String,
+    board: Board,
+    metrics: TunnelMetrics,
+    events: mpsc::Sender<TunnelEvent>,
+    stop: CancellationToken,
+) -> Result<(), TunnelError> {
+    let token = read_token(&cfg, &site)?;
+    let own = EdgeCertificate::of_token(&token).map_err(|error| rustls::Error::General(error.to_string()))?;
+    let edge = Arc::new(Edge {
+        tls: connection::edge_tls(&token, &own)?,
+        own_key: own.edge_key,
+        site,
+        hub: token.hub.clone(),
+        instance: key::random()?,
+        attempts: AtomicU32::new(0),
+        cfg,
+        tasks: TaskTracker::new(),
+        links: Mutex::default(),
+        said: Mutex::default(),
+        board,
+        metrics,
+        events,
+        stop,
+    });
+    edge.keep_linked().await;
+    edge.tasks.close();
+    edge.tasks.wait().await;
+    edge.board.remove(&edge.hub);
+    Ok(())
+}
+
+fn read_token(cfg: &EdgeTunnel, site: &str) -> Result<JoinToken, TunnelError> {
+    let file = &cfg.token_file;
+    let text = secret_file::read(file, TOKEN_FILE_LEN_MAX)?;
+    let token = JoinToken::parse(text.expose()).map_err(|source| TunnelError::Token {
+        file: file.clone(),
+        source,
+    })?;
+    if token.edge != site {
+        return Err(TunnelError::TokenOfAnother {
+            file: file.clone(),
+            token: token.edge.clone(),
+            site: site.to_owned(),
+        });
+    }
+    Ok(token)
+}
+
+/// What all tasks of an edge share.
+pub(super) struct Edge {
+    pub(super) tls: Arc<ClientConfig>,
+    pub(super) site: String,
+    pub(super) hub: String,
+    pub(super) instance: Instance,
+    pub(super) attempts: AtomicU32,
+    pub(super) metrics: TunnelMetrics,
+    own_key: EdgeKey,
+    cfg: EdgeTunnel,
+    tasks: TaskTracker,
+    /// Links that live, by the hub's process: never two to one.
+    links: Mutex<BTreeMap<Instance, CancellationToken>>,
+    said: Mutex<Said>,
+    board: Board,
+    events: mpsc::Sender<TunnelEvent>,
+    stop: CancellationToken,
+}
+
+impl Edge {
+    /// Dials the configured URLs in turn, for ever.
+    async fn keep_linked(self: &Arc<Self>) {
+        let mut backoff = Backoff::new();
+        for url in self.cfg.connect.iter().cycle() {
+            self.show_absent(url, None);
+            let declined = match self.dial(url, &self.control_lane()).await {
+                Ok(dialled) => {
+                    let since = Instant::now();
+                    let reason = self.run_link(dialled, url).await;
+                    if since.elapsed() >= LASTED {
+                        backoff.reset();
+                    }
+                    Declined::from(reason)
+                }
+                Err(failed) => failed.declined,
+            };
+            if self.stop.is_cancelled() {
+                return;
+            }
+            self.note_failure(url, &declined.reason);
+            let wish = Duration::from_millis(declined.retry_after_ms.into());
+            self.pause(backoff.next_delay(jitter()).max(wish), &self.stop)
+                .await;
+            if self.stop.is_cancelled() {
+                return;
+            }
+        }
+    }
+
+    fn control_lane(&self) -> Lane {
+        Lane::Control {
+            relay_lanes: self.cfg.lanes,
+        }
+    }
+
+    /// A link from its Welcome to its end.
+    async fn run_link(self: &Arc<Self>, dialled: Dialled, url: &LinkUrl) -> Reason {
+        let Dialled { tls, agreed, lane_id } = dialled;
+        let ended = self.stop.child_token();
+        let _ends_with_us = ended.clone().drop_guard();
+        let link = Arc::new(Link {
+            id: agreed.link,
+            peer: self.hub.clone(),
+            instance: agreed.instance,
+            relay_lanes: agreed.relay_lanes,
+            ended: ended.clone(),
+        });
+        self.links().insert(agreed.instance, ended.clone());
+        self.said().forget(&self.hub);
+        self.board.remove(&self.hub);
+        let shown = ShownLink::new(&self.board, &self.metrics, &link, remote_of(&tls, url));
+        let lane = shown.lane(Kind::Control, 0, &lane_id, meter_of(&tls));
+        let id = link_id(link.id);
+        tracing::info!(peer = link.peer, link = id, kind = "control", lane_id, %url, "lane up");
+        let (outbound, to_write) = mpsc::channel(MESSAGES_MAX);
+        let (read, inbound) = mpsc::channel(MESSAGES_MAX);
+        let mailbox = Mailbox {
+            outbound: to_write,
+            inbound: read,
+        };
+        let up = LinkUp {
+            link: link.clone(),
+            outbound,
+            inbound,
+        };
+        let reason = match self.events.send(TunnelEvent::LinkUp(up)).await {
+            Ok(()) => self.run_control(tls, mailbox, &link, &shown, url).await,
+            Err(_) => Reason::Ended,
+        };
+        ended.cancel();
+        drop(lane);
+        self.links().retain(|_, ended| !ended.is_cancelled());
+        self.metrics.count_end(&reason);
+        tracing::info!(
+            peer = link.peer,
+            link = id,
+            kind = "control",
+            lane_id,
+            reason = reason.code(),
+            "link ended: {reason}"
+        );
+        reason
+    }
+
+    async fn run_control(
+        self: &Arc<Self>,
+        tls: Tls,
+        mailbox: Mailbox,
+        link: &Arc<Link>,
+        shown: &Arc<ShownLink>,
+        url: &LinkUrl,
+    ) -> Reason {
+        for index in 0..link.relay_lanes {
+            let (link, shown, url) = (link.clone(), shown.clone(), url.clone());
+            self.tasks
+                .spawn(self.clone().keep_relay_lane(link, shown, url, index));
+        }
+        let meter = meter_of(&tls);
+        tokio::select! {
+            biased;
+            reason = watch(&meter, shown, &link.ended) => reason,
+            reason = control::drive(tls, Side::Edge, mailbox, self.metrics.clone()) => reason,
+        }
+    }
+
+    /// Dials one relay lane of a link, again whenever it ends, as long as the link lives.
+    async fn keep_relay_lane(
+        self: Arc<Self>,
+        link: Arc<Link>,
+        shown: Arc<ShownLink>,
+        url: LinkUrl,
+        index: u16,
+    ) {
+        let mut backoff = Backoff::new();
+        let lane = Lane::Relay { link: link.id, index };
+        while !link.ended.is_cancelled() {
+            let dialled = tokio::select! {
+                biased;
+                () = link.ended.cancelled() => return,
+                dialled = self.dial(&url, &lane) => dialled,
+            };
+            let since = Instant::now();
+            let mut wish = Duration::ZERO;
+            match dialled {
+                Ok(dialled) => self.run_relay_lane(dialled, &link, &shown, index).await,
+                Err(failed) => {
+                    wish = Duration::from_millis(failed.declined.retry_after_ms.into());
+                    self.note_lane_failure(&link, index, &failed.declined.reason);
+                    self.adopt(failed, &url).await;
+                }
+            }
+            if since.elapsed() >= LASTED {
+                backoff.reset();
+            }
+            self.pause(backoff.next_delay(jitter()).max(wish), &link.ended)
+                .await;
+        }
+    }
+
+    async fn run_relay_lane(&self, dialled: Dialled, link: &Arc<Link>, shown: &Arc<ShownLink>, index: u16) {
+        let Dialled { tls, lane_id, .. } = dialled;
+        let meter = meter_of(&tls);
+        let ended = link.ended.child_token();
+        let lane = shown.lane(Kind::Relay, index, &lane_id, meter.clone());
+        let id = link_id(link.id);
+        tracing::info!(
+            peer = link.peer,
+            link = id,
+            kind = "relay",
+            index,
+            lane_id,
+            "lane up"
+        );
+        let relay = RelayLane {
+            link: link.clone(),
+            index,
+            stream: Box::new(HandedOut::new(tls, &ended)),
+            ended: ended.clone(),
+        };
+        let reason = match self.events.send(TunnelEvent::RelayLane(relay)).await {
+            Ok(()) => watch(&meter, shown, &ended).await,
+            Err(_) => Reason::Ended,
+        };
+        drop(lane);
+        self.metrics.count_end(&reason);
+        tracing::info!(
+            peer = link.peer,
+            link = id,
+            kind = "relay",
+            index,
+            lane_id,
+            reason = reason.code(),
+            "lane ended: {reason}"
+        );
+    }
+
+    /// A relay lane that a load balancer led to another hub process becomes a link of its own, when there is
+    /// none to that process yet.
+    async fn adopt(self: &Arc<Self>, failed: Failed, url: &LinkUrl) {
+        let (Some(tls), Some(instance)) = (failed.elsewhere, failed.declined.instance) else {
+            return;
+        };
+        {
+            let mut links = self.links();
+            if links.contains_key(&instance) || links.len() >= LINKS_MAX {
+                return;
+            }
+            // Reserved, so that two lanes that land there make one link.
+            links.insert(instance, CancellationToken::new());
+        }
+        match self.greet_in_time(tls, &self.control_lane()).await {
+            Ok(dialled) => {
+                self.tasks.spawn(self.clone().run_adopted(dialled, url.clone()));
+            }
+            Err(_) => _ = self.links().remove(&instance),
+        }
+    }
+
+    /// Boxed: links have lanes, and lanes may become links.
+    fn run_adopted(self: Arc<Self>, dialled: Dialled, url: LinkUrl) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let reason = self.run_link(dialled, &url).await;
+            self.note_failure(&url, &reason);
+        })
+    }
+
+    async fn pause(&self, delay: Duration, unless: &CancellationToken) {
+        // Either way there is nothing to lose.
+        _ = tokio::time::timeout(delay, unless.cancelled()).await;
+    }
+
+    fn note_failure(&self, url: &LinkUrl, reason: &Reason) {
+        self.metrics.count_end(reason);
+        self.show_absent(url, Some(reason));
+        if self.said().is_news(&self.hub, reason.code()) {
+            let own_key = matches!(reason, Reason::RefusedUnknownKey).then(|| self.own_key.to_string());
+            tracing::warn!(
+                peer = self.hub, %url, reason = reason.code(), own_key, remedy = reason.remedy(),
+                "no link: {reason}"
+            );
+        }
+    }
+
+    fn note_lane_failure(&self, link: &Link, index: u16, reason: &Reason) {
+        self.metrics.count_end(reason);
+        let lane = format!("{}/{index}", link_id(link.id));
+        if self.said().is_news(&lane, reason.code()) {
+            tracing::warn!(
+                peer = link.peer,
+                link = link_id(link.id),
+                index,
+                reason = reason.code(),
+                remedy = reason.remedy(),
+                "no relay lane: {reason}"
+            );
+        }
+    }
+
+    /// The row of a hub to which there is no link.
+    fn show_absent(&self, url: &LinkUrl, reason: Option<&Reason>) {
+        if self.links().values().any(|ended| !ended.is_cancelled()) {
+            return;
+        }
+        let refused = reason.is_some_and(Reason::is_refusal);
+        let before = self
+            .board
+            .rows()
+            .into_iter()
+            .find(|row| row.link.is_none() && row.peer == self.hub);
+        let row = LinkStatus {
+            peer: self.hub.clone(),
+            link: None,
+            state: if refused { "refused" } else { "dialling" }.into(),
+            // While the next attempt runs, why the last one failed is what an operator wants to see.
+            reason: match reason {
+                Some(reason) => Some(reason.code().to_owned()),
+                None => before.as_ref().and_then(|row| row.reason.clone()),
+            },
+            remedy: match reason {
+                Some(reason) => Some(reason.remedy().to_owned()),
+                None => before.and_then(|row| row.remedy),
+            },
+            remote: Some(url.to_string()),
+            lanes: Vec::new(),
+        };
+        self.board.put(&self.hub, row);
+    }
+
+    fn links(&self) -> MutexGuard<'_, BTreeMap<Instance, CancellationToken>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of the next dial of this process.
+    pub(super) fn next_attempt(&self) -> u32 {
+        self.attempts.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+fn remote_of(tls: &Tls, url: &LinkUrl) -> String {
+    let address = tls.get_ref().0.remote();
+    address.map_or_else(|| url.to_string(), |address| address.to_string())
+}
+
+/// A random byte; its quality matters to nobody.
+fn jitter() -> u8 {
+    key::random::<1>().map_or(0, |[byte]| byte)
+}
+
+const TOKEN_FILE_LEN_MAX: u64 = 4096;
+/// What lasted this long was no failure: the next one begins the backoff anew.
+const LASTED: Duration = Duration::from_secs(10);
+/// Links of one edge process: one for each hub process behind a load balancer.
+const LINKS_MAX: usize = 16;

@@ -1,0 +1,308 @@
+//! The hub: accepts sockets, authenticates edges, makes links and attaches lanes.
+//! Tells nothing of its site before Welcome, and never waits for one peer in the accept loop.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::{self, meter_of};
+use super::control::{self, Mailbox, Side};
+use super::gate::{Gate, Ticket};
+use super::handshake::Instance;
+use super::identity::HubIdentity;
+use super::key;
+use super::lane::{HandedOut, watch};
+use super::link::{RelayLane, TunnelEvent};
+use super::links::Links;
+use super::reason::Reason;
+use super::said::Said;
+use super::shown::{ShownLink, link_id};
+use super::status::{Board, LinkStatus};
+use super::trust::EdgeBook;
+use super::welcome::{Joined, Refusing, Role};
+use super::{TunnelError, TunnelMetrics};
+use crate::config::{HubTunnel, TunnelLimits};
+
+/// A hub whose port is bound and whose identity is loaded, not yet accepting.
+pub struct HubListener {
+    listener: TcpListener,
+    site: String,
+    instance: Instance,
+    edges: Vec<String>,
+    identity: Arc<HubIdentity>,
+    book: Arc<EdgeBook>,
+    tls: Arc<ServerConfig>,
+    limits: TunnelLimits,
+}
+
+/// Binds and serves until `stop`.
+pub async fn serve_hub(
+    cfg: HubTunnel,
+    site: String,
+    board: Board,
+    metrics: TunnelMetrics,
+    events: mpsc::Sender<TunnelEvent>,
+    stop: CancellationToken,
+) -> Result<(), TunnelError> {
+    let listener = HubListener::bind(&cfg, &site).await?;
+    listener.serve(board, metrics, events, stop).await;
+    Ok(())
+}
+
+impl HubListener {
+    /// Loads the identity, then binds the port.
+    pub async fn bind(cfg: &HubTunnel, site: &str) -> Result<Self, TunnelError> {
+        let identity = Arc::new(HubIdentity::load(&cfg.identity, site, connection::provider())?);
+        let book = Arc::new(EdgeBook::new(&cfg.edges)?);
+        let tls = connection::hub_tls(identity.clone(), book.clone())?;
+        let listener = TcpListener::bind(cfg.listen)
+            .await
+            .map_err(|source| TunnelError::Listen {
+                address: cfg.listen,
+                source,
+            })?;
+        Ok(Self {
+            listener,
+            site: site.to_owned(),
+            instance: key::random()?,
+            edges: cfg.edges.iter().map(|edge| edge.name.clone()).collect(),
+            identity,
+            book,
+            tls,
+            limits: cfg.limits.clone(),
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Accepts edges until `stop`; then every link ends, and this returns when all are gone.
+    pub async fn serve(
+        self,
+        board: Board,
+        metrics: TunnelMetrics,
+        events: mpsc::Sender<TunnelEvent>,
+        stop: CancellationToken,
+    ) {
+        let expires = i64::try_from(self.identity.issuer_expires()).unwrap_or(i64::MAX);
+        metrics.issuer_expires.set(expires);
+        let hub = Arc::new(Hub {
+            handshake_time_max: self.limits.handshake_timeout,
+            site: self.site,
+            instance: self.instance,
+            tls: self.tls,
+            book: self.book,
+            gate: Gate::new(&self.limits, metrics.clone()),
+            links: Mutex::default(),
+            shown: Mutex::default(),
+            said: Mutex::default(),
+            board,
+            metrics,
+            events,
+            stop,
+        });
+        for edge in &self.edges {
+            hub.show_absent(edge, None);
+        }
+        let tasks = TaskTracker::new();
+        hub.accept(&self.listener, &tasks).await;
+        drop(self.listener);
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+/// What all tasks of a hub share.
+pub(super) struct Hub {
+    pub(super) site: String,
+    pub(super) instance: Instance,
+    pub(super) tls: Arc<ServerConfig>,
+    pub(super) book: Arc<EdgeBook>,
+    pub(super) board: Board,
+    pub(super) metrics: TunnelMetrics,
+    pub(super) events: mpsc::Sender<TunnelEvent>,
+    pub(super) stop: CancellationToken,
+    handshake_time_max: Duration,
+    gate: Arc<Gate>,
+    links: Mutex<Links>,
+    /// Rows of links that live, for their relay lanes.
+    shown: Mutex<BTreeMap<u64, Arc<ShownLink>>>,
+    said: Mutex<Said>,
+}
+
+impl Hub {
+    async fn accept(self: &Arc<Self>, listener: &TcpListener, tasks: &TaskTracker) {
+        let mut pause = ACCEPT_PAUSE_MIN;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, remote)) => {
+                    pause = ACCEPT_PAUSE_MIN;
+                    let ticket = self.gate.enter(remote.ip());
+                    tasks.spawn(self.clone().receive(socket, remote, ticket));
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: trying again at once would only burn the CPU.
+                    self.metrics.accept_errors.inc();
+                    if self.said().is_news("accept", "accept_error") {
+                        tracing::warn!(%error, "cannot accept connections");
+                    }
+                    tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    async fn receive(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, ticket: Ticket) {
+        let welcomed = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Reason::Ended.into()),
+            () = ticket.displaced() => Err(Reason::Displaced.into()),
+            welcomed = timeout(self.handshake_time_max, self.welcome(socket, remote, &ticket)) =>
+                welcomed.unwrap_or_else(|_| Err(Reason::Timeout.into())),
+        };
+        drop(ticket);
+        match welcomed {
+            Ok(joined) => self.run(joined, remote).await,
+            Err(refusing) => self.note_refusal(&refusing, remote),
+        }
+    }
+
+    fn note_refusal(&self, refusing: &Refusing, remote: SocketAddr) {
+        let Refusing { reason, edge } = refusing;
+        self.metrics.count_end(reason);
+        let whom = edge.clone().unwrap_or_else(|| remote.ip().to_string());
+        let routine = matches!(reason, Reason::NoSuchLink | Reason::Superseded | Reason::Ended);
+        if let Some(edge) = edge.as_ref().filter(|_| !routine) {
+            self.show_absent(edge, Some(reason));
+        }
+        if self.said().is_news(&whom, reason.code()) {
+            let edge = edge.as_deref().unwrap_or("(unknown)");
+            tracing::warn!(%remote, edge, reason = reason.code(), remedy = reason.remedy(), "connection refused: {reason}");
+        }
+    }
+
+    async fn run(&self, joined: Joined, remote: SocketAddr) {
+        let Joined {
+            tls,
+            link,
+            ended,
+            shown,
+            lane_id,
+            role,
+            ends_with_us: _ends_with_us,
+        } = joined;
+        let (kind, index) = (role.kind(), role.index());
+        let meter = meter_of(&tls);
+        self.said().forget(&link.peer);
+        let lane = shown.lane(kind, index, &lane_id, meter.clone());
+        let id = link_id(link.id);
+        tracing::info!(peer = link.peer, link = id, kind = kind.word(), index, lane_id, %remote, "lane up");
+        let reason = match role {
+            Role::Control(mailbox) => {
+                let reason = self.run_control(tls, mailbox, &shown, &ended).await;
+                self.forget(&link.peer, link.id, &reason);
+                reason
+            }
+            Role::Relay(index) => {
+                let relay = RelayLane {
+                    link: link.clone(),
+                    index,
+                    stream: Box::new(HandedOut::new(tls, &ended)),
+                    ended: ended.clone(),
+                };
+                match self.events.send(TunnelEvent::RelayLane(relay)).await {
+                    Ok(()) => watch(&meter, &shown, &ended).await,
+                    Err(_) => Reason::Ended,
+                }
+            }
+        };
+        drop(lane);
+        self.metrics.count_end(&reason);
+        tracing::info!(
+            peer = link.peer,
+            link = id,
+            kind = kind.word(),
+            index,
+            lane_id,
+            reason = reason.code(),
+            "lane ended: {reason}"
+        );
+    }
+
+    async fn run_control(
+        &self,
+        tls: connection::Tls,
+        mailbox: Mailbox,
+        shown: &ShownLink,
+        ended: &CancellationToken,
+    ) -> Reason {
+        let meter = meter_of(&tls);
+        let reason = tokio::select! {
+            biased;
+            reason = watch(&meter, shown, ended) => reason,
+            reason = control::drive(tls, Side::Hub, mailbox, self.metrics.clone()) => reason,
+        };
+        ended.cancel();
+        reason
+    }
+
+    /// A link is gone: its row goes, and its edge's comes back when that was the last.
+    fn forget(&self, edge: &str, link: u64, reason: &Reason) {
+        self.shown_links().remove(&link);
+        if self.links().count_of(edge) == 0 {
+            self.show_absent(edge, Some(reason));
+        }
+    }
+
+    /// The row of an edge that has no link here.
+    fn show_absent(&self, edge: &str, reason: Option<&Reason>) {
+        if self.links().count_of(edge) > 0 {
+            return;
+        }
+        let row = LinkStatus {
+            peer: edge.to_owned(),
+            link: None,
+            state: "waiting".into(),
+            reason: Some(reason.map_or("not_dialled", Reason::code).to_owned()),
+            remedy: Some(reason.map_or(NOT_DIALLED_REMEDY, Reason::remedy).to_owned()),
+            remote: None,
+            lanes: Vec::new(),
+        };
+        self.board.put(edge, row);
+    }
+
+    pub(super) fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn shown_links(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<ShownLink>>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const NOT_DIALLED_REMEDY: &str = "start the edge, and see in its log whether it reaches this hub";
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);

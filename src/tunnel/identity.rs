@@ -1,0 +1,195 @@
+//! The hub's identity: the issuer's key and chain from files, and the leaf that it mints in memory.
+//! Never makes trust: missing files are an error, and the root's key is not wanted here.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::secret_file::{self, SecretFileError};
+use super::trust::{hub_dns_name, validity};
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The issuer's key is missing or open to others.
+    #[error("{0}: `bridge init` makes the hub's identity; copy it here, do not make a new one")]
+    Key(#[from] SecretFileError),
+    /// A file does not hold what it should.
+    #[error("{file}: {wrong}: copy the file that `bridge init` wrote again")]
+    Unusable {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        wrong: String,
+    },
+    /// A leaf could not be made.
+    #[error("cannot mint the hub's certificate: {0}")]
+    Mint(String),
+}
+
+/// Issuer and chain of a hub, and the leaf in use.
+#[derive(Debug)]
+pub struct HubIdentity {
+    hub: String,
+    issuer: Issuer<'static, KeyPair>,
+    /// Issuer first, then roots.
+    chain: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+    leaf: Mutex<Option<Leaf>>,
+}
+
+#[derive(Clone, Debug)]
+struct Leaf {
+    key: Arc<CertifiedKey>,
+    not_before: SystemTime,
+    renew_at: SystemTime,
+}
+
+impl HubIdentity {
+    /// Reads `issuer.key` and `chain.pem` from the identity's directory.
+    pub fn load(dir: &Path, hub: &str, provider: Arc<CryptoProvider>) -> Result<Self, IdentityError> {
+        let key_file = dir.join(ISSUER_KEY_FILE);
+        let key_text = secret_file::read(&key_file, IDENTITY_FILE_LEN_MAX)?;
+        let key = KeyPair::from_pem(key_text.expose()).map_err(|_| IdentityError::Unusable {
+            file: key_file,
+            wrong: "no private key in PEM".into(),
+        })?;
+        let chain_file = dir.join(CHAIN_FILE);
+        let unusable = |wrong: String| IdentityError::Unusable {
+            file: chain_file.clone(),
+            wrong,
+        };
+        let chain = read_chain(&chain_file).map_err(&unusable)?;
+        let [issuer, _root, ..] = &chain[..] else {
+            return Err(unusable("it must hold the issuer and its root".into()));
+        };
+        if super::key::spki_sha256(issuer) != Some(super::key::sha256(&key_spki(&key))) {
+            return Err(unusable(format!(
+                "its first certificate is not of {ISSUER_KEY_FILE}"
+            )));
+        }
+        let issuer = Issuer::from_ca_cert_der(issuer, key).map_err(|error| unusable(error.to_string()))?;
+        let identity = Self {
+            hub: hub.to_owned(),
+            issuer,
+            chain,
+            provider,
+            leaf: Mutex::new(None),
+        };
+        identity.leaf_at(SystemTime::now())?;
+        Ok(identity)
+    }
+
+    /// When the issuer expires, Unix seconds.
+    pub fn issuer_expires(&self) -> u64 {
+        let issuer = self.chain.first().and_then(validity);
+        issuer.map_or(0, |(_, end)| end)
+    }
+
+    /// The leaf to present at a time; minted anew when half of its life is over or the clock jumped.
+    fn leaf_at(&self, now: SystemTime) -> Result<Arc<CertifiedKey>, IdentityError> {
+        let mut leaf = self.leaf.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(leaf) = leaf
+            .as_ref()
+            .filter(|leaf| (leaf.not_before..leaf.renew_at).contains(&now))
+        {
+            return Ok(leaf.key.clone());
+        }
+        let minted = self.mint(now)?;
+        let key = minted.key.clone();
+        *leaf = Some(minted);
+        self.warn_of_expiry(now);
+        Ok(key)
+    }
+
+    fn mint(&self, now: SystemTime) -> Result<Leaf, IdentityError> {
+        let failed = |error: &dyn std::fmt::Display| IdentityError::Mint(error.to_string());
+        let key = KeyPair::generate().map_err(|e| failed(&e))?;
+        let not_before = now - BACKDATED;
+        let mut params = CertificateParams::new([hub_dns_name(&self.hub)]).map_err(|e| failed(&e))?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, self.hub.as_str());
+        params.not_before = not_before.into();
+        params.not_after = (now + LEAF_LIFE).into();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(|e| failed(&e))?;
+        let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| failed(&e))?;
+        let signing = self
+            .provider
+            .key_provider
+            .load_private_key(private)
+            .map_err(|e| failed(&e))?;
+        let mut chain = vec![certificate.der().clone()];
+        chain.extend(self.chain.iter().cloned());
+        Ok(Leaf {
+            key: Arc::new(CertifiedKey::new(chain, signing)),
+            not_before,
+            renew_at: now + LEAF_LIFE / 2,
+        })
+    }
+
+    fn warn_of_expiry(&self, now: SystemTime) {
+        let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(self.issuer_expires());
+        let left = expires.duration_since(now).unwrap_or_default();
+        let days = left.as_secs() / 86_400;
+        match days {
+            0..=7 => tracing::error!(
+                days,
+                "the hub's issuer expires: renew it now, no edge will join after"
+            ),
+            8..=60 => tracing::warn!(days, "the hub's issuer expires: renew it"),
+            _ => {}
+        }
+    }
+}
+
+impl ResolvesServerCert for HubIdentity {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        match self.leaf_at(SystemTime::now()) {
+            Ok(key) => Some(key),
+            Err(error) => {
+                tracing::error!(%error, "no certificate to present");
+                None
+            }
+        }
+    }
+}
+
+fn key_spki(key: &KeyPair) -> Vec<u8> {
+    use rcgen::PublicKeyData;
+    key.subject_public_key_info()
+}
+
+/// The certificates of a PEM file, in order.
+pub fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = std::fs::read(file).map_err(|error| error.to_string())?;
+    if text.len() as u64 > IDENTITY_FILE_LEN_MAX {
+        return Err(format!("longer than {IDENTITY_FILE_LEN_MAX} bytes"));
+    }
+    CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())
+}
+
+/// The issuer's private key, in the identity's directory.
+pub const ISSUER_KEY_FILE: &str = "issuer.key";
+/// Issuer and root certificates, in the identity's directory.
+pub const CHAIN_FILE: &str = "chain.pem";
+/// Identity files are a few KiB.
+const IDENTITY_FILE_LEN_MAX: u64 = 64 * 1024;
+/// A leaf's life; renewed at half of it.
+const LEAF_LIFE: Duration = Duration::from_secs(7 * 86_400);
+/// Edges whose clocks are a little behind still accept a fresh leaf.
+const BACKDATED: Duration = Duration::from_secs(3600);

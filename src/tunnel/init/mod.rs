@@ -1,0 +1,374 @@
+//! `bridge init`: makes keys, tokens and configurations, and says what to do with them.
+//! The only place that makes trust; overwrites nothing, and half of a set is never left behind knowingly.
+
+mod certificates;
+mod configuration;
+mod files;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::identity::{CHAIN_FILE, ISSUER_KEY_FILE, read_chain};
+use super::key::{self, EdgeCertificate, SpkiHash, spki_sha256};
+use super::secret_file;
+use crate::config::LinkUrl;
+use crate::config::credential::{EdgeKey, JoinToken, is_site_name};
+use files::Files;
+
+/// What to make.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Everything for one hub and its first edges.
+    New {
+        /// The hub's site name.
+        hub: String,
+        /// The edges' site names.
+        edges: Vec<String>,
+        /// Where the edges reach the hub.
+        url: LinkUrl,
+        /// Where to write.
+        out: PathBuf,
+    },
+    /// One more edge for a hub that was made in `out`.
+    AddEdge {
+        /// Its site name.
+        edge: String,
+        /// Where the hub's files are.
+        out: PathBuf,
+        /// Where the edge reaches the hub; otherwise as the other edges do.
+        url: Option<LinkUrl>,
+    },
+    /// A second key for an edge.
+    Rotate {
+        /// Its site name.
+        edge: String,
+        /// Where the hub's files are.
+        out: PathBuf,
+    },
+    /// At the edge: a key that nobody else ever sees.
+    OwnKey {
+        /// Its site name.
+        edge: String,
+        /// Where to write.
+        out: PathBuf,
+        /// The hub, once its operator told name and pin: then the token is written too.
+        hub: Option<HubPin>,
+    },
+}
+
+/// What the hub's operator tells an edge that makes its own key. Not secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubPin {
+    /// The hub's site name.
+    pub name: String,
+    /// The pin of its root.
+    pub pin: SpkiHash,
+}
+
+impl HubPin {
+    /// From the hub's name and the 43 characters that `bridge init` printed.
+    pub fn parse(name: &str, pin: &str) -> Result<Self, InitError> {
+        let bytes = URL_SAFE_NO_PAD.decode(pin.trim()).ok();
+        let pin = bytes.and_then(|bytes| SpkiHash::try_from(bytes).ok());
+        Ok(Self {
+            name: site_name(name)?.to_owned(),
+            pin: pin.ok_or(InitError::Pin)?,
+        })
+    }
+}
+
+/// What was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The files, in order.
+    pub written: Vec<PathBuf>,
+    /// What the operator does next, one line each. No secret is in them.
+    pub next_steps: Vec<String>,
+}
+
+/// Why nothing was made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// Nothing is ever overwritten.
+    #[error("{0} exists: nothing was written; choose another --out, or move it away")]
+    Exists(PathBuf),
+    /// No site can have this name.
+    #[error("`{0}` is no site name: 1 to 32 of a-z, 0-9 and inner hyphens")]
+    Name(String),
+    /// The name is taken by init's own folders.
+    #[error("an edge cannot be called `{0}`: the folder of that name holds other keys; choose another")]
+    ReservedName(String),
+    /// Two sites with one name.
+    #[error("`{0}` is named twice: every site needs a name of its own")]
+    Twice(String),
+    /// No edges.
+    #[error("no edge is named: add --edge NAME")]
+    NoEdge,
+    /// Not a pin.
+    #[error(
+        "the pin is not 32 bytes in base64url: copy the 43 characters that `bridge init` printed at the hub"
+    )]
+    Pin,
+    /// There is no hub that the edge could join.
+    #[error("{file}: {wrong}: give the --out of the `bridge init` that made the hub")]
+    NoHub {
+        /// What was looked for.
+        file: PathBuf,
+        /// What is wrong with it.
+        wrong: String,
+    },
+    /// Nobody told the URL.
+    #[error("no other edge's edge.json in {0} tells the hub's URL: add --url")]
+    NoUrl(PathBuf),
+    /// The file system's word.
+    #[error("{file}: {source}")]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// Its word.
+        source: std::io::Error,
+    },
+    /// An own key that is not one.
+    #[error("{0}: not the key that `bridge init --own-key` wrote: move it away and make a new one")]
+    OwnKey(PathBuf),
+    /// The key could not be read safely.
+    #[error(transparent)]
+    SecretFile(#[from] secret_file::SecretFileError),
+    /// Certificates or keys could not be made.
+    #[error("cannot make keys: {0}")]
+    Keys(String),
+}
+
+impl From<rcgen::Error> for InitError {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Keys(error.to_string())
+    }
+}
+
+impl From<rustls::Error> for InitError {
+    fn from(error: rustls::Error) -> Self {
+        Self::Keys(error.to_string())
+    }
+}
+
+/// Makes what was asked; `now` dates the certificates.
+pub fn init(request: &Request, now: SystemTime) -> Result<Outcome, InitError> {
+    match request {
+        Request::New { hub, edges, url, out } => new_bridge(hub, edges, url, out, now),
+        Request::AddEdge { edge, out, url } => add_edge(edge, out, url.as_ref()),
+        Request::Rotate { edge, out } => rotate(edge, out),
+        Request::OwnKey { edge, out, hub } => own_key(edge, out, hub.as_ref()),
+    }
+}
+
+fn new_bridge(
+    hub: &str,
+    edges: &[String],
+    url: &LinkUrl,
+    out: &Path,
+    now: SystemTime,
+) -> Result<Outcome, InitError> {
+    site_name(hub)?;
+    let mut names = BTreeSet::from([hub]);
+    for edge in edges {
+        edge_name(edge)?;
+        if !names.insert(edge) {
+            return Err(InitError::Twice(edge.clone()));
+        }
+    }
+    if edges.is_empty() {
+        return Err(InitError::NoEdge);
+    }
+    let authority = certificates::make(hub, now)?;
+    let mut files = Files::in_folder(out);
+    files.add("offline/root.key", authority.root_key);
+    files.add("offline/root.crt", authority.root.clone());
+    files.add(&format!("hub/keys/{ISSUER_KEY_FILE}"), authority.issuer_key);
+    files.add(
+        &format!("hub/keys/{CHAIN_FILE}"),
+        authority.issuer + &authority.root,
+    );
+    let mut keys = Vec::new();
+    for edge in edges {
+        let made = make_edge(hub, edge, vec![authority.pin], url)?;
+        keys.push(made.key);
+        files.add(&format!("{edge}/edge.json"), made.configuration);
+        files.add(&format!("{edge}/token"), made.token);
+    }
+    files.add("hub/hub.json", configuration::hub(hub, url, &keys));
+    let mut next_steps = vec![
+        format!(
+            "move {} away from here, to where no network is: it signs issuers only, the hub does not need it",
+            out.join("offline").display()
+        ),
+        "in hub.json and edge.json set each side's own Pulsar addresses".to_owned(),
+        format!(
+            "on the hub: bridge run --config {}",
+            out.join("hub/hub.json").display()
+        ),
+    ];
+    for edge in edges {
+        next_steps.push(format!(
+            "bring {} to the edge by a way that nobody else can read (token is a secret), there: bridge run --config edge.json",
+            out.join(edge).display()
+        ));
+    }
+    next_steps.push(format!(
+        "an edge that makes its own key wants: --hub {hub} --pin {}",
+        URL_SAFE_NO_PAD.encode(authority.pin)
+    ));
+    let written = files.write()?;
+    Ok(Outcome { written, next_steps })
+}
+
+fn add_edge(edge: &str, out: &Path, url: Option<&LinkUrl>) -> Result<Outcome, InitError> {
+    edge_name(edge)?;
+    let hub = Hub::read(out)?;
+    if hub.name == edge {
+        return Err(InitError::Twice(edge.to_owned()));
+    }
+    let url = match url {
+        Some(url) => url.clone(),
+        None => configuration::url_of_siblings(out).ok_or_else(|| InitError::NoUrl(out.to_owned()))?,
+    };
+    let made = make_edge(&hub.name, edge, hub.pins, &url)?;
+    let mut files = Files::in_folder(out);
+    files.add(&format!("{edge}/edge.json"), made.configuration);
+    files.add(&format!("{edge}/token"), made.token);
+    let written = files.write()?;
+    let next_steps = vec![
+        format!(
+            "add to tunnel.edges of hub.json: {}",
+            configuration::edge_entry(&made.key)
+        ),
+        "add its routes to `routes` of hub.json, then restart the hub".to_owned(),
+        format!(
+            "bring {} to the edge by a way that nobody else can read",
+            out.join(edge).display()
+        ),
+    ];
+    Ok(Outcome { written, next_steps })
+}
+
+fn rotate(edge: &str, out: &Path) -> Result<Outcome, InitError> {
+    edge_name(edge)?;
+    let hub = Hub::read(out)?;
+    let token = JoinToken::new(&hub.name, edge, key::random()?, hub.pins).map_err(malformed)?;
+    let key = EdgeCertificate::of_token(&token)?.edge_key;
+    let mut files = Files::in_folder(out);
+    let file = files.first_free(|number| format!("{edge}/token-{number}"))?;
+    files.add(&file, token.encode().expose().to_owned() + "\n");
+    let written = files.write()?;
+    let next_steps = vec![
+        format!("add to the keys of `{edge}` in tunnel.edges of hub.json, beside the old one: \"{key}\""),
+        format!("restart the hub, then put {file} in the place of the edge's token and restart the edge"),
+        "when its link is up, remove the old key from hub.json".to_owned(),
+    ];
+    Ok(Outcome { written, next_steps })
+}
+
+fn own_key(edge: &str, out: &Path, hub: Option<&HubPin>) -> Result<Outcome, InitError> {
+    edge_name(edge)?;
+    let mut files = Files::in_folder(out);
+    let own_file = format!("{edge}/own.key");
+    let path = out.join(&own_file);
+    let seed = match path.exists() {
+        true => read_own_key(&path)?,
+        false => {
+            let seed: [u8; 32] = key::random()?;
+            files.add(&own_file, URL_SAFE_NO_PAD.encode(seed) + "\n");
+            seed
+        }
+    };
+    let public = EdgeCertificate::of_seed(edge, &seed)?.edge_key;
+    let mut next_steps = vec![format!(
+        "tell the hub's operator (it is not secret), for the keys of `{edge}` in tunnel.edges: {public}"
+    )];
+    match hub {
+        Some(hub) => {
+            let token = JoinToken::new(&hub.name, edge, seed, vec![hub.pin]).map_err(malformed)?;
+            files.add(
+                &format!("{edge}/token"),
+                token.encode().expose().to_owned() + "\n",
+            );
+            next_steps.push("set tunnel.token_file of edge.json to the token".to_owned());
+        }
+        None => next_steps.push(
+            "then run this again with the --hub NAME --pin PIN that they tell, to make the token".to_owned(),
+        ),
+    }
+    let written = files.write()?;
+    Ok(Outcome { written, next_steps })
+}
+
+fn read_own_key(path: &Path) -> Result<[u8; 32], InitError> {
+    let text = secret_file::read(path, OWN_KEY_LEN_MAX)?;
+    let bytes = URL_SAFE_NO_PAD.decode(text.expose().trim()).ok();
+    let seed = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    seed.ok_or_else(|| InitError::OwnKey(path.to_owned()))
+}
+
+/// An edge's files, and its public key for the hub.
+struct MadeEdge {
+    key: EdgeKey,
+    token: String,
+    configuration: String,
+}
+
+fn make_edge(hub: &str, edge: &str, pins: Vec<SpkiHash>, url: &LinkUrl) -> Result<MadeEdge, InitError> {
+    let token = JoinToken::new(hub, edge, key::random()?, pins).map_err(malformed)?;
+    Ok(MadeEdge {
+        key: EdgeCertificate::of_token(&token)?.edge_key,
+        token: token.encode().expose().to_owned() + "\n",
+        configuration: configuration::edge(edge, url),
+    })
+}
+
+/// A hub that init made before: its name, and the pins of its roots.
+struct Hub {
+    name: String,
+    pins: Vec<SpkiHash>,
+}
+
+impl Hub {
+    fn read(out: &Path) -> Result<Self, InitError> {
+        let file = out.join("hub/hub.json");
+        let name = configuration::site_of(&file).map_err(|wrong| InitError::NoHub { file, wrong })?;
+        let file = out.join("hub/keys").join(CHAIN_FILE);
+        let no_hub = |wrong: &str| InitError::NoHub {
+            file: file.clone(),
+            wrong: wrong.to_owned(),
+        };
+        let chain = read_chain(&file).map_err(|wrong| no_hub(&wrong))?;
+        let roots = chain.iter().skip(1);
+        let pins: Option<Vec<SpkiHash>> = roots.map(spki_sha256).collect();
+        match pins {
+            Some(pins) if !pins.is_empty() => Ok(Self { name, pins }),
+            Some(_) | None => Err(no_hub("it holds no root certificate after the issuer")),
+        }
+    }
+}
+
+fn site_name(name: &str) -> Result<&str, InitError> {
+    match is_site_name(name) {
+        true => Ok(name),
+        false => Err(InitError::Name(super::reason::shown(name))),
+    }
+}
+
+fn edge_name(name: &str) -> Result<(), InitError> {
+    match site_name(name)? {
+        "hub" | "offline" => Err(InitError::ReservedName(name.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+fn malformed(error: crate::config::credential::CredentialError) -> InitError {
+    InitError::Keys(error.to_string())
+}
+
+const OWN_KEY_LEN_MAX: u64 = 256;

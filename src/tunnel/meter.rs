@@ -1,0 +1,215 @@
+//! Counts a lane's bytes on the socket, under TLS, and tells how long a reader has waited in vain.
+//! Also the bound on what an unauthenticated peer may send. Knows no frames.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// What is known of a socket's traffic. Shared by the socket and whoever watches it.
+#[derive(Debug)]
+pub struct Meter {
+    born: Instant,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    /// Milliseconds after `born` since when a reader waits, plus one; 0 while none waits.
+    waiting_since: AtomicU64,
+    /// Set while frames that were read wait for their consumer: then silence is our own.
+    paused: AtomicBool,
+    read_max: AtomicU64,
+}
+
+impl Meter {
+    /// A meter of a socket whose peer may send `read_max` bytes until [`Self::trust`].
+    pub fn new(read_max: u64) -> Arc<Self> {
+        Arc::new(Self {
+            born: Instant::now(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            waiting_since: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
+            read_max: AtomicU64::new(read_max),
+        })
+    }
+
+    /// Bytes read from the socket.
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written to the socket.
+    pub fn bytes_out(&self) -> u64 {
+        self.bytes_out.load(Ordering::Relaxed)
+    }
+
+    /// The peer is authenticated: it may send without end.
+    pub fn trust(&self) {
+        self.read_max.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Says that reading stands still because our own side is slow (or no longer).
+    pub fn pause(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+        // The silence before the pause counts no more.
+        self.waiting_since.store(0, Ordering::Relaxed);
+    }
+
+    /// How long a reader has waited without a single byte. Zero while nobody reads.
+    pub fn silence(&self) -> Duration {
+        let since = self.waiting_since.load(Ordering::Relaxed);
+        if since == 0 || self.paused.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        Duration::from_millis(self.now_ms().saturating_sub(since - 1))
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn on_pending(&self) {
+        if self.waiting_since.load(Ordering::Relaxed) == 0 {
+            self.waiting_since.store(self.now_ms() + 1, Ordering::Relaxed);
+        }
+    }
+
+    fn on_read(&self, len: usize) -> io::Result<()> {
+        self.waiting_since.store(0, Ordering::Relaxed);
+        let read = self.bytes_in.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
+        if read > self.read_max.load(Ordering::Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, ReadBeyondBound));
+        }
+        Ok(())
+    }
+}
+
+/// An unauthenticated peer sent more than the handshake can need.
+#[derive(Debug, thiserror::Error)]
+#[error("more bytes than a handshake needs")]
+pub struct ReadBeyondBound;
+
+/// A TCP socket with a meter.
+#[derive(Debug)]
+pub struct MeteredSocket {
+    socket: TcpStream,
+    meter: Arc<Meter>,
+}
+
+impl MeteredSocket {
+    /// Puts a meter on a socket.
+    pub fn new(socket: TcpStream, meter: Arc<Meter>) -> Self {
+        Self { socket, meter }
+    }
+
+    /// Its meter.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// The other end, while it is connected.
+    pub fn remote(&self) -> Option<SocketAddr> {
+        self.socket.peer_addr().ok()
+    }
+}
+
+impl AsyncRead for MeteredSocket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match Pin::new(&mut self.socket).poll_read(cx, buf) {
+            Poll::Pending => {
+                self.meter.on_pending();
+                Poll::Pending
+            }
+            Poll::Ready(Ok(())) => Poll::Ready(self.meter.on_read(buf.filled().len() - before)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl AsyncWrite for MeteredSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.count_out(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.count_out(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+impl MeteredSocket {
+    fn count_out(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(len)) = &written {
+            self.meter.bytes_out.fetch_add(*len as u64, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_the_time_a_reader_waits_and_ends_with_a_byte() {
+        let meter = Meter::new(100);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(meter.silence(), Duration::ZERO, "nobody reads");
+        meter.on_pending();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        meter.on_pending();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(meter.silence(), Duration::from_secs(7));
+        meter.on_read(1).unwrap();
+        assert_eq!(meter.silence(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn our_own_slowness_is_not_the_peers_silence() {
+        let meter = Meter::new(100);
+        meter.on_pending();
+        meter.pause(true);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(meter.silence(), Duration::ZERO);
+        meter.pause(false);
+        assert_eq!(meter.silence(), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_unauthenticated_peer_may_not_send_without_end() {
+        let meter = Meter::new(100);
+        meter.on_read(100).unwrap();
+        let error = meter.on_read(1).unwrap_err();
+        assert!(error.get_ref().is_some_and(|inner| inner.is::<ReadBeyondBound>()));
+        meter.trust();
+        meter.on_read(1 << 30).unwrap();
+    }
+}

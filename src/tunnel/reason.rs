@@ -1,0 +1,231 @@
+//! Why a lane or link is not up: the one catalogue of codes, messages and remedies.
+//! Texts are ours; what a peer said appears only capped and escaped.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A typed reason, shown on the board and logged once for each change of state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The other side is not the hub that the token pins.
+    Intercepted {
+        /// Who issued its certificate, as that says (capped, escaped).
+        issuer: String,
+        /// SHA-256 of its certificate, hex.
+        leaf_sha256: String,
+    },
+    /// The hub is right, but its certificates are not valid at this machine's time.
+    Clock {
+        /// How far this machine's time lies outside of their validity, at least.
+        skew: Duration,
+        /// Whether this machine is ahead of it.
+        ahead: bool,
+    },
+    /// The hub does not list this edge's key.
+    RefusedUnknownKey,
+    /// The name in Hello or Welcome is not the authenticated one.
+    RefusedSiteMismatch,
+    /// Too many processes use one edge's key.
+    TooManyInstances,
+    /// The link that a relay lane belongs to does not live in this hub process.
+    NoSuchLink,
+    /// A newer connection took this one's place.
+    Superseded,
+    /// The lane asked for is none that this link has.
+    LaneRefused,
+    /// No protocol version in common.
+    Version,
+    /// What came is not of the bridge's protocol, though the peer was authenticated.
+    Malformed,
+    /// What answers (or calls) does not speak the bridge's TLS.
+    NotABridge,
+    /// No TCP connection.
+    Unreachable {
+        /// The system's word.
+        error: String,
+    },
+    /// Connecting or the handshake took too long.
+    Timeout,
+    /// Nothing arrived for two keepalives.
+    Silence,
+    /// The other side ended the connection.
+    PeerClosed,
+    /// Too many unauthenticated sockets: the oldest of the busiest address went.
+    Displaced,
+    /// We ended it.
+    Ended,
+    /// The other side gave a code that this version does not know.
+    RefusedUnknownCode(u32),
+}
+
+impl Reason {
+    /// The code: stable, for scripts and metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Intercepted { .. } => "intercepted",
+            Self::Clock { .. } => "clock",
+            Self::RefusedUnknownKey => "refused_unknown_key",
+            Self::RefusedSiteMismatch => "refused_site_mismatch",
+            Self::TooManyInstances => "too_many_instances",
+            Self::NoSuchLink => "no_such_link",
+            Self::Superseded => "superseded",
+            Self::LaneRefused => "lane_refused",
+            Self::Version => "version",
+            Self::Malformed => "malformed",
+            Self::NotABridge => "not_a_bridge",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Silence => "silence",
+            Self::PeerClosed => "peer_closed",
+            Self::Displaced => "displaced",
+            Self::Ended => "ended",
+            Self::RefusedUnknownCode(_) => "refused",
+        }
+    }
+
+    /// Whether somebody has to act before dialling again can help.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Intercepted { .. }
+            | Self::Clock { .. }
+            | Self::RefusedUnknownKey
+            | Self::RefusedSiteMismatch
+            | Self::TooManyInstances
+            | Self::LaneRefused
+            | Self::Version
+            | Self::Malformed
+            | Self::NotABridge
+            | Self::RefusedUnknownCode(_) => true,
+            Self::NoSuchLink
+            | Self::Superseded
+            | Self::Unreachable { .. }
+            | Self::Timeout
+            | Self::Silence
+            | Self::PeerClosed
+            | Self::Displaced
+            | Self::Ended => false,
+        }
+    }
+
+    /// What an operator can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Intercepted { .. } => {
+                "something between ends the TLS, or the hub has another root: compare the issuer, exempt the hub's address from inspection, or get a new token"
+            }
+            Self::Clock { .. } => "set this machine's clock, or renew the hub's issuer if it has expired",
+            Self::RefusedUnknownKey => {
+                "list this edge's key (bk1.…) under tunnel.edges[].keys at the hub, or use the token that the hub knows"
+            }
+            Self::RefusedSiteMismatch => "`site` in both configurations must be the names in the join token",
+            Self::TooManyInstances => {
+                "stop the other processes that use this token, raise max_instances at the hub, or rotate the token if they are not yours"
+            }
+            Self::NoSuchLink => {
+                "none needed: the load balancer led to another hub process, the lane is dialled again"
+            }
+            Self::Superseded => "none needed: a newer connection of the same process took over",
+            Self::LaneRefused => "lower tunnel.lanes at the edge to what the hub allows",
+            Self::Version => "upgrade the older side: version N speaks N-1",
+            Self::Malformed => "upgrade the older side; if both are equal, report it with both logs",
+            Self::NotABridge => "check host and port: something else listens or calls there",
+            Self::Unreachable { .. } => "check address, DNS, route and firewall, and that the hub is running",
+            Self::Timeout => {
+                "check firewall and proxies on the way: packets are dropped, or the hub is overloaded"
+            }
+            Self::Silence => {
+                "none needed if it comes back: the network dropped the connection without saying so"
+            }
+            Self::PeerClosed => "none needed if it comes back: look into the other side's log",
+            Self::Displaced => "see bridge_tunnel_unauthenticated_sockets: somebody floods the port",
+            Self::Ended => "none needed",
+            Self::RefusedUnknownCode(_) => "upgrade this side: the other one knows a newer reason",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Intercepted { issuer, leaf_sha256 } => write!(
+                f,
+                "the certificate is not the pinned hub's: issued by `{issuer}`, sha256 {leaf_sha256}"
+            ),
+            Self::Clock { skew, ahead } => write!(
+                f,
+                "this machine's clock is at least {} {} the validity of the hub's certificates",
+                Days(*skew),
+                if *ahead {
+                    "past the end of"
+                } else {
+                    "before the start of"
+                }
+            ),
+            Self::RefusedUnknownKey => f.write_str("the hub does not know this key"),
+            Self::RefusedSiteMismatch => f.write_str("the site's name is not the authenticated one"),
+            Self::TooManyInstances => f.write_str("too many processes use this edge's key"),
+            Self::NoSuchLink => f.write_str("the link does not live in this hub process"),
+            Self::Superseded => f.write_str("a newer connection took this one's place"),
+            Self::LaneRefused => f.write_str("the link has no such lane"),
+            Self::Version => f.write_str("no protocol version in common"),
+            Self::Malformed => f.write_str("the peer sent what the protocol does not have"),
+            Self::NotABridge => f.write_str("the other side is no bridge"),
+            Self::Unreachable { error } => write!(f, "no connection: {error}"),
+            Self::Timeout => f.write_str("connecting took too long"),
+            Self::Silence => f.write_str("nothing arrived for two keepalives"),
+            Self::PeerClosed => f.write_str("the other side closed the connection"),
+            Self::Displaced => f.write_str("given up for a newer unauthenticated connection"),
+            Self::Ended => f.write_str("ended by this side"),
+            Self::RefusedUnknownCode(code) => write!(f, "refused with the unknown code {code}"),
+        }
+    }
+}
+
+impl std::error::Error for Reason {}
+
+/// A peer's text as it may be shown: at most [`PEER_TEXT_LEN_MAX`] characters, control characters escaped.
+pub fn shown(text: &str) -> String {
+    text.chars()
+        .take(PEER_TEXT_LEN_MAX)
+        .flat_map(char::escape_debug)
+        .collect()
+}
+
+/// Longest text of a peer that is shown anywhere.
+pub const PEER_TEXT_LEN_MAX: usize = 256;
+
+struct Days(Duration);
+
+impl fmt::Display for Days {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        match seconds {
+            0..=119 => write!(f, "{seconds} s"),
+            120..=172_799 => write!(f, "{} min", seconds / 60),
+            _ => write!(f, "{} days", seconds / 86_400),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peers_text_is_capped_and_cannot_move_the_cursor() {
+        let text = format!("\x1b[2J\n{}", "x".repeat(1000));
+        let shown = shown(&text);
+        assert!(!shown.contains('\x1b') && !shown.contains('\n'), "{shown}");
+        assert!(shown.len() < 300, "{}", shown.len());
+    }
+
+    #[test]
+    fn a_skewed_clock_is_told_with_its_measure() {
+        let reason = Reason::Clock {
+            skew: Duration::from_secs(365 * 86_400),
+            ahead: true,
+        };
+        assert!(reason.to_string().contains("365 days"), "{reason}");
+        assert_eq!(reason.code(), "clock");
+    }
+}

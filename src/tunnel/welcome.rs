@@ -1,0 +1,301 @@
+//! The hub's side of one handshake: from a fresh socket to a lane that joined, or a refusal by name.
+//! Runs under the accept task's time limit; dropping it half way leaves nothing behind.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::connection::{
+    Tls, UNAUTHENTICATED_READ_MAX, lane_id, meter_of, now_ms, reason_of, receive, send, speaks_bridge,
+};
+use super::control::{MESSAGES_MAX, Mailbox};
+use super::gate::Ticket;
+use super::handshake::{self, Asked, Lane, Refusal, judge_hello};
+use super::hub::Hub;
+use super::key;
+use super::link::{Link, LinkUp, TunnelEvent};
+use super::links::Joining;
+use super::meter::{Meter, MeteredSocket};
+use super::reason::Reason;
+use super::shown::{ShownLink, link_id};
+use super::trust::KnownKey;
+use super::wire::{Frame, Kind, REFUSED, WELCOME};
+
+/// A lane that got its Welcome.
+pub(super) struct Joined {
+    pub(super) tls: Tls,
+    pub(super) link: Arc<Link>,
+    pub(super) ended: CancellationToken,
+    pub(super) shown: Arc<ShownLink>,
+    pub(super) lane_id: String,
+    pub(super) role: Role,
+    /// Whoever drops the lane ends it; for a control lane, the whole link.
+    pub(super) ends_with_us: DropGuard,
+}
+
+/// What the lane is, with what it needs.
+pub(super) enum Role {
+    Control(Mailbox),
+    Relay(u16),
+}
+
+impl Role {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Control(_) => Kind::Control,
+            Self::Relay(_) => Kind::Relay,
+        }
+    }
+
+    pub(super) fn index(&self) -> u16 {
+        match self {
+            Self::Control(_) => 0,
+            Self::Relay(index) => *index,
+        }
+    }
+}
+
+/// A connection that did not become a lane.
+pub(super) struct Refusing {
+    pub(super) reason: Reason,
+    /// The edge, once its key told.
+    pub(super) edge: Option<String>,
+}
+
+impl From<Reason> for Refusing {
+    fn from(reason: Reason) -> Self {
+        Self { reason, edge: None }
+    }
+}
+
+/// A lane entered into the books, Welcome not yet sent.
+struct Entered {
+    link: Arc<Link>,
+    ended: CancellationToken,
+    shown: Arc<ShownLink>,
+    role: Role,
+    ends_with_us: DropGuard,
+}
+
+impl Hub {
+    /// The whole handshake.
+    pub(super) async fn welcome(
+        &self,
+        socket: TcpStream,
+        remote: SocketAddr,
+        ticket: &Ticket,
+    ) -> Result<Joined, Refusing> {
+        let mut tls = self.accept_tls(socket, ticket).await?;
+        let known = self.edge_behind(&tls)?;
+        let of_edge = |reason| Refusing {
+            reason,
+            edge: Some(known.edge.clone()),
+        };
+        for _ in 0..HELLOS_MAX {
+            let hello = receive(&mut tls).await.map_err(of_edge)?;
+            match self.enter(&hello, &known, remote).await {
+                Ok((asked, entered)) => {
+                    return self
+                        .say_welcome(tls, &hello, &asked, entered)
+                        .await
+                        .map_err(of_edge);
+                }
+                Err(refusal) => {
+                    let refused = handshake::refused(refusal, self.instance);
+                    send(&mut tls, REFUSED, &refused).await.map_err(of_edge)?;
+                    // A lane that came to the wrong process may become a link of its own.
+                    if refusal != Refusal::NoSuchLink {
+                        linger(&mut tls).await;
+                        return Err(of_edge(refusal.reason()));
+                    }
+                }
+            }
+        }
+        Err(of_edge(Reason::NoSuchLink))
+    }
+
+    async fn accept_tls(&self, socket: TcpStream, ticket: &Ticket) -> Result<Tls, Reason> {
+        socket.set_nodelay(true).map_err(|error| reason_of(&error))?;
+        let metered = MeteredSocket::new(socket, Meter::new(UNAUTHENTICATED_READ_MAX));
+        let mut acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), metered);
+        let start = match (&mut acceptor).await {
+            Ok(start) => start,
+            Err(error) => {
+                if let Some(mut socket) = acceptor.take_io() {
+                    linger(&mut socket).await;
+                }
+                return Err(reason_of(&error));
+            }
+        };
+        let computing = ticket.turn().await;
+        let accepted = start.into_stream(self.tls.clone()).into_fallible().await;
+        drop(computing);
+        match accepted {
+            Ok(tls) => {
+                let tls = Tls::from(tls);
+                if speaks_bridge(&tls) {
+                    Ok(tls)
+                } else {
+                    Err(Reason::NotABridge)
+                }
+            }
+            Err((error, mut socket)) => {
+                linger(&mut socket).await;
+                Err(reason_of(&error))
+            }
+        }
+    }
+
+    /// The edge whose key proved itself in the TLS handshake.
+    fn edge_behind(&self, tls: &Tls) -> Result<KnownKey, Reason> {
+        let (_, session) = tls.get_ref();
+        let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        let known = certificate.and_then(|certificate| self.book.edge_of(certificate));
+        known.cloned().ok_or(Reason::RefusedUnknownKey)
+    }
+
+    async fn enter(
+        &self,
+        hello: &Frame,
+        known: &KnownKey,
+        remote: SocketAddr,
+    ) -> Result<(Asked, Entered), Refusal> {
+        let asked = judge_hello(hello, &known.edge)?;
+        self.note_clock(&asked, known);
+        let entered = match asked.lane {
+            Lane::Control { relay_lanes } => self.open(&asked, relay_lanes, known, remote).await?,
+            Lane::Relay { link, index } => self.attach(&asked, link, index, known)?,
+        };
+        Ok((asked, entered))
+    }
+
+    async fn open(
+        &self,
+        asked: &Asked,
+        relay_lanes: u16,
+        known: &KnownKey,
+        remote: SocketAddr,
+    ) -> Result<Entered, Refusal> {
+        let joining = Joining {
+            edge: &known.edge,
+            instance: asked.instance,
+            attempt: asked.attempt,
+            relay_lanes,
+            max_instances: known.max_instances,
+        };
+        let id = key::random().map_or(0, u64::from_be_bytes).max(1);
+        let ended = self.stop.child_token();
+        let opened = self.links().open(&joining, id, ended.clone())?;
+        let ends_with_us = ended.clone().drop_guard();
+        if opened.new_instance {
+            tracing::info!(
+                edge = known.edge, instance = key::hex(&asked.instance), instances = opened.instances,
+                key = known.key_index, %remote, "a new process of this edge joins"
+            );
+        }
+        let link = opened.link;
+        let shown = ShownLink::new(&self.board, &self.metrics, &link, remote.to_string());
+        self.board.remove(&known.edge);
+        self.shown_links().insert(id, shown.clone());
+        let (outbound, to_write) = mpsc::channel(MESSAGES_MAX);
+        let (read, inbound) = mpsc::channel(MESSAGES_MAX);
+        let up = LinkUp {
+            link: link.clone(),
+            outbound,
+            inbound,
+        };
+        // Before Welcome: so that no relay lane can be announced before its link.
+        let announced = self.events.send(TunnelEvent::LinkUp(up)).await;
+        announced.map_err(|_| Refusal::NoSuchLink)?;
+        let mailbox = Mailbox {
+            outbound: to_write,
+            inbound: read,
+        };
+        Ok(Entered {
+            link,
+            ended,
+            shown,
+            role: Role::Control(mailbox),
+            ends_with_us,
+        })
+    }
+
+    fn attach(&self, asked: &Asked, link: u64, index: u16, known: &KnownKey) -> Result<Entered, Refusal> {
+        let shown = self.shown_links().get(&link).cloned();
+        let (link, ended) = self.links().attach(&known.edge, asked, link)?;
+        Ok(Entered {
+            link,
+            ends_with_us: ended.clone().drop_guard(),
+            ended,
+            shown: shown.ok_or(Refusal::NoSuchLink)?,
+            role: Role::Relay(index),
+        })
+    }
+
+    async fn say_welcome(
+        &self,
+        mut tls: Tls,
+        hello: &Frame,
+        asked: &Asked,
+        entered: Entered,
+    ) -> Result<Joined, Reason> {
+        let link = &entered.link;
+        let welcome = handshake::welcome(
+            asked,
+            &self.site,
+            self.instance,
+            link.id,
+            link.relay_lanes,
+            now_ms(),
+        );
+        let body = send(&mut tls, WELCOME, &welcome).await?;
+        let lane_id = lane_id(&tls, &hello.body, &body)?;
+        meter_of(&tls).trust();
+        Ok(Joined {
+            tls,
+            lane_id,
+            link: entered.link,
+            ended: entered.ended,
+            shown: entered.shown,
+            role: entered.role,
+            ends_with_us: entered.ends_with_us,
+        })
+    }
+
+    fn note_clock(&self, asked: &Asked, known: &KnownKey) {
+        let skew_ms = handshake::skew_ms(asked.time_ms, now_ms());
+        self.metrics.clock_skew.set(skew_ms);
+        if skew_ms.abs() > handshake::SKEW_WORTH_TELLING_MS {
+            tracing::warn!(
+                edge = known.edge,
+                link = asked.link().map(link_id),
+                skew_ms,
+                "the edge's clock differs from ours"
+            );
+        }
+    }
+}
+
+/// Reads on for a moment, so that what was said last is not thrown away by a reset: the peer may already have
+/// sent what nobody will read.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    let read_out = async {
+        stream.shutdown().await?;
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    // Whatever happens here, the connection is over.
+    _ = timeout(LINGER_MAX, read_out).await;
+}
+
+/// The first Hello, and one more after `no_such_link`.
+const HELLOS_MAX: usize = 2;
+const LINGER_MAX: Duration = Duration::from_secs(1);

@@ -210,7 +210,7 @@ async fn cursors_backlogs_subscriptions_and_clusters_are_read() {
         "GET /admin/v2/persistent/a/b/c/internalStats" => status(
             200,
             r#"{"ledgers":[],"cursors":{"bridge.a.b":{"markDeletePosition":"3:4","properties":{"hole":-1,"n":7}},
-                "x%2Fy":{"properties":{}}}}"#,
+                "a+b%2F%C3%BC*%7E.c":{"properties":{}}}}"#,
         ),
         "GET /admin/v2/persistent/a/b/c/stats" => status(
             200,
@@ -234,7 +234,7 @@ async fn cursors_backlogs_subscriptions_and_clusters_are_read() {
         BTreeMap::from([("hole".into(), u64::MAX), ("n".into(), 7)])
     );
     assert_eq!(
-        rest.cursor_properties(&topic, "x/y").await.unwrap(),
+        rest.cursor_properties(&topic, "a b/ü*~.c").await.unwrap(),
         Some(BTreeMap::new())
     );
     assert_eq!(rest.cursor_properties(&topic, "none").await.unwrap(), None);

@@ -162,8 +162,9 @@ impl AdminRest {
         }
         let path = topic_path(topic, "/internalStats");
         let internal: Option<Internal> = self.get(&path, NEEDS_LOOKUP).await?;
-        // Cursors go by the subscription's encoded name (org.apache.pulsar.common.util.Codec).
-        let cursor = internal.and_then(|mut internal| internal.cursors.remove(&encode(subscription)));
+        // Cursors go by the subscription's encoded name, with `+` for a space (common.util.Codec).
+        let name = encode(subscription).replace("%20", "+");
+        let cursor = internal.and_then(|mut internal| internal.cursors.remove(&name));
         // The wire has u64, the broker prints Java's signed long.
         let unsigned = |(name, value): (String, i64)| (name, value.cast_unsigned());
         Ok(cursor.map(|cursor| cursor.properties.into_iter().flatten().map(unsigned).collect()))

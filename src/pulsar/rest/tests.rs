@@ -1,19 +1,25 @@
 //! Against a small HTTP server on a free port.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes as BodyBytes};
-use axum::http::{HeaderMap, Request, Response, header};
 use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response, header};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 use super::*;
 
-/// What a question looked like.
+/// What questions looked like.
 type Seen = Arc<Mutex<Vec<String>>>;
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Answers every request by `answer(method and target)`; notes what came.
 async fn serve<F>(answer: F) -> (SocketAddr, Seen)
@@ -21,42 +27,53 @@ where
     F: Fn(&str) -> Response<Body> + Clone + Send + Sync + 'static,
 {
     let seen = Seen::default();
-    let notes = seen.clone();
-    let app = Router::new().fallback(move |request: Request<Body>| async move {
-        let line = format!("{} {}", request.method(), request.uri());
-        let token = text(request.headers(), &header::AUTHORIZATION);
-        let body = axum::body::to_bytes(request.into_body(), 1 << 20)
-            .await
-            .unwrap_or_else(|_| BodyBytes::new());
-        let body = String::from_utf8_lossy(&body).into_owned();
-        notes.lock().unwrap().push(format!("{line} [{token}] {body}"));
-        answer(&line)
-    });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, app).await });
+    let notes = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (notes, answer) = (notes.clone(), answer.clone());
+            let service = service_fn(move |request| {
+                let (notes, answer) = (notes.clone(), answer.clone());
+                async move { Ok::<_, Infallible>(answer(&note(request, &notes).await)) }
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+            );
+        }
+    });
     (address, seen)
 }
 
-fn text(headers: &HeaderMap, name: &header::HeaderName) -> String {
-    headers
-        .get(name)
+async fn note(request: Request<Incoming>, notes: &Seen) -> String {
+    let line = format!("{} {}", request.method(), request.uri());
+    let token = request.headers().get(header::AUTHORIZATION);
+    let token = token
         .map(|value| value.to_str().unwrap().to_owned())
-        .unwrap_or_default()
+        .unwrap_or_default();
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let body = String::from_utf8_lossy(&body);
+    notes.lock().unwrap().push(format!("{line} [{token}] {body}"));
+    line
+}
+
+fn whole(text: &str) -> Body {
+    Full::new(Bytes::copy_from_slice(text.as_bytes())).boxed_unsync()
+}
+
+fn streamed(chunks: impl stream::Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+    Response::new(StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync())
 }
 
 fn status(status: u16, body: &str) -> Response<Body> {
-    Response::builder()
-        .status(status)
-        .body(Body::from(body.to_owned()))
-        .unwrap()
+    Response::builder().status(status).body(whole(body)).unwrap()
 }
 
 fn redirect(to: &str) -> Response<Body> {
     Response::builder()
         .status(307)
         .header(header::LOCATION, to)
-        .body(Body::empty())
+        .body(whole(""))
         .unwrap()
 }
 
@@ -183,21 +200,11 @@ async fn what_is_there_already_is_not_created_again() {
 
 #[tokio::test]
 async fn an_endless_answer_and_a_silent_broker_are_given_up() {
-    let (address, _) = serve(|_| {
-        let endless =
-            futures::stream::repeat_with(|| Ok::<_, std::io::Error>(BodyBytes::from_static(&[b' '; 65536])));
-        Response::new(Body::from_stream(endless))
-    })
-    .await;
+    let (address, _) = serve(|_| streamed(stream::repeat(Bytes::from_static(&[b' '; 65536])))).await;
     let error = client(address).partitions(&topic("t")).await.unwrap_err();
     assert!(matches!(error, RestError::TooLong { .. }), "{error}");
 
-    let (address, _) = serve(|_| {
-        Response::new(Body::from_stream(futures::stream::pending::<
-            Result<BodyBytes, std::io::Error>,
-        >()))
-    })
-    .await;
+    let (address, _) = serve(|_| streamed(stream::pending())).await;
     let mut rest = client(address);
     rest.exchange.set_deadline(Duration::from_millis(100));
     let error = rest.partitions(&topic("t")).await.unwrap_err();
@@ -210,7 +217,7 @@ async fn cursors_backlogs_subscriptions_and_clusters_are_read() {
         "GET /admin/v2/persistent/a/b/c/internalStats" => status(
             200,
             r#"{"ledgers":[],"cursors":{"bridge.a.b":{"markDeletePosition":"3:4","properties":{"hole":-1,"n":7}},
-                "x%2Fy":{"properties":{}}}}"#,
+                "a+b%2F%C3%BC*%7E.c":{"properties":{}}}}"#,
         ),
         "GET /admin/v2/persistent/a/b/c/stats" => status(
             200,
@@ -234,7 +241,7 @@ async fn cursors_backlogs_subscriptions_and_clusters_are_read() {
         BTreeMap::from([("hole".into(), u64::MAX), ("n".into(), 7)])
     );
     assert_eq!(
-        rest.cursor_properties(&topic, "x/y").await.unwrap(),
+        rest.cursor_properties(&topic, "a b/ü*~.c").await.unwrap(),
         Some(BTreeMap::new())
     );
     assert_eq!(rest.cursor_properties(&topic, "none").await.unwrap(), None);

@@ -72,7 +72,8 @@ class Broker:
                 return
             if time.monotonic() > deadline:
                 raise TestbedError(
-                    f"{self.place.name}'s broker is not ready after {deadline_seconds} s ({reason}):\n{self.last_words()}"
+                    f"{self.place.name}'s broker is not ready after {deadline_seconds} s ({reason}):\n"
+                    f"{self.last_words()}"
                 )
             time.sleep(LOOK_AGAIN_SECONDS)
 
@@ -121,6 +122,7 @@ class Broker:
             "bindAddress": "0.0.0.0",
             "advertisedAddress": self.place.address,
             "brokerDeduplicationEnabled": "true",
+            "forceDeleteNamespaceAllowed": "true",  # so that a test's topics go when it ends
         }
         lines = (distribution() / "conf/standalone.conf").read_text().splitlines()
         kept = [line for line in lines if line.split("=")[0].strip() not in ours]

@@ -17,15 +17,16 @@ class Refused(Exception):
 
 
 class Admin:
-    """One place's HTTP port; a new connection for each call, so that a restarted broker needs no care."""
+    """One HTTP port inside a place; a new connection for each call, so that a restarted server needs no care."""
 
-    def __init__(self, place, port=8080, patience=10.0):
+    def __init__(self, place, port=8080, address=None, patience=10.0):
         self.place, self.port, self.patience = place, port, patience
+        self.address = address or place.address
 
     def ask(self, method, path, body=None):
-        connection = http.client.HTTPConnection(self.place.address, self.port, timeout=self.patience)
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=self.patience)
         with places.entered(self.place.namespace):
-            connection.sock = socket.create_connection((self.place.address, self.port), timeout=self.patience)
+            connection.sock = socket.create_connection((self.address, self.port), timeout=self.patience)
         try:
             text = None if body is None else json.dumps(body)
             connection.request(method, path, text, {"Content-Type": "application/json"} if text is not None else {})
@@ -42,8 +43,7 @@ class Admin:
     def follow(self, method, answer, body):
         # Several admin calls answer 307 to the owner of the bundle, which with one broker is this very address.
         location = urllib.parse.urlsplit(answer.getheader("Location") or "")
-        raise_elsewhere = location.hostname != self.place.address
-        if raise_elsewhere:
+        if location.hostname != self.address:
             raise Refused(method, location.geturl(), answer.status, "redirected to another broker")
         return self.ask(method, f"{location.path}?{location.query}" if location.query else location.path, body)
 

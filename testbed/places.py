@@ -18,6 +18,10 @@ PREFIX = 16
 LINK_PORT = 8001
 
 
+# A root shell that came by plain `su` lacks them.
+os.environ["PATH"] += ":/usr/sbin:/sbin"
+
+
 class TestbedError(Exception):
     """What is wrong and what to do about it; printed without a traceback."""
 

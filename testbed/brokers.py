@@ -11,7 +11,6 @@ import signal
 import subprocess
 import time
 
-import places
 import rest
 from places import TestbedError
 

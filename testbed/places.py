@@ -102,30 +102,20 @@ def join(place):
         shut(place)
 
 
-# Which of these a kernel has differs; the first that works is taken.
-SHUTTERS = (
-    ("iptables", "iptables -A INPUT -i eth0 -p tcp --syn -j DROP"),
-    ("iptables-legacy", "iptables-legacy -A INPUT -i eth0 -p tcp --syn -j DROP"),
-    (
-        "nft",
-        "nft add table inet shut && nft add chain inet shut in '{ type filter hook input priority 0; }' && "
-        "nft add rule inet shut in iifname eth0 tcp flags '&' '(syn|ack)' == syn drop",
-    ),
-)
-
-
 def shut(place):
     """Lets no connection in; answers to what was dialled from inside still come."""
     refusals = []
-    for name, command in SHUTTERS:
-        done = run("ip", "netns", "exec", place.namespace, "sh", "-c", command, check=False)
+    # Kernels have one of iptables' two back ends, or both.
+    for filter_tool in ("iptables", "iptables-legacy", "iptables-nft"):
+        command = (filter_tool, "-A", "INPUT", "-i", "eth0", "-p", "tcp", "--syn", "-j", "DROP")
+        done = run("ip", "netns", "exec", place.namespace, *command, check=False)
         if done.returncode == 0:
             return
-        refusals.append(f"{name}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
+        refusals.append(f"{filter_tool}: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
     run("ip", "netns", "del", place.namespace)
     raise TestbedError(
-        f"{place.name} must accept no inbound connection, but this machine has no working packet filter "
-        f"({'; '.join(refusals)}): install iptables"
+        f"{place.name} must accept no inbound connection, but no packet filter works here "
+        f"({'; '.join(refusals)}): run testbed/setup"
     )
 
 

@@ -201,6 +201,7 @@ class Pair:
 
 
 def initialise(binary, folder):
+    folder.parent.mkdir(parents=True, exist_ok=True)
     url = f"tls://{PLACES['riskfuel'].address}:{places.LINK_PORT}"
     command = [binary, "init", "--hub", "riskfuel", "--edge", "bank", "--url", url, "--out", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)

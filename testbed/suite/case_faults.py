@@ -1,12 +1,13 @@
 """Cases in which something dies, is missing or is refused."""
 
+import random
 import subprocess
 import threading
 import time
 
 import rest
 from places import TestbedError
-from stage import Load, explain, hold_that, verdict
+from stage import Load, explain, hold_that, other, verdict
 
 KILLS_EACH = 3
 UNLOADS = 10
@@ -18,10 +19,7 @@ def kills(stage):
     loads = kill_loads(stage)
     for load, partitions in loads:
         stage.create_topic(load.site, load.topic, partitions)
-    routes = [
-        stage.route(load.name, load.site, "bank" if load.site == "riskfuel" else "riskfuel", load.topic, start="earliest")
-        for load, _ in loads
-    ]
+    routes = [stage.route(load.name, load.site, other(load.site), load.topic, start="earliest") for load, _ in loads]
     pair = stage.pair(routes)
     pair.start()
     pair.wait_running()
@@ -97,7 +95,7 @@ class Unloader(threading.Thread):
     def __init__(self, stage, routes, seed):
         super().__init__(name="unloader", daemon=True)
         self.stage, self.routes = stage, routes
-        self.random = __import__("random").Random(seed)
+        self.random = random.Random(seed)
         self.unloads, self.complaint, self.ended = 0, None, threading.Event()
 
     def run(self):
@@ -113,7 +111,7 @@ class Unloader(threading.Thread):
 
     def finish(self):
         # A broker that is down refuses; the rest follows as soon as it is back, still under load.
-        self.join(120)
+        self.join(300)
         self.ended.set()
         hold_that(self.unloads == UNLOADS, f"{self.unloads} unloads of {UNLOADS} were granted: {self.complaint}")
 

@@ -59,14 +59,15 @@ def run(arguments):
     rows, passed, failed = [], 0, []
     for name in wanted:
         started = time.monotonic()
-        print(f"{name}: {CASES[name].__doc__.splitlines()[0]}", flush=True)
+        print(f"{name}: {' '.join(CASES[name].__doc__.split())}", flush=True)
         complaint = play(name, binary, arguments, folder / name, rows)
         seconds = time.monotonic() - started
         print(f"{'FAILED' if complaint else 'ok'} {name} ({seconds:.0f} s){complaint}", flush=True)
         passed, failed = (passed, [*failed, name]) if complaint else (passed + 1, failed)
     print_table(rows)
     if failed:
-        print(f"failed: {', '.join(failed)}; again with: testbed/suite/run.py --seed {arguments.seed} {' '.join(failed)}")
+        again = f"testbed/suite/run.py --seed {arguments.seed} --scale {arguments.scale} {' '.join(failed)}"
+        print(f"failed: {', '.join(failed)}; the same again: {again}")
     print(f"{passed} passed, {len(failed)} failed")
     return 1 if failed else 0
 

@@ -1,4 +1,4 @@
-"""The judge, judged: every fault is injected and must be found, by kind and number. Needs neither Pulsar nor a network."""
+"""The judge, judged: every fault is injected and must be found, by kind and number. Needs no Pulsar and no network."""
 
 import unittest
 

@@ -117,8 +117,8 @@ class Unloader(threading.Thread):
 
 
 def restart_stays_stopped(stage):
-    """An entry that the destination refuses stops its route with the reason `poison`; restarts, also with the cause
-    gone, do not make it skip the entry; the next generation goes on."""
+    """An entry that the destination refuses stops its route with the reason `poison`; after restarts, also with the
+    cause gone, it stays stopped by its `hole_marker`; the next generation goes on."""
     topic = stage.topic("poisoned")
     for site in ("riskfuel", "bank"):
         stage.create_topic(site, topic)
@@ -134,11 +134,15 @@ def restart_stays_stopped(stage):
     stage.wait_drained(pair, routes, 30)
     held = stage.load(Load("too-large", "riskfuel", topic, 1, size=5000, batch=0))
     held |= stage.load(Load("successors", "riskfuel", topic, 5, batch=0))
-    for what in ("at once", "after a restart", "after a restart with the limit raised"):
+    for what, reason in (
+        ("at once", "poison"),
+        ("after a restart", "hole_marker"),
+        ("after a restart with the limit raised", "hole_marker"),
+    ):
         if what != "at once":
             pair.stop()
             pair.start()
-        row = pair.wait(30, f"the route is stopped by poison {what}", stopped_by("poison"))
+        row = pair.wait(30, f"the route is stopped {what} with the reason {reason}", stopped_by(reason))
         hold_that(row["remedy"], f"the row names no remedy: {row}")
         waiting = stage.backlog("riskfuel", topic, "bridge.riskfuel.bank")
         hold_that(waiting is not None and waiting >= 1, f"{what}: the refused entry was acknowledged, {waiting} wait")

@@ -1,0 +1,166 @@
+"""One organisation's Pulsar: a standalone of its own in its network namespace, known by a pid file.
+
+Data survives `stop` and `kill`; only `forget` removes it. Refuses to signal a process that it did not start.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import rest
+from places import TestbedError
+
+PULSAR_VERSION = "4.0.8"
+MEMORY = "-Xms512m -Xmx1g -XX:MaxDirectMemorySize=1g"
+READY_SECONDS = 120
+STOP_SECONDS = 30
+LOOK_AGAIN_SECONDS = 0.1
+
+
+def home():
+    return pathlib.Path(os.environ.get("BRIDGE_TESTBED_HOME") or pathlib.Path.home() / ".cache/pulsar-bridge-testbed")
+
+
+def distribution():
+    path = home() / f"apache-pulsar-{PULSAR_VERSION}"
+    if not (path / "bin/pulsar").exists():
+        raise TestbedError(f"Pulsar {PULSAR_VERSION} is not in {home()}: run testbed/setup")
+    return path
+
+
+class Broker:
+    """A standalone; its state is on disk, so any number of programs may hold a handle."""
+
+    def __init__(self, place):
+        self.place = place
+        self.dir = home() / "run" / place.name
+        self.log = self.dir / "standalone.log"
+        self.admin = rest.Admin(place)
+
+    def start(self):
+        """Starts with the data that is there. `wait` says when it serves."""
+        if self.pid():
+            return
+        self.dir.mkdir(parents=True, exist_ok=True)
+        command = [
+            "ip", "netns", "exec", self.place.namespace,
+            str(distribution() / "bin/pulsar"), "standalone", "-c", str(self.configuration()), "-a", self.place.address,
+            "-nfw", "-nss", "--metadata-dir", str(self.dir / "meta"), "--bookkeeper-dir", str(self.dir / "bk"),
+        ]  # fmt: skip
+        environment = dict(os.environ, PULSAR_MEM=MEMORY, PULSAR_LOG_DIR=str(self.dir), PULSAR_LOG_APPENDER="Console")
+        with open(self.log, "ab") as log:
+            # `ip netns exec` and bin/pulsar both exec, so this pid becomes Java's.
+            process = subprocess.Popen(
+                command, cwd=self.dir, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        self.pid_file().write_text(json.dumps({"pid": process.pid, "born": born(process.pid)}))
+
+    def wait(self, deadline_seconds=READY_SECONDS):
+        """Until lookups answer with the address that clients are to use."""
+        deadline = time.monotonic() + deadline_seconds
+        while True:
+            if not self.pid():
+                raise TestbedError(f"{self.place.name}'s broker ended while starting:\n{self.last_words()}")
+            reason = self.unready()
+            if reason is None:
+                return
+            if time.monotonic() > deadline:
+                raise TestbedError(
+                    f"{self.place.name}'s broker is not ready after {deadline_seconds} s ({reason}):\n"
+                    f"{self.last_words()}"
+                )
+            time.sleep(LOOK_AGAIN_SECONDS)
+
+    def unready(self):
+        """Why it does not serve yet; None when it does."""
+        try:
+            if "public/default" not in self.admin.get("/admin/v2/namespaces/public"):
+                return "no namespace public/default yet"
+            owner = self.admin.get("/lookup/v2/topic/persistent/public/default/testbed-readiness")
+        except (OSError, rest.Refused) as error:
+            return str(error)
+        if owner.get("brokerUrl") != self.place.service_url:
+            return f"lookup answers {owner.get('brokerUrl')} instead of {self.place.service_url}"
+        return None
+
+    def stop(self):
+        """SIGTERM, and SIGKILL for one that does not end; says whether it ended by itself."""
+        return end(self.pid(), STOP_SECONDS)
+
+    def kill(self):
+        """SIGKILL, now; False when there was nothing to kill."""
+        pid = self.pid()
+        if not pid:
+            return False
+        end(pid, 0)
+        return True
+
+    def forget(self):
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def pid(self):
+        """The broker's pid while it lives; a pid that was given to another process since does not count."""
+        try:
+            kept = json.loads(self.pid_file().read_text())
+        except (OSError, ValueError):
+            return None
+        return kept["pid"] if kept["born"] is not None and born(kept["pid"]) == kept["born"] else None
+
+    def pid_file(self):
+        return self.dir / "broker.pid"
+
+    def configuration(self):
+        """The distribution's standalone.conf with what makes this one an organisation's own."""
+        ours = {
+            "clusterName": self.place.name,
+            "bindAddress": "0.0.0.0",
+            "advertisedAddress": self.place.address,
+            "brokerDeduplicationEnabled": "true",
+            "forceDeleteNamespaceAllowed": "true",  # so that a test's topics go when it ends
+        }
+        lines = (distribution() / "conf/standalone.conf").read_text().splitlines()
+        kept = [line for line in lines if line.split("=")[0].strip() not in ours]
+        path = self.dir / "standalone.conf"
+        path.write_text("\n".join(kept + [f"{key}={value}" for key, value in ours.items()]) + "\n")
+        return path
+
+    def last_words(self):
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        telling = [line for line in lines if " ERROR " in line or "Exception" in line] or lines
+        return "\n".join(telling[-15:]) + f"\n(whole log: {self.log})"
+
+
+def born(pid):
+    """Start time of a process that lives, in clock ticks since boot; with the pid it names a process for good."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def end(pid, patience):
+    """Ends a process by its pid and waits until it is gone; True when it went without SIGKILL."""
+    if not pid:
+        return True
+    mark = born(pid)
+    for kind, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10)):
+        if seconds == 0:
+            continue
+        try:
+            os.kill(pid, kind)
+        except ProcessLookupError:
+            return True
+        deadline = time.monotonic() + seconds
+        while mark is not None and born(pid) == mark:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        else:
+            return kind == signal.SIGTERM
+    raise TestbedError(f"process {pid} survives SIGKILL")

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""The suite on real clusters: the built `bridge`, once in each organisation's network, judged by official clients.
+
+Starts the clusters if they do not run. Ends with a table of figures, the line `N passed, N failed`, and exit code 1
+when anything failed. --scale shrinks the loads, never the number of kills or what is asserted.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.dont_write_bytecode = True
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import case_faults  # noqa: E402
+import case_flow  # noqa: E402
+import rest  # noqa: E402
+from hold import hold  # noqa: E402
+from places import TestbedError  # noqa: E402
+from stage import Failed, Stage  # noqa: E402
+
+CASES = {
+    case.__name__: case
+    for case in (
+        case_flow.verifier, case_faults.bad_start, case_faults.source_missing, case_faults.restart_stays_stopped,
+        case_flow.active_active, case_flow.bulk, case_flow.backlog, case_faults.kills,
+    )
+}  # fmt: skip
+COLUMNS = (
+    "case", "load", "messages", "seconds", "msg/s", "Mbit/s", "hub CPU-s/GB", "edge CPU-s/GB",
+    "hub peak MiB", "edge peak MiB", "lost", "repeated", "disordered",
+)  # fmt: skip
+
+
+def main():
+    arguments = parse()
+    try:
+        with hold("suite " + " ".join(arguments.case or ["all"])):
+            return run(arguments)
+    except TestbedError as error:
+        print(f"suite: {error}", file=sys.stderr)
+        print("0 passed, 1 failed")
+        return 1
+
+
+def run(arguments):
+    binary = str(arguments.bridge.resolve())
+    wanted = arguments.case or list(CASES)
+    if any(case != "verifier" for case in wanted) and not arguments.bridge.is_file():
+        raise TestbedError(f"there is no {binary}: cargo build --release, or name another with --bridge")
+    clusters_up()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="bridge-suite-"))
+    print(f"suite: seed {arguments.seed}, scale {arguments.scale}, agents' files in {folder}")
+    rows, passed, failed = [], 0, []
+    for name in wanted:
+        started = time.monotonic()
+        print(f"{name}: {' '.join(CASES[name].__doc__.split())}", flush=True)
+        complaint = play(name, binary, arguments, folder / name, rows)
+        seconds = time.monotonic() - started
+        print(f"{'FAILED' if complaint else 'ok'} {name} ({seconds:.0f} s){complaint}", flush=True)
+        passed, failed = (passed, [*failed, name]) if complaint else (passed + 1, failed)
+    print_table(rows)
+    if failed:
+        again = f"testbed/suite/run.py --seed {arguments.seed} --scale {arguments.scale} {' '.join(failed)}"
+        print(f"failed: {', '.join(failed)}; the same again: {again}")
+    print(f"{passed} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+def play(name, binary, arguments, folder, rows):
+    """Runs a case; an empty text when it passed."""
+    stage = None
+    try:
+        clusters_up()
+        stage = Stage(name, binary, arguments.scale, arguments.seed, folder)
+        CASES[name](stage)
+        return ""
+    except (Failed, TestbedError, rest.Refused) as error:
+        return f": {error}"
+    except Exception:
+        return f": the suite itself failed\n{traceback.format_exc()}"
+    finally:
+        if stage:
+            rows += stage.rows
+            stage.close()
+
+
+def clusters_up():
+    """All three; those that serve are left alone."""
+    done = subprocess.run([str(HERE.parent / "clusters"), "up", "--partner"], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise TestbedError(f"the clusters did not come up: {done.stderr.strip()}")
+
+
+def print_table(rows):
+    table = [COLUMNS] + [tuple(cell(row.get(column, "")) for column in COLUMNS) for row in rows]
+    widths = [max(len(line[at]) for line in table) for at in range(len(COLUMNS))]
+    for line in table:
+        left = [text.ljust(width) for text, width in zip(line[:2], widths[:2], strict=True)]
+        right = [text.rjust(width) for text, width in zip(line[2:], widths[2:], strict=True)]
+        print("  ".join(left + right).rstrip())
+
+
+def cell(value):
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("case", nargs="*", help=f"which; all without: {', '.join(CASES)}")
+    parser.add_argument("--bridge", type=pathlib.Path, default=HERE.parent.parent / "target/release/bridge")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the loads; 1 is a million messages in bulk")
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000, help="of the random moments")
+    arguments = parser.parse_args()
+    for case in arguments.case:
+        if case not in CASES:
+            parser.error(f"no case {case}: {', '.join(CASES)}")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,7 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     // The binary.
     ("main", &["exit"]),
-    ("cli", &[]),
+    ("cli", &["config::LinkUrl"]),
     ("logs", &[]),
     ("commands", &["exit", "config", "tunnel::init", "admin", "site"]),
 ];

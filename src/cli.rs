@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pulsar_bridge::config::LinkUrl;
 
 /// Joins two organisations' Apache Pulsar clusters through a link that only one of them may dial.
 #[derive(Debug, Parser)]
@@ -22,6 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Run this site's bridge until SIGTERM or SIGINT, then drain
     Run(RunArgs),
+    /// Make keys, tokens and configurations; never overwrites
+    Init(InitArgs),
     /// Say what is wrong with a configuration, without running it
     Check(CheckArgs),
     /// Show a running bridge's links and routes
@@ -48,6 +51,38 @@ pub struct RunArgs {
     /// json: end with a summary as one line of JSON on stdout
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+}
+
+/// Arguments of `bridge init`.
+#[derive(Debug, Args)]
+#[command(after_help = INIT_FORMS)]
+pub struct InitArgs {
+    /// The hub's site name
+    #[arg(long, value_name = "NAME")]
+    pub hub: Option<String>,
+    /// The edges' site names
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        required_unless_present = "rotate"
+    )]
+    pub edge: Vec<String>,
+    /// Where edges reach the hub: tls://host:port
+    #[arg(long, value_parser = LinkUrl::parse)]
+    pub url: Option<LinkUrl>,
+    /// Where to write; for a new edge or key, where the hub was made
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Give this edge a second key
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["hub", "edge", "url"])]
+    pub rotate: Option<String>,
+    /// At the edge: make a key that nobody else ever sees, and print its public half
+    #[arg(long, conflicts_with_all = ["rotate", "url"])]
+    pub own_key: bool,
+    /// With --own-key and --hub: the hub's pin, as its operator told it
+    #[arg(long, requires_all = ["own_key", "hub"])]
+    pub pin: Option<String>,
 }
 
 /// Arguments of `bridge check`.
@@ -107,6 +142,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     Ok(unit * number)
 }
+
+const INIT_FORMS: &str = "\
+A hub and its edges:   bridge init --hub NAME --edge NAME[,NAME] --url tls://HOST:PORT --out DIR
+One more edge:         bridge init --edge NAME --out DIR
+A second key:          bridge init --rotate NAME --out DIR
+An edge's own key:     bridge init --own-key --edge NAME --out DIR [--hub NAME --pin PIN]";
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 69 the other side unavailable, 70 our own fault, \
                           77 not permitted, 78 configuration refused";

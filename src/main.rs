@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     }
     let exit = match cli.command {
         Command::Run(args) => commands::run(&args),
+        Command::Init(args) => commands::init(args),
         Command::Check(args) => commands::check(&args),
         Command::Status(args) => commands::status(&args),
         Command::Completions { shell } => commands::completions(shell),

@@ -70,7 +70,9 @@ impl SiteError {
     /// How the process ends with it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Admin { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => Exit::NotPermitted,
+            Self::Admin { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
+                Exit::NotPermitted
+            }
             Self::Admin { .. } | Self::Tunnel(_) | Self::Pulsar(_) | Self::Rest(_) => Exit::Refused,
         }
     }
@@ -89,7 +91,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, Sit
     let context = match &config.pulsar {
         Some(pulsar) => {
             let cluster = cluster(pulsar)?;
-            Some(Arc::new(Context::new(&config.site, cluster, routes.clone(), stop.clone())))
+            Some(Arc::new(Context::new(
+                &config.site,
+                cluster,
+                routes.clone(),
+                stop.clone(),
+            )))
         }
         None => None,
     };
@@ -99,7 +106,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, Sit
     let state = admin_state(&config, registry, &links, &routes);
     let admin_stop = CancellationToken::new();
     if let Some(address) = config.admin.listen {
-        let listener = TcpListener::bind(address).await.map_err(|error| SiteError::Admin { address, error })?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| SiteError::Admin { address, error })?;
         tokio::spawn(admin::serve(listener, state.clone(), admin_stop.clone()));
     }
 
@@ -124,7 +133,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, Sit
 }
 
 /// Relays until everything is drained or the drain's time is over.
-async fn relay(config: &Config, context: Arc<Context>, events: mpsc::Receiver<TunnelEvent>, stop: &CancellationToken) {
+async fn relay(
+    config: &Config,
+    context: Arc<Context>,
+    events: mpsc::Receiver<TunnelEvent>,
+    stop: &CancellationToken,
+) {
     let routes = config.routes.iter().map(route).collect();
     let agent = Agent::new(context, routes, policies(config)).run(events);
     let overdue = async {
@@ -195,7 +209,13 @@ fn cluster(pulsar: &config::Pulsar) -> Result<Cluster, SiteError> {
     });
     let tls = pulsar.service_url.tls;
     let hosts = pulsar.service_url.hosts.iter();
-    let service = hosts.map(|(host, port)| Address { host: host.clone(), port: *port, tls }).collect();
+    let service = hosts
+        .map(|(host, port)| Address {
+            host: host.clone(),
+            port: *port,
+            tls,
+        })
+        .collect();
     let rest = match &pulsar.admin_url {
         Some(url) => Some(AdminRest::new(url, dialer.clone(), credentials.clone())?),
         None => None,
@@ -231,7 +251,8 @@ fn route(route: &config::Route) -> RouteSpec {
 fn policies(config: &Config) -> Policies {
     match &config.tunnel {
         Tunnel::Hub(hub) => {
-            let each = |edge: &config::EdgeEntry| -> (String, Policy) { (edge.name.clone(), edge.policy.clone()) };
+            let each =
+                |edge: &config::EdgeEntry| -> (String, Policy) { (edge.name.clone(), edge.policy.clone()) };
             Policies::Each(hub.edges.iter().map(each).collect())
         }
         Tunnel::Edge(_) => Policies::One(config.policy.clone()),

@@ -329,6 +329,14 @@ fn files_that_are_missing_are_all_named() {
         missing(),
         ["tunnel.token_file", "pulsar.auth", "pulsar.tls.ca_file"]
     );
+    let unset = with(
+        edge(),
+        "/pulsar/auth",
+        json!({"token": {"env": "BRIDGE_TEST_NO_SUCH_TOKEN"}}),
+    );
+    let named = config::missing_files(&load(&unset, &[]).unwrap());
+    assert!(named.iter().any(|problem| problem.to_string()
+        == "pulsar.auth.token: the environment has no `BRIDGE_TEST_NO_SUCH_TOKEN`; set it to the broker's token"));
     for name in ["token", "pulsar-token", "ca.pem"] {
         fs::write(dir.path().join(name), "").unwrap();
     }

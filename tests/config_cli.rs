@@ -262,3 +262,90 @@ fn completions_know_the_verbs() {
             .all(|verb| stdout.contains(verb))
     );
 }
+
+/// `bridge init` in a folder of its own.
+fn init(dir: &TempDir, args: &[&str]) -> (i32, String, String) {
+    let out = dir.path().join("made");
+    let mut all = vec!["init", "--out", out.to_str().unwrap()];
+    all.extend(args);
+    ended(&all)
+}
+
+#[test]
+fn init_makes_configurations_that_check_finds_valid() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = [
+        "--hub",
+        "riskfuel",
+        "--edge",
+        "bank,mint",
+        "--url",
+        "tls://127.0.0.1:8001",
+    ];
+    let (code, stdout, stderr) = init(&dir, &first);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(
+        stdout.contains("/made/hub/hub.json\n") && stdout.contains("\nnext:\n1. "),
+        "{stdout}"
+    );
+    let mut valid = 0;
+    for file in ["hub/hub.json", "bank/edge.json", "mint/edge.json"] {
+        let file = dir.path().join("made").join(file);
+        let (code, stdout, _) = ended(&["check", "--config", file.to_str().unwrap()]);
+        assert_eq!(code, 0, "{stdout}");
+        valid += 1;
+    }
+    assert_eq!(valid, 3);
+    let (code, _, stderr) = init(&dir, &first);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("exists: nothing was written"), "{stderr}");
+    let (code, stdout, _) = init(&dir, &["--edge", "third"]);
+    assert!(
+        code == 0 && stdout.contains("\"bk1.third.") && !stdout.contains("bt1."),
+        "{stdout}"
+    );
+    let (code, stdout, _) = init(&dir, &["--rotate", "bank"]);
+    assert!(
+        code == 0 && stdout.contains("\"bk1.bank.") && !stdout.contains("bt1."),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn an_edges_own_key_never_leaves_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, stdout, stderr) = init(&dir, &["--own-key", "--edge", "bank"]);
+    let secret = fs::read_to_string(dir.path().join("made/bank/own.key")).unwrap();
+    assert!(code == 0 && stdout.contains("bk1.bank."), "{stdout}{stderr}");
+    assert!(!stdout.contains(secret.trim()) && !stderr.contains(secret.trim()));
+    let pin = "A".repeat(43);
+    let (code, stdout, stderr) = init(
+        &dir,
+        &["--own-key", "--edge", "bank", "--hub", "riskfuel", "--pin", &pin],
+    );
+    assert!(code == 0 && !stdout.contains("bt1."), "{stdout}{stderr}");
+    let token = fs::read_to_string(dir.path().join("made/bank/token")).unwrap();
+    assert_eq!(JoinToken::parse(&token).unwrap().hub, "riskfuel");
+}
+
+#[test]
+fn forms_of_init_that_do_not_exist_are_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [
+        &["--hub", "riskfuel"][..],
+        &["--hub", "riskfuel", "--edge", "bank"],
+        &["--hub", "riskfuel", "--edge", "bank", "--url", "wss://a"],
+        &["--hub", "riskfuel", "--edge", "Bank", "--url", "tls://a:1"],
+        &["--hub", "riskfuel", "--edge", "offline", "--url", "tls://a:1"],
+        &["--edge", "a,b"],
+        &["--edge", "a"],
+        &["--rotate", "a", "--edge", "a"],
+        &["--own-key", "--edge", "a", "--hub", "b"],
+        &["--edge", "a", "--pin", "x"],
+        &[],
+    ] {
+        let (code, stdout, stderr) = init(&dir, args);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}: {stderr}");
+        assert!(!dir.path().join("made").exists(), "{args:?}");
+    }
+}

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use pulsar_bridge::config;
 use serde_json::{Value, json};
@@ -199,9 +200,9 @@ fn walk(value: &Value, pointer: String, pointers: &mut Vec<String>) {
 
 /// Where the value does not satisfy the schema.
 fn refusals(value: &Value) -> Vec<String> {
-    let schema = config::schema();
+    static SCHEMA: LazyLock<Value> = LazyLock::new(config::schema);
     let mut places = Vec::new();
-    judge(&schema, &schema, value, "", &mut places);
+    judge(&SCHEMA, &SCHEMA, value, "", &mut places);
     places
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::{relay, tunnel};
@@ -38,6 +39,7 @@ pub struct AdminState {
     pub ready: Arc<AtomicBool>,
     /// When the process started.
     pub started: Instant,
+    connections: Gauge,
 }
 
 impl AdminState {
@@ -49,6 +51,9 @@ impl AdminState {
         routes: relay::status::Board,
     ) -> Self {
         metrics::register(&mut registry, &links, &routes);
+        let connections = Gauge::default();
+        let help = format!("Connections to this server, at most {}", server::CONNECTIONS_MAX);
+        registry.register("bridge_admin_connections", help, connections.clone());
         Self {
             site: site.to_owned(),
             peers: Vec::new(),
@@ -58,6 +63,7 @@ impl AdminState {
             registry: Arc::new(registry),
             ready: Arc::default(),
             started: Instant::now(),
+            connections,
         }
     }
 

@@ -46,11 +46,14 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: CancellationT
             continue;
         };
         let state = Arc::clone(&state);
+        let open = state.connections.clone();
+        open.inc();
         connections.spawn(async move {
             let answered = tokio::time::timeout(CONNECTION_TIME_MAX, answer_one(socket, state)).await;
             if answered.is_err() {
                 tracing::debug!("admin: a connection took too long and is closed");
             }
+            open.dec();
             drop(place);
         });
     }
@@ -170,7 +173,7 @@ const WRONG_HOST: &str = "ask by address or as localhost, or list the name in ad
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Probes, a monitor and some people.
-const CONNECTIONS_MAX: usize = 64;
+pub(super) const CONNECTIONS_MAX: usize = 64;
 /// One request and one answer, to somebody slow.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -221,7 +224,11 @@ mod tests {
         assert!(progress.contains("no_link"), "{progress}");
         let status: crate::admin::report::Status = serde_json::from_str(&get("/api/v1/status").1).unwrap();
         assert_eq!((status.site.as_str(), status.ready), ("bank", true));
-        assert!(get("/metrics").1.ends_with("# EOF\n"));
+        let metrics = get("/metrics").1;
+        assert!(
+            metrics.contains("\nbridge_admin_connections 0\n") && metrics.ends_with("# EOF\n"),
+            "{metrics}"
+        );
         assert!(get("/").1.contains("/progress"));
         assert_eq!(get("/nowhere").0, 404);
     }

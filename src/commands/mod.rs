@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod init;
 mod run;
 mod status;
 
@@ -14,6 +15,7 @@ use tokio::runtime::Runtime;
 
 pub use check::check;
 pub use completions::completions;
+pub use init::init;
 pub use run::run;
 pub use status::status;
 

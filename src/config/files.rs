@@ -1,19 +1,16 @@
-//! The files that a configuration names and that must be there before it runs. Looks; does not open.
+//! What a configuration names and what must be there before it runs. Looks at files; opens none.
 
 use std::path::Path;
 
 use super::{Config, Problem, TokenSource, Tunnel};
 
-/// Files that are named and not there, for `run` to refuse at once: only `init` makes trust.
+/// Files and variables that are named and not there, for `run` to refuse at once: only `init` makes trust.
 pub fn missing_files(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut look = |path: &Path, place: &str, remedy: &str| {
         if !path.exists() {
-            problems.push(Problem {
-                path: place.into(),
-                message: format!("{} is not there", path.display()),
-                remedy: remedy.into(),
-            });
+            let message = format!("{} is not there", path.display());
+            problems.push(problem(place, message, remedy));
         }
     };
     let by_init = "run `bridge init`, and bring here what it wrote for this site";
@@ -28,18 +25,32 @@ pub fn missing_files(config: &Config) -> Vec<Problem> {
         look(path, "pulsar.auth", "put the broker's token there");
     }
     let tls = &pulsar.tls;
-    for (key, path) in [
-        ("ca_file", &tls.ca_file),
-        ("cert_file", &tls.cert_file),
-        ("key_file", &tls.key_file),
+    for (place, path) in [
+        ("pulsar.tls.ca_file", &tls.ca_file),
+        ("pulsar.tls.cert_file", &tls.cert_file),
+        ("pulsar.tls.key_file", &tls.key_file),
     ] {
         if let Some(path) = path {
-            look(
-                path,
-                &format!("pulsar.tls.{key}"),
-                "put it there, or leave the key out",
-            );
+            look(path, place, "put it there, or leave the key out");
         }
     }
+    if let Some(TokenSource::Env(name)) = &pulsar.token
+        && std::env::var_os(name).is_none()
+    {
+        let message = format!("the environment has no `{name}`");
+        problems.push(problem(
+            "pulsar.auth.token",
+            message,
+            "set it to the broker's token",
+        ));
+    }
     problems
+}
+
+fn problem(place: &str, message: String, remedy: &str) -> Problem {
+    Problem {
+        path: place.into(),
+        message,
+        remedy: remedy.into(),
+    }
 }

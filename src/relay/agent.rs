@@ -53,14 +53,30 @@ impl Agent {
     pub fn new(context: Arc<Context>, routes: Vec<RouteSpec>, policies: Policies) -> Self {
         let tasks = TaskTracker::new();
         let running = Arc::new(Mutex::new(Routes::new(context.clone(), tasks.clone())));
-        let gate = Gate { context: context.clone(), declared: routes, policies, slots: Mutex::default() };
-        Self { context, gate: Arc::new(gate), routes: running, tasks }
+        let gate = Gate {
+            context: context.clone(),
+            declared: routes,
+            policies,
+            slots: Mutex::default(),
+        };
+        Self {
+            context,
+            gate: Arc::new(gate),
+            routes: running,
+            tasks,
+        }
     }
 
     /// Runs until the process drains; returns when every source and sink has come to its end.
     pub async fn run(self, mut events: mpsc::Receiver<TunnelEvent>) {
         let site = self.context.site.clone();
-        let own = self.gate.declared.iter().filter(|route| route.from == site).cloned().collect();
+        let own = self
+            .gate
+            .declared
+            .iter()
+            .filter(|route| route.from == site)
+            .cloned()
+            .collect();
         lock(&self.routes).apply(&site, own);
         let gate = self.gate.clone();
         let tasks = self.tasks.clone();
@@ -105,7 +121,9 @@ async fn converse(gate: Arc<Gate>, routes: Arc<Mutex<Routes>>, mut up: LinkUp) {
                 return;
             }
         }
-        None => tracing::error!(%peer, "the declared routes do not fit into one message: declare fewer topics"),
+        None => {
+            tracing::error!(%peer, "the declared routes do not fit into one message: declare fewer topics")
+        }
     }
     while let Some(message) = up.inbound.recv().await {
         match gate.believe(&peer, &message) {
@@ -123,27 +141,46 @@ impl Gate {
     /// What of a peer's declaration runs here: the routes whose source we are, with the topics that may go out.
     fn believe(&self, peer: &str, message: &Bytes) -> Result<Vec<RouteSpec>, control::DeclarationError> {
         let earliest = self.policies.of(peer).is_some_and(|policy| policy.from_earliest);
-        let start = if earliest { Start::Earliest } else { Start::FromGrant };
+        let start = if earliest {
+            Start::Earliest
+        } else {
+            Start::FromGrant
+        };
         let declared = control::decode(message, &self.context.site, peer, start)?;
-        let here = declared.into_iter().filter(|route| route.from == self.context.site);
+        let here = declared
+            .into_iter()
+            .filter(|route| route.from == self.context.site);
         let believed = here.map(|route| {
-            let (allowed, refused): (Vec<_>, Vec<_>) =
-                route.topics.iter().cloned().partition(|topic| self.may_send(peer, topic));
+            let (allowed, refused): (Vec<_>, Vec<_>) = route
+                .topics
+                .iter()
+                .cloned()
+                .partition(|topic| self.may_send(peer, topic));
             for topic in refused {
                 self.show_refused(&route, &topic);
             }
-            RouteSpec { topics: allowed, ..route }
+            RouteSpec {
+                topics: allowed,
+                ..route
+            }
         });
-        Ok(believed.filter(|route| !route.topics.is_empty() && !self.clashes(route)).collect())
+        Ok(believed
+            .filter(|route| !route.topics.is_empty() && !self.clashes(route))
+            .collect())
     }
 
     fn may_send(&self, peer: &str, topic: &TopicName) -> bool {
-        self.policies.of(peer).is_some_and(|policy| policy.send.allows(topic))
+        self.policies
+            .of(peer)
+            .is_some_and(|policy| policy.send.allows(topic))
     }
 
     /// A route of our own has the name: the own one counts.
     fn clashes(&self, route: &RouteSpec) -> bool {
-        let clashes = self.declared.iter().any(|own| own.name == route.name && own.from == route.from);
+        let clashes = self
+            .declared
+            .iter()
+            .any(|own| own.name == route.name && own.from == route.from);
         if clashes {
             tracing::warn!(route = %route.name, "the peer declares a route that is declared here too: ours counts");
         }
@@ -153,15 +190,23 @@ impl Gate {
     fn show_refused(&self, route: &RouteSpec, topic: &TopicName) {
         let board = self.context.board.clone();
         let topic = topic.to_string();
-        Progress::new(board, End::Source, &route.name, &topic, &route.from, &route.to)
-            .halted(Reason::RefusedByPolicy, "this site's policy does not let the topic go out (`send`)");
+        Progress::new(board, End::Source, &route.name, &topic, &route.from, &route.to).halted(
+            Reason::RefusedByPolicy,
+            "this site's policy does not let the topic go out (`send`)",
+        );
     }
 
     /// Serves one session that a peer opened, after the one before it has ended.
     async fn serve(self: Arc<Self>, lane: LaneHandle, open: Open, from_source: mpsc::Receiver<FromSource>) {
         let refuse = |reason: Reason| {
             let (number, session) = (open.number, open.session);
-            Kind::Stop(Stop { number, session, code: reason.code().into(), sequence_id: None, by_source: false })
+            Kind::Stop(Stop {
+                number,
+                session,
+                code: reason.code().into(),
+                sequence_id: None,
+                by_source: false,
+            })
         };
         let admitted = self.admit(&lane.link().peer, &open);
         let (superseded, finished, predecessor) = match admitted.and_then(|()| self.enter(&open)) {
@@ -175,7 +220,12 @@ impl Gate {
         if let Some(predecessor) = predecessor {
             predecessor.cancelled().await;
         }
-        let sink = Sink { context: self.context.clone(), open, lane, superseded };
+        let sink = Sink {
+            context: self.context.clone(),
+            open,
+            lane,
+            superseded,
+        };
         sink.run(from_source).await;
         finished.cancel();
     }
@@ -187,16 +237,24 @@ impl Gate {
         if open.from != peer || open.to != self.context.site || topic.to_string() != open.topic {
             return Err(Reason::RefusedByPolicy);
         }
-        let ours = |route: &&RouteSpec| route.name == open.route && route.from == open.from && route.to == open.to;
+        let ours =
+            |route: &&RouteSpec| route.name == open.route && route.from == open.from && route.to == open.to;
         let declared = self.declared.iter().find(ours);
         let allowed = match declared {
             Some(route) => route.topics.contains(&topic.base()) && route.generation <= open.generation,
-            None => self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic)),
+            None => self
+                .policies
+                .of(peer)
+                .is_some_and(|policy| policy.receive.allows(&topic)),
         };
         if !allowed && declared.is_some_and(|route| route.generation > open.generation) {
             return Err(Reason::GenerationBehind);
         }
-        if allowed { Ok(()) } else { Err(Reason::RefusedByPolicy) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(Reason::RefusedByPolicy)
+        }
     }
 
     /// Takes the partition's slot; gives what to wait for before it is really free.

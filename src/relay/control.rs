@@ -75,30 +75,45 @@ pub enum DeclarationError {
 
 /// Our routes towards `peer`, as a message; `None` if they do not fit into one.
 pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
-    let declared = routes.iter().filter(|route| route.from == peer || route.to == peer).map(|route| DeclaredRoute {
-        name: route.name.clone(),
-        from: route.from.clone(),
-        to: route.to.clone(),
-        topics: route.topics.iter().map(ToString::to_string).collect(),
-        generation: route.generation,
-        subscription: route.subscription.clone(),
-        joining: route.joining.map(|limits| DeclaredJoining {
-            messages: limits.messages,
-            bytes: u32::try_from(limits.bytes).unwrap_or(u32::MAX),
-            any_key: limits.any_key,
-        }),
-    });
-    let message = Declaration { routes: declared.collect() }.encode_to_vec();
+    let declared = routes
+        .iter()
+        .filter(|route| route.from == peer || route.to == peer)
+        .map(|route| DeclaredRoute {
+            name: route.name.clone(),
+            from: route.from.clone(),
+            to: route.to.clone(),
+            topics: route.topics.iter().map(ToString::to_string).collect(),
+            generation: route.generation,
+            subscription: route.subscription.clone(),
+            joining: route.joining.map(|limits| DeclaredJoining {
+                messages: limits.messages,
+                bytes: u32::try_from(limits.bytes).unwrap_or(u32::MAX),
+                any_key: limits.any_key,
+            }),
+        });
+    let message = Declaration {
+        routes: declared.collect(),
+    }
+    .encode_to_vec();
     (message.len() <= CONTROL_MESSAGE_LEN_MAX).then(|| message.into())
 }
 
 /// What `peer` declares towards `site`, checked. `start` is where its subscriptions here begin.
-pub fn decode(message: &[u8], site: &str, peer: &str, start: Start) -> Result<Vec<RouteSpec>, DeclarationError> {
+pub fn decode(
+    message: &[u8],
+    site: &str,
+    peer: &str,
+    start: Start,
+) -> Result<Vec<RouteSpec>, DeclarationError> {
     let declaration = Declaration::decode(message).map_err(|_| DeclarationError::Malformed)?;
     if declaration.routes.len() > ROUTES_MAX {
         return Err(DeclarationError::TooMany);
     }
-    declaration.routes.into_iter().map(|route| check(route, site, peer, start)).collect()
+    declaration
+        .routes
+        .into_iter()
+        .map(|route| check(route, site, peer, start))
+        .collect()
 }
 
 fn check(route: DeclaredRoute, site: &str, peer: &str, start: Start) -> Result<RouteSpec, DeclarationError> {
@@ -116,7 +131,9 @@ fn check(route: DeclaredRoute, site: &str, peer: &str, start: Start) -> Result<R
         return Err(DeclarationError::Route("its subscription is reserved"));
     }
     let topics = route.topics.iter().map(|topic| TopicName::parse(topic));
-    let topics = topics.collect::<Result<Vec<_>, _>>().map_err(|_| DeclarationError::Route("a topic"))?;
+    let topics = topics
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| DeclarationError::Route("a topic"))?;
     if route.generation == 0 {
         return Err(DeclarationError::Route("its generation"));
     }
@@ -161,7 +178,11 @@ mod tests {
             generation: 2,
             subscription: "bridge.bank.riskfuel".into(),
             start: Start::Latest,
-            joining: Some(super::super::batching::Limits { messages: 10, bytes: 1000, any_key: false }),
+            joining: Some(super::super::batching::Limits {
+                messages: 10,
+                bytes: 1000,
+                any_key: false,
+            }),
         }
     }
 
@@ -169,25 +190,62 @@ mod tests {
     fn a_declaration_arrives_as_it_was_sent_with_the_receivers_start() {
         let message = encode(&[spec()], "bank").unwrap();
         let routes = decode(&message, "bank", "riskfuel", Start::FromGrant).unwrap();
-        assert_eq!(routes, [RouteSpec { start: Start::FromGrant, ..spec() }]);
+        assert_eq!(
+            routes,
+            [RouteSpec {
+                start: Start::FromGrant,
+                ..spec()
+            }]
+        );
         let others = encode(&[spec()], "elsewhere").unwrap();
-        assert_eq!(decode(&others, "elsewhere", "riskfuel", Start::Latest), Ok(Vec::new()));
+        assert_eq!(
+            decode(&others, "elsewhere", "riskfuel", Start::Latest),
+            Ok(Vec::new())
+        );
     }
 
     #[test]
     fn what_no_configuration_would_accept_is_refused() {
         let cases = [
-            RouteSpec { name: "with\nnewline".into(), ..spec() },
-            RouteSpec { name: "x".repeat(300), ..spec() },
-            RouteSpec { subscription: "pulsar.dedup".into(), ..spec() },
-            RouteSpec { generation: 0, ..spec() },
+            RouteSpec {
+                name: "with\nnewline".into(),
+                ..spec()
+            },
+            RouteSpec {
+                name: "x".repeat(300),
+                ..spec()
+            },
+            RouteSpec {
+                subscription: "pulsar.dedup".into(),
+                ..spec()
+            },
+            RouteSpec {
+                generation: 0,
+                ..spec()
+            },
         ];
         for case in cases {
             let message = encode(&[case], "bank").unwrap();
-            assert!(matches!(decode(&message, "bank", "riskfuel", Start::Latest), Err(DeclarationError::Route(_))));
+            assert!(matches!(
+                decode(&message, "bank", "riskfuel", Start::Latest),
+                Err(DeclarationError::Route(_))
+            ));
         }
-        let foreign = encode(&[RouteSpec { to: "third".into(), ..spec() }], "bank").unwrap();
-        assert_eq!(decode(&foreign, "bank", "riskfuel", Start::Latest), Err(DeclarationError::Foreign));
-        assert_eq!(decode(b"\xff", "bank", "riskfuel", Start::Latest), Err(DeclarationError::Malformed));
+        let foreign = encode(
+            &[RouteSpec {
+                to: "third".into(),
+                ..spec()
+            }],
+            "bank",
+        )
+        .unwrap();
+        assert_eq!(
+            decode(&foreign, "bank", "riskfuel", Start::Latest),
+            Err(DeclarationError::Foreign)
+        );
+        assert_eq!(
+            decode(b"\xff", "bank", "riskfuel", Start::Latest),
+            Err(DeclarationError::Malformed)
+        );
     }
 }

@@ -22,11 +22,18 @@ pub(super) async fn prepare(cluster: &Cluster, open: &Open) -> Result<Destinatio
     let topic = TopicName::parse(&open.topic)
         .map_err(|error| Refusal::of(Reason::RefusedByPolicy, &error.to_string()))?;
     let base = topic.base();
-    let found = cluster.client.partitions(&base).await.map_err(|error| refusal_of(&error))?;
+    let found = cluster
+        .client
+        .partitions(&base)
+        .await
+        .map_err(|error| refusal_of(&error))?;
     match found {
         Some(partitions) if partitions == open.partitions => {}
         Some(partitions) => {
-            let detail = format!("{base} has {} partitions at the source and {partitions} here", open.partitions);
+            let detail = format!(
+                "{base} has {} partitions at the source and {partitions} here",
+                open.partitions
+            );
             return Err(Refusal::of(Reason::PartitionMismatch, &detail));
         }
         None => create(cluster, &base, open.partitions).await?,
@@ -40,7 +47,8 @@ async fn create(cluster: &Cluster, base: &TopicName, partitions: u32) -> Result<
             // Created by the producer, where the broker allows that.
             return Ok(());
         }
-        let detail = format!("{base} with {partitions} partitions is missing, and no admin URL is configured");
+        let detail =
+            format!("{base} with {partitions} partitions is missing, and no admin URL is configured");
         return Err(Refusal::of(Reason::DestinationMissing, &detail));
     };
     let created = match partitions {
@@ -48,19 +56,28 @@ async fn create(cluster: &Cluster, base: &TopicName, partitions: u32) -> Result<
         partitions => rest.create_partitioned(base, partitions).await,
     };
     // "There already" is as good: another partition's session was first.
-    created.map(|_| ()).map_err(|error| Refusal::of(Reason::DestinationMissing, &error.to_string()))
+    created
+        .map(|_| ())
+        .map_err(|error| Refusal::of(Reason::DestinationMissing, &error.to_string()))
 }
 
 /// Whether the destination deduplicates, as far as can be known: the binary protocol does not tell.
 pub(super) async fn deduplicates(cluster: &Cluster, destination: &Destination) -> Result<bool, Refusal> {
-    let Some(rest) = &cluster.rest else { return Ok(cluster.deduplication_asserted) };
+    let Some(rest) = &cluster.rest else {
+        return Ok(cluster.deduplication_asserted);
+    };
     let unreachable = |error: RestError| Refusal::of(Reason::DestinationUnreachable, &error.to_string());
-    let stats = rest.stats(&destination.topic).await.map_err(unreachable)?.unwrap_or_default();
+    let stats = rest
+        .stats(&destination.topic)
+        .await
+        .map_err(unreachable)?
+        .unwrap_or_default();
     match stats.deduplication() {
         Deduplication::Enabled => Ok(true),
         Deduplication::Disabled => Ok(false),
-        Deduplication::Changing => {
-            Err(Refusal::of(Reason::DestinationRetry, "deduplication is being switched at the destination"))
-        }
+        Deduplication::Changing => Err(Refusal::of(
+            Reason::DestinationRetry,
+            "deduplication is being switched at the destination",
+        )),
     }
 }

@@ -16,7 +16,9 @@ use crate::pulsar::topic::TopicName;
 /// Whether the subscription carries a marker of this generation. Without an admin URL it cannot be known, and
 /// the refused entry itself has to be refused again.
 pub async fn is_marked(cluster: &Cluster, topic: &TopicName, route: &RouteSpec) -> Result<bool, Halt> {
-    let Some(rest) = &cluster.rest else { return Ok(false) };
+    let Some(rest) = &cluster.rest else {
+        return Ok(false);
+    };
     let properties = rest
         .cursor_properties(topic, &route.subscription)
         .await
@@ -34,17 +36,32 @@ pub async fn mark(
     last: Option<Position>,
 ) -> Result<(), String> {
     let at = match last {
-        Some(last) => MessageId { ledger: last.ledger, entry: last.entry },
+        Some(last) => MessageId {
+            ledger: last.ledger,
+            entry: last.entry,
+        },
         None => mark_delete_position(subscription).await?,
     };
-    let pair = |key: &str, value| KeyLongValue { key: key.into(), value };
-    let properties =
-        vec![pair(GENERATION, generation.into()), pair(LEDGER, refused.ledger), pair(ENTRY, refused.entry)];
-    subscription.acknowledge_surely(at, properties).await.map_err(|error| error.to_string())
+    let pair = |key: &str, value| KeyLongValue {
+        key: key.into(),
+        value,
+    };
+    let properties = vec![
+        pair(GENERATION, generation.into()),
+        pair(LEDGER, refused.ledger),
+        pair(ENTRY, refused.entry),
+    ];
+    subscription
+        .acknowledge_surely(at, properties)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 async fn mark_delete_position(subscription: &mut Subscription) -> Result<MessageId, String> {
-    let answer = subscription.last_message_id().await.map_err(|error| error.to_string())?;
+    let answer = subscription
+        .last_message_id()
+        .await
+        .map_err(|error| error.to_string())?;
     tokio::pin!(answer);
     loop {
         // Entries that still come are dropped: the session is over, they are read again in the next one.

@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::frames::{self, Keepalive, Kind, LANE_FRAME_LEN_MAX, LaneFrameError, Open, Ready, Receipts, SchemaAnswer};
+use super::frames::{
+    self, Keepalive, Kind, LANE_FRAME_LEN_MAX, LaneFrameError, Open, Ready, Receipts, SchemaAnswer,
+};
 use super::frames::{EntryHead, SchemaAsk, Stop};
 use crate::pulsar::frame::FrameSplitter;
 use crate::pulsar::write_queue::WriteQueue;
@@ -74,7 +76,12 @@ impl LaneHandle {
     pub fn start(lane: RelayLane, open_sink: OpenSink) -> Self {
         let (urgent, urgent_queued) = mpsc::channel(URGENT_LEN);
         let (bulk, bulk_queued) = mpsc::channel(BULK_LEN);
-        let RelayLane { link, index, stream, ended } = lane;
+        let RelayLane {
+            link,
+            index,
+            stream,
+            ended,
+        } = lane;
         let inner = Inner {
             link,
             index,
@@ -85,10 +92,17 @@ impl LaneHandle {
             entry_bytes: AtomicU64::new(0),
             ended,
         };
-        let handle = Self { inner: Arc::new(inner) };
+        let handle = Self {
+            inner: Arc::new(inner),
+        };
         let (read_half, write_half) = tokio::io::split(stream);
         tokio::spawn(handle.clone().read(read_half, open_sink));
-        tokio::spawn(write(write_half, urgent_queued, bulk_queued, handle.inner.ended.clone()));
+        tokio::spawn(write(
+            write_half,
+            urgent_queued,
+            bulk_queued,
+            handle.inner.ended.clone(),
+        ));
         handle
     }
 
@@ -123,13 +137,23 @@ impl LaneHandle {
         let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel(FROM_SINK_LEN);
         self.lock().sources.insert(number, sender);
-        (SourceRegistration { lane: self.clone(), number }, receiver)
+        (
+            SourceRegistration {
+                lane: self.clone(),
+                number,
+            },
+            receiver,
+        )
     }
 
     /// Forgets a sink, if it is still this session's.
     pub fn forget_sink(&self, number: u32, session: u64) {
         let mut table = self.lock();
-        if table.sinks.get(&number).is_some_and(|(current, _)| *current == session) {
+        if table
+            .sinks
+            .get(&number)
+            .is_some_and(|(current, _)| *current == session)
+        {
             table.sinks.remove(&number);
         }
     }
@@ -167,7 +191,9 @@ impl LaneHandle {
                     Kind::Open(open) => self.open(open, open_sink)?,
                     Kind::Entry(head) => {
                         let bytes = frame.rest;
-                        self.inner.entry_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                        self.inner
+                            .entry_bytes
+                            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
                         self.to_sink(head.number, head.session, FromSource::Entry(head, bytes))?;
                     }
                     Kind::SchemaAnswer(answer) => {
@@ -178,11 +204,18 @@ impl LaneHandle {
                     }
                     Kind::Stop(stop) => self.to_source(stop.number, FromSink::Stop(stop))?,
                     Kind::Ready(ready) => self.to_source(ready.number, FromSink::Ready(ready))?,
-                    Kind::Receipts(receipts) => self.to_source(receipts.number, FromSink::Receipts(receipts))?,
+                    Kind::Receipts(receipts) => {
+                        self.to_source(receipts.number, FromSink::Receipts(receipts))?
+                    }
                     Kind::SchemaAsk(ask) => self.to_source(ask.number, FromSink::SchemaAsk(ask))?,
                 }
             }
-            if socket.read_buf(splitter.inlet()).await.map_err(LaneError::Socket)? == 0 {
+            if socket
+                .read_buf(splitter.inlet())
+                .await
+                .map_err(LaneError::Socket)?
+                == 0
+            {
                 return Err(LaneError::Closed);
             }
         }
@@ -205,7 +238,9 @@ impl LaneHandle {
     fn to_sink(&self, number: u32, session: u64, event: FromSource) -> Result<(), LaneError> {
         let table = self.lock();
         // Frames of a session that is over are dropped: their source will send them again.
-        let Some((current, sender)) = table.sinks.get(&number) else { return Ok(()) };
+        let Some((current, sender)) = table.sinks.get(&number) else {
+            return Ok(());
+        };
         if *current != session {
             return Ok(());
         }
@@ -217,7 +252,9 @@ impl LaneHandle {
 
     fn to_source(&self, number: u32, event: FromSink) -> Result<(), LaneError> {
         let table = self.lock();
-        let Some(sender) = table.sources.get(&number) else { return Ok(()) };
+        let Some(sender) = table.sources.get(&number) else {
+            return Ok(());
+        };
         match sender.try_send(event) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
             Err(mpsc::error::TrySendError::Full(_)) => Err(LaneError::WindowExceeded),

@@ -18,7 +18,10 @@ pub struct Lanes {
 impl Lanes {
     /// No lane yet.
     pub fn new() -> Self {
-        Self { table: Arc::default(), changed: watch::Sender::new(()) }
+        Self {
+            table: Arc::default(),
+            changed: watch::Sender::new(()),
+        }
     }
 
     /// A lane came up.
@@ -43,7 +46,11 @@ impl Lanes {
     /// order holds. `None` while it is not up.
     pub fn pick(&self, site: &str, topic: &str) -> Option<LaneHandle> {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let living = table.get(site)?.iter().rev().filter(|lane| !lane.ended().is_cancelled());
+        let living = table
+            .get(site)?
+            .iter()
+            .rev()
+            .filter(|lane| !lane.ended().is_cancelled());
         let mut hasher = DefaultHasher::new();
         topic.hash(&mut hasher);
         let hash = hasher.finish();
@@ -61,7 +68,11 @@ impl Lanes {
     /// How many are up.
     pub fn count(&self) -> usize {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.values().flatten().filter(|lane| !lane.ended().is_cancelled()).count()
+        table
+            .values()
+            .flatten()
+            .filter(|lane| !lane.ended().is_cancelled())
+            .count()
     }
 }
 

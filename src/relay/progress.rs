@@ -41,7 +41,12 @@ impl Progress {
             acknowledged: None,
             stalled_ms: 0,
         };
-        let progress = Self { row, board, shown_at: None, advanced_at: Instant::now() };
+        let progress = Self {
+            row,
+            board,
+            shown_at: None,
+            advanced_at: Instant::now(),
+        };
         progress.board.put(progress.row.clone());
         progress
     }
@@ -65,7 +70,11 @@ impl Progress {
     /// It waits or has stopped, and why. `detail` goes to our own log only.
     pub fn halted(&mut self, reason: Reason, detail: &str) {
         use super::reason::Verdict;
-        let state = if reason.verdict() == Verdict::Stop { State::Stopped } else { State::Waiting };
+        let state = if reason.verdict() == Verdict::Stop {
+            State::Stopped
+        } else {
+            State::Waiting
+        };
         let news = self.row.state != state || self.row.reason.as_deref() != Some(reason.code());
         self.row.state = state;
         self.row.reason = Some(reason.code().into());
@@ -74,13 +83,32 @@ impl Progress {
         if news {
             let row = &self.row;
             let session = format!("{:016x}", row.session);
-            let (route, topic, end, code, remedy) = (&row.route, &row.topic, row.end, reason.code(), reason.remedy());
+            let (route, topic, end, code, remedy) =
+                (&row.route, &row.topic, row.end, reason.code(), reason.remedy());
             if state == State::Stopped {
-                tracing::error!(route, topic, ?end, session, reason = code, detail, remedy, "route stopped");
+                tracing::error!(
+                    route,
+                    topic,
+                    ?end,
+                    session,
+                    reason = code,
+                    detail,
+                    remedy,
+                    "route stopped"
+                );
             } else if matches!(reason, Reason::Starting | Reason::Standby | Reason::SourceMissing) {
                 tracing::info!(route, topic, ?end, session, reason = code, detail, "route waits");
             } else {
-                tracing::warn!(route, topic, ?end, session, reason = code, detail, remedy, "route waits");
+                tracing::warn!(
+                    route,
+                    topic,
+                    ?end,
+                    session,
+                    reason = code,
+                    detail,
+                    remedy,
+                    "route waits"
+                );
             }
         }
         self.show();
@@ -107,7 +135,8 @@ impl Progress {
 
     /// Takes the row off the board.
     pub fn remove(&self) {
-        self.board.remove(&(self.row.route.clone(), self.row.topic.clone(), self.row.end));
+        self.board
+            .remove(&(self.row.route.clone(), self.row.topic.clone(), self.row.end));
     }
 }
 

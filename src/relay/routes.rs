@@ -27,7 +27,11 @@ pub struct Routes {
 impl Routes {
     /// None yet. `tasks` tracks every source, so that a drain can wait for them.
     pub fn new(context: Arc<Context>, tasks: TaskTracker) -> Self {
-        Self { context, tasks, running: BTreeMap::new() }
+        Self {
+            context,
+            tasks,
+            running: BTreeMap::new(),
+        }
     }
 
     /// Makes what runs for `declarer` equal to `routes`; what stays the same is not touched.
@@ -76,7 +80,9 @@ struct Topic {
 
 impl Topic {
     async fn run(self) {
-        let Some((mut known, appeared)) = self.await_topic().await else { return };
+        let Some((mut known, appeared)) = self.await_topic().await else {
+            return;
+        };
         if known == 0 {
             self.start(self.topic.clone(), 0, appeared);
             return;
@@ -90,7 +96,9 @@ impl Topic {
                 () = self.stop.cancelled() => return,
                 () = sleep(GROWTH_CHECKED_EVERY) => {}
             }
-            let Ok(Some(partitions)) = self.context.cluster.client.partitions(&self.topic).await else { continue };
+            let Ok(Some(partitions)) = self.context.cluster.client.partitions(&self.topic).await else {
+                continue;
+            };
             for index in known..partitions {
                 self.start(self.topic.partition(index), partitions, true);
             }
@@ -99,7 +107,13 @@ impl Topic {
     }
 
     fn start(&self, topic: TopicName, partitions: u32, appeared: bool) {
-        let source = Source::new(self.context.clone(), self.route.clone(), topic, partitions, appeared);
+        let source = Source::new(
+            self.context.clone(),
+            self.route.clone(),
+            topic,
+            partitions,
+            appeared,
+        );
         self.tasks.spawn(source.run(self.stop.clone()));
     }
 
@@ -107,7 +121,14 @@ impl Topic {
     async fn await_topic(&self) -> Option<(u32, bool)> {
         let row = || {
             let (route, topic) = (&self.route, self.topic.to_string());
-            Progress::new(self.context.board.clone(), End::Source, &route.name, &topic, &route.from, &route.to)
+            Progress::new(
+                self.context.board.clone(),
+                End::Source,
+                &route.name,
+                &topic,
+                &route.from,
+                &route.to,
+            )
         };
         let mut progress: Option<Progress> = None;
         let mut appeared = false;
@@ -121,7 +142,9 @@ impl Topic {
                 }
                 Ok(None) => {
                     appeared = true;
-                    progress.get_or_insert_with(row).halted(Reason::SourceMissing, "no such topic");
+                    progress
+                        .get_or_insert_with(row)
+                        .halted(Reason::SourceMissing, "no such topic");
                 }
                 Err(error) => {
                     let halt = broker_halt(error);

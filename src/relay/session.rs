@@ -38,7 +38,11 @@ pub struct Halt {
 impl Halt {
     /// A halt before anything ran.
     pub fn new(reason: Reason, detail: &str) -> Self {
-        Self { reason, detail: detail.into(), had_run: false }
+        Self {
+            reason,
+            detail: detail.into(),
+            had_run: false,
+        }
     }
 }
 
@@ -105,7 +109,11 @@ impl Session<'_> {
         self.lane.tell(Kind::Open(open)).await;
         let end = match self.await_ready(&mut from_sink, session).await {
             Ok(ready) => {
-                let promise = if ready.effectively_once { "effectively-once" } else { "at-least-once" };
+                let promise = if ready.effectively_once {
+                    "effectively-once"
+                } else {
+                    "at-least-once"
+                };
                 self.progress.running(promise);
                 let mut flow = Flow::new(registration, session, &ready, self.route);
                 let mut end = self.stream(&mut flow, &mut from_sink).await;
@@ -118,7 +126,15 @@ impl Session<'_> {
         };
         if !self.lane.ended().is_cancelled() {
             let code = Reason::Starting.code().into();
-            self.lane.tell(Kind::Stop(Stop { number, session, code, sequence_id: None, by_source: true })).await;
+            self.lane
+                .tell(Kind::Stop(Stop {
+                    number,
+                    session,
+                    code,
+                    sequence_id: None,
+                    by_source: true,
+                }))
+                .await;
         }
         end
     }
@@ -134,7 +150,9 @@ impl Session<'_> {
                 match from_sink.recv().await {
                     None => return Err(SessionEnd::LaneLost),
                     Some(FromSink::Ready(ready)) if ready.session == session => return Ok(ready),
-                    Some(FromSink::Stop(stop)) if stop.session == session => return Err(halted_by_peer(&stop)),
+                    Some(FromSink::Stop(stop)) if stop.session == session => {
+                        return Err(halted_by_peer(&stop));
+                    }
                     Some(_) => {}
                 }
             }
@@ -214,8 +232,12 @@ impl Session<'_> {
                 }
                 Ok(())
             }
-            Some(FromSink::SchemaAsk(ask)) if ask.session == flow.session => self.answer_schema(flow, ask).await,
-            Some(FromSink::Stop(stop)) if stop.session == flow.session => Err(self.stopped_by_peer(flow, &stop).await),
+            Some(FromSink::SchemaAsk(ask)) if ask.session == flow.session => {
+                self.answer_schema(flow, ask).await
+            }
+            Some(FromSink::Stop(stop)) if stop.session == flow.session => {
+                Err(self.stopped_by_peer(flow, &stop).await)
+            }
             // Of a session that is over, or out of turn.
             Some(_) => Ok(()),
         }
@@ -232,14 +254,21 @@ impl Session<'_> {
     }
 
     async fn on_entry(&mut self, flow: &mut Flow, delivery: Delivery) -> Result<(), SessionEnd> {
-        let position = Position { ledger: delivery.id.ledger, entry: delivery.id.entry };
-        let halt = |reason, detail: &str| SessionEnd::Halted(Halt::new(reason, &format!("{position}: {detail}")));
+        let position = Position {
+            ledger: delivery.id.ledger,
+            entry: delivery.id.entry,
+        };
+        let halt =
+            |reason, detail: &str| SessionEnd::Halted(Halt::new(reason, &format!("{position}: {detail}")));
         let entry = Entry::parse(delivery.stored.clone())
             .map_err(|error| halt(Reason::EntryMalformed, &error.to_string()))?;
         if entry.stored_len() > ENTRY_LEN_MAX {
             return Err(halt(Reason::EntryTooLarge, "larger than a lane carries"));
         }
-        let taken = self.subscription.taken(entry.facts().messages(), delivery.stored.len()).await;
+        let taken = self
+            .subscription
+            .taken(entry.facts().messages(), delivery.stored.len())
+            .await;
         taken.map_err(|_| SessionEnd::ConsumerLost)?;
         if entry.facts().written_by_bridge() {
             self.progress.row.skipped += 1;
@@ -248,8 +277,12 @@ impl Session<'_> {
             flow.ack_at.get_or_insert_with(|| Instant::now() + ACK_DELAY);
             return Ok(());
         }
-        let id = position.sequence_id().ok_or_else(|| halt(Reason::PositionOverflow, "does not fit"))?;
-        flow.batching.push(id, entry).map_err(|error| halt(Reason::DuplicateRun, &error.to_string()))
+        let id = position
+            .sequence_id()
+            .ok_or_else(|| halt(Reason::PositionOverflow, "does not fit"))?;
+        flow.batching
+            .push(id, entry)
+            .map_err(|error| halt(Reason::DuplicateRun, &error.to_string()))
     }
 
     async fn acknowledge(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
@@ -257,9 +290,17 @@ impl Session<'_> {
         if flow.window.is_empty() {
             self.progress.advanced();
         }
-        let Some(position) = flow.window.take_acknowledgeable() else { return Ok(()) };
-        let id = MessageId { ledger: position.ledger, entry: position.entry };
-        self.subscription.acknowledge(id, Vec::new()).await.map_err(|_| SessionEnd::ConsumerLost)?;
+        let Some(position) = flow.window.take_acknowledgeable() else {
+            return Ok(());
+        };
+        let id = MessageId {
+            ledger: position.ledger,
+            entry: position.entry,
+        };
+        self.subscription
+            .acknowledge(id, Vec::new())
+            .await
+            .map_err(|_| SessionEnd::ConsumerLost)?;
         flow.last_acknowledged = Some(position);
         self.progress.row.acknowledged = Some(position.to_string());
         self.progress.advanced();
@@ -267,17 +308,29 @@ impl Session<'_> {
     }
 
     async fn answer_schema(&mut self, flow: &Flow, ask: SchemaAsk) -> Result<(), SessionEnd> {
-        let schema = self.context.cluster.client.schema(&self.topic.base(), &ask.version).await;
+        let schema = self
+            .context
+            .cluster
+            .client
+            .schema(&self.topic.base(), &ask.version)
+            .await;
         let schema = schema.map_err(|error| SessionEnd::Halted(super::source::broker_halt(error)))?;
         let number = flow.registration.number;
-        let answer = SchemaAnswer { number, session: flow.session, version: ask.version, schema };
+        let answer = SchemaAnswer {
+            number,
+            session: flow.session,
+            version: ask.version,
+            schema,
+        };
         self.lane.tell(Kind::SchemaAnswer(answer)).await;
         Ok(())
     }
 
     async fn stopped_by_peer(&mut self, flow: &mut Flow, stop: &Stop) -> SessionEnd {
         let end = halted_by_peer(stop);
-        let SessionEnd::Halted(halt) = &end else { return end };
+        let SessionEnd::Halted(halt) = &end else {
+            return end;
+        };
         if halt.reason != Reason::Poison {
             return end;
         }
@@ -294,7 +347,11 @@ impl Session<'_> {
 
     /// Nothing came for long. If there is something to come, the broker has forgotten us: subscribe again.
     async fn check_silence(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
-        let asked = self.subscription.last_message_id().await.map_err(|_| SessionEnd::ConsumerLost)?;
+        let asked = self
+            .subscription
+            .last_message_id()
+            .await
+            .map_err(|_| SessionEnd::ConsumerLost)?;
         let answer = tokio::select! {
             answer = asked => answer.map_err(|_| SessionEnd::ConsumerLost)?,
             event = self.subscription.next() => return self.on_event(flow, event).await,
@@ -352,10 +409,20 @@ impl Flow {
         place: mpsc::Permit<'_, [bytes::Bytes; 2]>,
         progress: &mut Progress,
     ) -> Result<(), SessionEnd> {
-        let Some(unit) = self.batching.take() else { return Ok(()) };
-        let Unit { first, last, messages, entries, .. } = unit;
+        let Some(unit) = self.batching.take() else {
+            return Ok(());
+        };
+        let Unit {
+            first,
+            last,
+            messages,
+            entries,
+            ..
+        } = unit;
         let highest_sequence_id = unit.is_joined().then_some(last);
-        let sent = self.window.sent(first, Position::of_sequence_id(last), unit.stored.len());
+        let sent = self
+            .window
+            .sent(first, Position::of_sequence_id(last), unit.stored.len());
         sent.map_err(|reason| {
             let detail = format!("at {}", Position::of_sequence_id(first));
             SessionEnd::Halted(Halt::new(reason, &detail))
@@ -364,7 +431,12 @@ impl Flow {
         progress.row.messages += u64::from(messages);
         progress.row.bytes += unit.stored.len() as u64;
         let number = self.registration.number;
-        let head = EntryHead { number, session: self.session, sequence_id: first, highest_sequence_id };
+        let head = EntryHead {
+            number,
+            session: self.session,
+            sequence_id: first,
+            highest_sequence_id,
+        };
         place.send([frames::encode_entry_head(head, unit.stored.len()), unit.stored]);
         self.settle_skip();
         Ok(())
@@ -375,7 +447,10 @@ impl Flow {
         answer: Result<proto::LastMessageId, ConnectionError>,
     ) -> Result<(), SessionEnd> {
         let last = answer.map_err(|_| SessionEnd::ConsumerLost)?.last_message_id;
-        let last = Position { ledger: last.ledger, entry: last.entry };
+        let last = Position {
+            ledger: last.ledger,
+            entry: last.entry,
+        };
         self.window.judge_last_position(last).map_err(|reason| {
             let detail = format!("the source topic ends at {last}, before what the destination has");
             SessionEnd::Halted(Halt::new(reason, &detail))

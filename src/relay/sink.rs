@@ -72,7 +72,9 @@ impl Sink {
         };
         let refusal = match outcome {
             Ok(mut publishing) => {
-                let refusal = self.publish(&mut publishing, &mut progress, &mut from_source).await;
+                let refusal = self
+                    .publish(&mut publishing, &mut progress, &mut from_source)
+                    .await;
                 publishing.publisher.close().await;
                 refusal
             }
@@ -85,7 +87,13 @@ impl Sink {
         };
         progress.halted(refusal.halt.reason, &refusal.halt.detail);
         let code = refusal.halt.reason.code().into();
-        let stop = Stop { number, session, code, sequence_id: refusal.sequence_id, by_source: false };
+        let stop = Stop {
+            number,
+            session,
+            code,
+            sequence_id: refusal.sequence_id,
+            by_source: false,
+        };
         if !ended.is_cancelled() {
             self.lane.tell(Kind::Stop(stop)).await;
         }
@@ -100,7 +108,15 @@ impl Sink {
         let publisher = self.create_producer(&destination, &producer_name).await?;
         let outstanding = VecDeque::new();
         let (schemas, held, asked) = (HashMap::new(), VecDeque::new(), None);
-        Ok(Publishing { publisher, destination, producer_name, outstanding, schemas, held, asked })
+        Ok(Publishing {
+            publisher,
+            destination,
+            producer_name,
+            outstanding,
+            schemas,
+            held,
+            asked,
+        })
     }
 
     /// The name is a lock: as long as another connection of ours is not quite gone, it is busy.
@@ -108,7 +124,12 @@ impl Sink {
         let mut backoff = Backoff::new(BUSY_RETRY_FIRST, BUSY_RETRY_MAX);
         let give_up = Instant::now() + BUSY_DEADLINE;
         loop {
-            let connection = self.context.cluster.client.connect_to_owner(&destination.topic).await;
+            let connection = self
+                .context
+                .cluster
+                .client
+                .connect_to_owner(&destination.topic)
+                .await;
             let connection = connection.map_err(|error| refusal_of(&error))?;
             match Publisher::create(connection.clone(), &destination.topic, name).await {
                 Ok(publisher) => return Ok(publisher),
@@ -130,10 +151,11 @@ impl Sink {
         progress: &mut Progress,
         from_source: &mut mpsc::Receiver<FromSource>,
     ) -> Option<Refusal> {
-        let effectively_once = match destination::deduplicates(&self.context.cluster, &publishing.destination).await {
-            Ok(effectively_once) => effectively_once,
-            Err(refusal) => return Some(refusal),
-        };
+        let effectively_once =
+            match destination::deduplicates(&self.context.cluster, &publishing.destination).await {
+                Ok(effectively_once) => effectively_once,
+                Err(refusal) => return Some(refusal),
+            };
         let share = self.context.sink_budget.take();
         let ready = Ready {
             number: self.open.number,
@@ -144,13 +166,20 @@ impl Sink {
             window_entries: WINDOW_ENTRIES,
         };
         self.lane.tell(Kind::Ready(ready)).await;
-        progress.running(if effectively_once { "effectively-once" } else { "at-least-once" });
+        progress.running(if effectively_once {
+            "effectively-once"
+        } else {
+            "at-least-once"
+        });
         let ended = self.lane.ended().clone();
         let drain = self.context.drain.clone();
         loop {
             let draining = drain.is_cancelled();
             if draining && publishing.outstanding.is_empty() {
-                return Some(Refusal::of(Reason::Draining, "everything that was sent is answered"));
+                return Some(Refusal::of(
+                    Reason::Draining,
+                    "everything that was sent is answered",
+                ));
             }
             // Losing the race loses nothing: channels take nothing before they complete. What is cut off
             // inside an arm by the lane's end belongs to a session that is over.
@@ -183,8 +212,13 @@ impl Sink {
             // The lane ended, or the source opened a newer session on this number.
             None | Some(FromSource::Stop(_)) => Err(None),
             Some(FromSource::Entry(head, stored)) => {
-                let entry = Entry::parse(stored)
-                    .map_err(|error| Some(Refusal::at(Reason::EntryMalformed, head.sequence_id, &error.to_string())))?;
+                let entry = Entry::parse(stored).map_err(|error| {
+                    Some(Refusal::at(
+                        Reason::EntryMalformed,
+                        head.sequence_id,
+                        &error.to_string(),
+                    ))
+                })?;
                 publishing.held.push_back((head, entry));
                 self.send_held(publishing, progress).await
             }
@@ -207,17 +241,35 @@ impl Sink {
     }
 
     /// Sends what is held, up to an entry whose schema is not known yet.
-    async fn send_held(&self, publishing: &mut Publishing, progress: &mut Progress) -> Result<(), Option<Refusal>> {
+    async fn send_held(
+        &self,
+        publishing: &mut Publishing,
+        progress: &mut Progress,
+    ) -> Result<(), Option<Refusal>> {
         while publishing.asked.is_none() {
-            let Some((_, entry)) = publishing.held.front() else { return Ok(()) };
-            let version = entry.facts().schema_version.clone().filter(|version| !version.is_empty());
+            let Some((_, entry)) = publishing.held.front() else {
+                return Ok(());
+            };
+            let version = entry
+                .facts()
+                .schema_version
+                .clone()
+                .filter(|version| !version.is_empty());
             if let Some(version) = version.filter(|version| !publishing.schemas.contains_key(version)) {
                 let Open { number, session, .. } = self.open;
                 publishing.asked = Some(version.clone());
-                self.lane.tell(Kind::SchemaAsk(SchemaAsk { number, session, version })).await;
+                self.lane
+                    .tell(Kind::SchemaAsk(SchemaAsk {
+                        number,
+                        session,
+                        version,
+                    }))
+                    .await;
                 return Ok(());
             }
-            let Some((head, entry)) = publishing.held.pop_front() else { return Ok(()) };
+            let Some((head, entry)) = publishing.held.pop_front() else {
+                return Ok(());
+            };
             progress.row.entries += 1;
             progress.row.messages += u64::from(entry.facts().messages());
             progress.row.bytes += entry.stored_len() as u64;
@@ -233,21 +285,32 @@ impl Sink {
         event: Option<ProducerEvent>,
     ) -> Result<(), Option<Refusal>> {
         let mut marked = Vec::new();
-        let mut next = Some(event.ok_or_else(|| Refusal::of(Reason::DestinationMoved, "the connection ended"))?);
+        let mut next =
+            Some(event.ok_or_else(|| Refusal::of(Reason::DestinationMoved, "the connection ended"))?);
         let outcome = loop {
             match next {
-                Some(ProducerEvent::Receipt { sequence_id, duplicate }) => {
+                Some(ProducerEvent::Receipt {
+                    sequence_id,
+                    duplicate,
+                }) => {
                     publishing.answered(sequence_id);
                     progress.row.confirmed += 1;
                     progress.row.duplicates += u64::from(duplicate);
                     marked.push(Receipts::mark(sequence_id, duplicate));
                 }
-                Some(ProducerEvent::SendError { sequence_id, error, message }) => {
+                Some(ProducerEvent::SendError {
+                    sequence_id,
+                    error,
+                    message,
+                }) => {
                     let first = publishing.first_of(sequence_id);
                     break Err(Refusal::at(send_error_reason(error, &message), first, &message));
                 }
                 Some(ProducerEvent::Closed) => {
-                    break Err(Refusal::of(Reason::DestinationMoved, "the broker closed the producer"));
+                    break Err(Refusal::of(
+                        Reason::DestinationMoved,
+                        "the broker closed the producer",
+                    ));
                 }
                 None => break Ok(()),
             }
@@ -271,7 +334,10 @@ impl Sink {
             let mut marked = Vec::new();
             while !publishing.outstanding.is_empty() {
                 match publishing.publisher.next().await {
-                    Some(ProducerEvent::Receipt { sequence_id, duplicate }) => {
+                    Some(ProducerEvent::Receipt {
+                        sequence_id,
+                        duplicate,
+                    }) => {
                         publishing.answered(sequence_id);
                         marked.push(Receipts::mark(sequence_id, duplicate));
                     }
@@ -288,7 +354,13 @@ impl Sink {
     async fn report(&self, marked: Vec<u64>) {
         if !marked.is_empty() {
             let Open { number, session, .. } = self.open;
-            self.lane.tell(Kind::Receipts(Receipts { number, session, marked })).await;
+            self.lane
+                .tell(Kind::Receipts(Receipts {
+                    number,
+                    session,
+                    marked,
+                }))
+                .await;
         }
     }
 }
@@ -296,20 +368,35 @@ impl Sink {
 impl Publishing {
     async fn send(&mut self, head: &EntryHead, entry: &Entry) -> Result<(), Option<Refusal>> {
         let facts = entry.facts();
-        let version = facts.schema_version.as_ref().and_then(|version| self.schemas.get(version).cloned().flatten());
+        let version = facts
+            .schema_version
+            .as_ref()
+            .and_then(|version| self.schemas.get(version).cloned().flatten());
         let heading = Heading {
             producer_name: &self.producer_name,
             sequence_id: head.sequence_id,
             highest_sequence_id: head.highest_sequence_id,
-            schema_version: version.as_deref().map_or(SchemaVersion::Remove, SchemaVersion::Set),
+            schema_version: version
+                .as_deref()
+                .map_or(SchemaVersion::Remove, SchemaVersion::Set),
         };
         let new_head = entry.rehead(&heading);
         let len = new_head.len() + entry.payload().len();
         if len > self.publisher.max_message_size() as usize + HEAD_PADDING {
-            let detail = format!("{len} bytes, the broker takes {}", self.publisher.max_message_size());
-            return Err(Some(Refusal::at(Reason::EntryTooLarge, head.sequence_id, &detail)));
+            let detail = format!(
+                "{len} bytes, the broker takes {}",
+                self.publisher.max_message_size()
+            );
+            return Err(Some(Refusal::at(
+                Reason::EntryTooLarge,
+                head.sequence_id,
+                &detail,
+            )));
         }
-        self.outstanding.push_back((head.sequence_id, head.highest_sequence_id.unwrap_or(head.sequence_id)));
+        self.outstanding.push_back((
+            head.sequence_id,
+            head.highest_sequence_id.unwrap_or(head.sequence_id),
+        ));
         let outbound = Outbound {
             sequence_id: head.sequence_id,
             highest_sequence_id: head.highest_sequence_id,
@@ -317,30 +404,43 @@ impl Publishing {
             head: new_head,
             payload: entry.payload().clone(),
         };
-        self.publisher.send(outbound).await.map_err(|error| Some(refusal_of(&error)))
+        self.publisher
+            .send(outbound)
+            .await
+            .map_err(|error| Some(refusal_of(&error)))
     }
 
     async fn register_schema(&self, schema: Bytes) -> Result<Option<Bytes>, Refusal> {
-        self.publisher.register_schema(&self.destination.topic.base(), schema).await.map_err(|error| {
-            let refusal = refusal_of(&error);
-            match error.server_error() {
-                Some(ServerError::IncompatibleSchema | ServerError::NotAllowed) => {
-                    Refusal::of(Reason::SchemaRefused, &error.to_string())
+        self.publisher
+            .register_schema(&self.destination.topic.base(), schema)
+            .await
+            .map_err(|error| {
+                let refusal = refusal_of(&error);
+                match error.server_error() {
+                    Some(ServerError::IncompatibleSchema | ServerError::NotAllowed) => {
+                        Refusal::of(Reason::SchemaRefused, &error.to_string())
+                    }
+                    Some(_) | None => refusal,
                 }
-                Some(_) | None => refusal,
-            }
-        })
+            })
     }
 
     /// Receipts echo the first id; refusals name the highest.
     fn answered(&mut self, id: u64) {
-        if let Some(index) = self.outstanding.iter().position(|(first, highest)| *first == id || *highest == id) {
+        if let Some(index) = self
+            .outstanding
+            .iter()
+            .position(|(first, highest)| *first == id || *highest == id)
+        {
             self.outstanding.remove(index);
         }
     }
 
     fn first_of(&self, highest: u64) -> u64 {
-        self.outstanding.iter().find(|(_, last)| *last == highest).map_or(highest, |(first, _)| *first)
+        self.outstanding
+            .iter()
+            .find(|(_, last)| *last == highest)
+            .map_or(highest, |(first, _)| *first)
     }
 }
 
@@ -353,11 +453,17 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn of(reason: Reason, detail: &str) -> Self {
-        Self { halt: Halt::new(reason, detail), sequence_id: None }
+        Self {
+            halt: Halt::new(reason, detail),
+            sequence_id: None,
+        }
     }
 
     fn at(reason: Reason, sequence_id: u64, detail: &str) -> Self {
-        Self { halt: Halt::new(reason, detail), sequence_id: Some(sequence_id) }
+        Self {
+            halt: Halt::new(reason, detail),
+            sequence_id: Some(sequence_id),
+        }
     }
 }
 
@@ -377,7 +483,10 @@ pub(super) fn refusal_of(error: &ConnectionError) -> Refusal {
 /// What a refused send means. The first three are judged before deduplication and belong to the entry; what is
 /// stored after it makes a later re-send look like a duplicate (`Producer.checkAndStartPublish`, `PersistentTopic`).
 fn send_error_reason(error: ServerError, message: &str) -> Reason {
-    if matches!(error, ServerError::Checksum | ServerError::NotAllowed | ServerError::Metadata) {
+    if matches!(
+        error,
+        ServerError::Checksum | ServerError::NotAllowed | ServerError::Metadata
+    ) {
         return Reason::Poison;
     }
     if error == ServerError::TopicTerminated {

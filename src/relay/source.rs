@@ -43,9 +43,23 @@ impl Source {
         partitions: u32,
         appeared: bool,
     ) -> Self {
-        let progress =
-            Progress::new(context.board.clone(), End::Source, &route.name, &topic.to_string(), &route.from, &route.to);
-        Self { context, route, topic, partitions, stop: CancellationToken::new(), appeared, progress }
+        let progress = Progress::new(
+            context.board.clone(),
+            End::Source,
+            &route.name,
+            &topic.to_string(),
+            &route.from,
+            &route.to,
+        );
+        Self {
+            context,
+            route,
+            topic,
+            partitions,
+            stop: CancellationToken::new(),
+            appeared,
+            progress,
+        }
     }
 
     /// Runs until `stop` or the route stops; a stopped route keeps its row until then.
@@ -94,7 +108,13 @@ impl Source {
 
     /// The subscription has to exist before anything is published that nobody else would keep.
     async fn create_subscription(&mut self) -> Result<(), Halt> {
-        let connection = self.context.cluster.client.connect_to_owner(&self.topic).await.map_err(broker_halt)?;
+        let connection = self
+            .context
+            .cluster
+            .client
+            .connect_to_owner(&self.topic)
+            .await
+            .map_err(broker_halt)?;
         let outcome = Subscription::create(connection.clone(), &self.options(0)).await;
         connection.close();
         match outcome {
@@ -107,14 +127,26 @@ impl Source {
     /// Attaches while there is a lane, and runs sessions until one ends with something to wait for.
     /// `Ok` when everything is drained.
     async fn attach(&mut self) -> Result<(), Halt> {
-        let Some(mut lane) = self.await_lane().await else { return Ok(()) };
+        let Some(mut lane) = self.await_lane().await else {
+            return Ok(());
+        };
         if hole::is_marked(&self.context.cluster, &self.topic, &self.route).await? {
-            return Err(Halt::new(Reason::HoleMarker, "the subscription's cursor carries the marker"));
+            return Err(Halt::new(
+                Reason::HoleMarker,
+                "the subscription's cursor carries the marker",
+            ));
         }
         let share = self.context.source_budget.take();
-        let connection = self.context.cluster.client.connect_to_owner(&self.topic).await.map_err(broker_halt)?;
-        let mut subscription =
-            Subscription::open(connection.clone(), &self.options(share.bytes())).await.map_err(broker_halt)?;
+        let connection = self
+            .context
+            .cluster
+            .client
+            .connect_to_owner(&self.topic)
+            .await
+            .map_err(broker_halt)?;
+        let mut subscription = Subscription::open(connection.clone(), &self.options(share.bytes()))
+            .await
+            .map_err(broker_halt)?;
         let mut had_run = false;
         let mut active = subscription.is_exclusive();
         let mut retry = Backoff::new(RETRY_FIRST, RETRY_MAX);
@@ -140,7 +172,12 @@ impl Source {
             };
             let halt = match end {
                 SessionEnd::Drained => break Ok(()),
-                SessionEnd::ConsumerLost => break Err(Halt::new(Reason::Starting, "the source broker closed the consumer")),
+                SessionEnd::ConsumerLost => {
+                    break Err(Halt::new(
+                        Reason::Starting,
+                        "the source broker closed the consumer",
+                    ));
+                }
                 SessionEnd::Inactive => {
                     active = false;
                     continue;
@@ -155,7 +192,9 @@ impl Source {
             // What passes soon is tried again on the same subscription; for the rest another replica gets it.
             let stays = halt.reason.verdict() == Verdict::Soon && halt.reason != Reason::NotReady;
             let next_lane = self.context.lanes.pick(&self.route.to, &self.topic.to_string());
-            let (true, Some(next_lane)) = (stays, next_lane) else { break Err(halt) };
+            let (true, Some(next_lane)) = (stays, next_lane) else {
+                break Err(halt);
+            };
             lane = next_lane;
             self.progress.halted(halt.reason, &halt.detail);
             tokio::select! {
@@ -168,7 +207,10 @@ impl Source {
         };
         subscription.close().await;
         connection.close();
-        outcome.map_err(|halt| Halt { had_run: halt.had_run || had_run, ..halt })
+        outcome.map_err(|halt| Halt {
+            had_run: halt.had_run || had_run,
+            ..halt
+        })
     }
 
     /// A lane to the destination; `None` when the process drains first.
@@ -178,7 +220,8 @@ impl Source {
             if let Some(lane) = self.context.lanes.pick(&self.route.to, &self.topic.to_string()) {
                 return Some(lane);
             }
-            self.progress.halted(Reason::LinkDown, "no lane to the destination site");
+            self.progress
+                .halted(Reason::LinkDown, "no lane to the destination site");
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 changed = changes.changed() => changed.ok()?,
@@ -204,7 +247,10 @@ impl Source {
                 }
                 Ok(Some(ConsumerEvent::EndOfTopic)) => {}
                 Ok(Some(ConsumerEvent::Closed) | None) => {
-                    return Some(Err(Halt::new(Reason::Starting, "the source broker closed the consumer")));
+                    return Some(Err(Halt::new(
+                        Reason::Starting,
+                        "the source broker closed the consumer",
+                    )));
                 }
             }
         }
@@ -220,7 +266,10 @@ impl Source {
             topic: self.topic.clone(),
             subscription: self.route.subscription.clone(),
             consumer_name: format!("bridge/{}/{}", self.context.site, self.context.instance),
-            metadata: vec![("bridge.route".into(), self.route.name.clone()), ("bridge.to".into(), self.route.to.clone())],
+            metadata: vec![
+                ("bridge.route".into(), self.route.name.clone()),
+                ("bridge.to".into(), self.route.to.clone()),
+            ],
             exclusive: self.context.cluster.single_replica,
             earliest,
             priority: 0,

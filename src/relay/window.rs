@@ -107,7 +107,11 @@ impl Window {
     /// has, the source's ids went back.
     pub fn judge_last_position(&self, last: Position) -> Result<(), Reason> {
         let went_back = |meet| last.sequence_id().is_none_or(|id| id < meet);
-        if self.to_meet.is_some_and(went_back) { Err(Reason::DuplicateRun) } else { Ok(()) }
+        if self.to_meet.is_some_and(went_back) {
+            Err(Reason::DuplicateRun)
+        } else {
+            Ok(())
+        }
     }
 
     /// An entry (or a joined batch from `first` to `last`) is sent.

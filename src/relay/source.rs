@@ -166,14 +166,16 @@ impl Source {
                 return outcome.map_err(|halt| Halt { had_run, ..halt });
             }
             active = true;
-            let mut halt = match self.run_session(&lane, subscription).await {
+            let end = self.run_session(&lane, subscription).await;
+            if self.progress.row.state == State::Running {
+                had_run = true;
+                retry.reset();
+            }
+            let mut halt = match end {
                 SessionEnd::Drained => return Ok(()),
                 SessionEnd::ConsumerLost => {
                     let halt = Halt::new(Reason::Starting, "the source broker closed the consumer");
-                    return Err(Halt {
-                        had_run: true,
-                        ..halt
-                    });
+                    return Err(Halt { had_run, ..halt });
                 }
                 SessionEnd::Inactive => {
                     active = false;

@@ -12,12 +12,12 @@ use tokio_util::task::TaskTracker;
 use super::context::{Context, RouteSpec, Start};
 use super::control;
 use super::frames::{Kind, Open, Stop};
-use super::lane::{FromSource, LaneHandle, OpenSink};
+use super::lane::{Allowance, FromSource, LaneHandle, OpenSink};
 use super::progress::Progress;
 use super::reason::Reason;
 use super::routes::Routes;
 use super::sink::Sink;
-use super::status::End;
+use super::status::{End, State};
 use crate::policy::Policies;
 use crate::pulsar::topic::TopicName;
 use crate::tunnel::link::{LinkUp, TunnelEvent};
@@ -80,8 +80,8 @@ impl Agent {
         lock(&self.routes).apply(&site, own);
         let gate = self.gate.clone();
         let tasks = self.tasks.clone();
-        let open_sink: OpenSink = Arc::new(move |lane, open, from_source| {
-            tasks.spawn(gate.clone().serve(lane, open, from_source));
+        let open_sink: OpenSink = Arc::new(move |lane, open, allowance, from_source| {
+            tasks.spawn(gate.clone().serve(lane, open, allowance, from_source));
         });
         loop {
             // Losing the race loses nothing: `recv` takes nothing before it completes.
@@ -197,7 +197,13 @@ impl Gate {
     }
 
     /// Serves one session that a peer opened, after the one before it has ended.
-    async fn serve(self: Arc<Self>, lane: LaneHandle, open: Open, from_source: mpsc::Receiver<FromSource>) {
+    async fn serve(
+        self: Arc<Self>,
+        lane: LaneHandle,
+        open: Open,
+        allowance: Arc<Allowance>,
+        from_source: mpsc::Receiver<FromSource>,
+    ) {
         let refuse = |reason: Reason| {
             let (number, session) = (open.number, open.session);
             Kind::Stop(Stop {
@@ -220,10 +226,12 @@ impl Gate {
         if let Some(predecessor) = predecessor {
             predecessor.cancelled().await;
         }
+        let context = self.context.clone();
         let sink = Sink {
-            context: self.context.clone(),
+            context,
             open,
             lane,
+            allowance,
             superseded,
         };
         sink.run(from_source).await;
@@ -271,6 +279,10 @@ impl Gate {
         }
         if previous.is_none() && slots.len() >= SLOTS_MAX {
             slots.retain(|_, slot| !slot.finished.is_cancelled());
+            // Rows of what is long over go with it: a peer may name any number of topics within its policy.
+            self.context
+                .board
+                .retain(|row| row.end == End::Source || row.state != State::Waiting);
             if slots.len() >= SLOTS_MAX {
                 return Err(Reason::NotReady);
             }

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -132,6 +133,10 @@ async fn write_all<W: AsyncWrite + Unpin>(
     let mut pings = tokio::time::interval(KEEPALIVE);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut outbound_open = true;
+    let mut waiting = Waiting {
+        gauge: &metrics.control_waiting,
+        shown: 0,
+    };
     loop {
         // Receiving loses nothing when it loses the race; writing happens after it.
         let (kind, body) = tokio::select! {
@@ -146,9 +151,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
                 }
             },
         };
-        metrics
-            .control_waiting
-            .set(i64::try_from(outbound.len()).unwrap_or(i64::MAX));
+        waiting.show(outbound.len());
         if body.len() > CONTROL_MESSAGE_LEN_MAX {
             tracing::error!(
                 len = body.len(),
@@ -159,6 +162,26 @@ async fn write_all<W: AsyncWrite + Unpin>(
         if let Err(error) = write_frame(&mut writer, kind, &body).await {
             return reason_of(&error);
         }
+    }
+}
+
+/// This link's share of the gauge; given back when the link goes.
+struct Waiting<'a> {
+    gauge: &'a Gauge,
+    shown: i64,
+}
+
+impl Waiting<'_> {
+    fn show(&mut self, len: usize) {
+        let len = i64::try_from(len).unwrap_or(i64::MAX);
+        self.gauge.inc_by(len - self.shown);
+        self.shown = len;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.gauge.dec_by(self.shown);
     }
 }
 

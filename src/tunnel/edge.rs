@@ -107,7 +107,13 @@ impl Edge {
         let mut backoff = Backoff::new();
         for url in self.cfg.connect.iter().cycle() {
             self.show_absent(url, None);
-            let declined = match self.dial(url, &self.control_lane()).await {
+            let control = self.control_lane();
+            let dialled = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                dialled = self.dial(url, &control) => dialled,
+            };
+            let declined = match dialled {
                 Ok(dialled) => {
                     let since = Instant::now();
                     let reason = self.run_link(dialled, url).await;
@@ -174,7 +180,6 @@ impl Edge {
         ended.cancel();
         drop(lane);
         self.links().retain(|_, ended| !ended.is_cancelled());
-        self.metrics.count_end(&reason);
         tracing::info!(
             peer = link.peer,
             link = id,
@@ -292,7 +297,7 @@ impl Edge {
             // Reserved, so that two lanes that land there make one link.
             links.insert(instance, CancellationToken::new());
         }
-        match self.greet_in_time(tls, &self.control_lane()).await {
+        match self.greet_in_time(*tls, &self.control_lane()).await {
             Ok(dialled) => {
                 self.tasks.spawn(self.clone().run_adopted(dialled, url.clone()));
             }
@@ -342,7 +347,9 @@ impl Edge {
 
     /// The row of a hub to which there is no link.
     fn show_absent(&self, url: &LinkUrl, reason: Option<&Reason>) {
-        if self.links().values().any(|ended| !ended.is_cancelled()) {
+        // Held until the row is written, so that it never stands beside the row of a link that just came up.
+        let links = self.links();
+        if links.values().any(|ended| !ended.is_cancelled()) {
             return;
         }
         let refused = reason.is_some_and(Reason::is_refusal);

@@ -19,6 +19,7 @@ mod connection;
 mod meter;
 
 mod handshake;
+mod refusal;
 mod wire;
 
 mod admission;

@@ -40,7 +40,7 @@ pub mod metrics;
 mod said;
 mod shown;
 
-pub use edge::dial_edge;
+pub use edge::{EdgeDialer, dial_edge};
 pub use hub::{HubListener, serve_hub};
 pub use metrics::TunnelMetrics;
 

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::bridge::{Keys, edge, hub, in_time};
-use crate::stranger::{Certified, Hello, RawEdge, play_hub};
+use crate::stranger::{Certified, Hello, RawEdge, play_hub, play_hub_that_says};
 
 /// A ClientHello of TLS 1.2 (RFC 5246 §7.4.1.2): one ECDHE suite, no supported_versions.
 fn client_hello_of_tls12() -> Vec<u8> {
@@ -129,4 +129,12 @@ async fn an_edge_of_an_unknown_version_is_refused_by_name() {
         ..Hello::of("bank")
     };
     assert_eq!(raw.refusal_of(&hello).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_answers_with_two_gigabytes_is_malformed_and_nothing_is_reserved() {
+    let keys = Keys::new();
+    let (address, _seen) = play_hub_that_says(true_hub(&keys), &[b"bridge/1"], &[0x80, 0, 0, 0, 2]).await;
+    let edge = edge(keys.edge_tunnel("bank", address, 1), "bank");
+    edge.reason("malformed").await;
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt;
+use pulsar_bridge::tunnel::KEEPALIVE;
 use pulsar_bridge::tunnel::link::TunnelEvent;
 use pulsar_bridge::tunnel::status::LinkStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -155,6 +156,31 @@ async fn a_link_whose_packets_vanish_is_noticed_by_both_sides_and_its_lanes_go_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_side_that_reads_no_messages_for_long_keeps_its_link_and_loses_none() {
+    let keys = Keys::new();
+    let (mut hub, address) = hub(&keys.hub_tunnel()).await;
+    let mut bank = edge(keys.edge_tunnel("bank", address, 0), "bank");
+    let (at_hub, mut at_bank) = (hub.link_up().await, bank.link_up().await);
+    // More than all queues and windows hold: the hub's pings now wait behind its own messages.
+    let sending = tokio::spawn(async move {
+        for n in 0..MANY_MESSAGES {
+            let message = Bytes::from(vec![n; 1 << 20]);
+            at_hub.outbound.send(message).await.unwrap();
+        }
+        at_hub
+    });
+    // Real time, for the sockets are real: longer than the silence that ends a lane.
+    tokio::time::sleep(2 * KEEPALIVE + Duration::from_secs(3)).await;
+    assert!(!at_bank.link.ended.is_cancelled());
+    for n in 0..MANY_MESSAGES {
+        let message = in_time(at_bank.inbound.recv()).await.unwrap();
+        assert_eq!((message.len(), message[0]), (1 << 20, n));
+    }
+    let at_hub = in_time(sending).await.unwrap();
+    assert!(!at_hub.link.ended.is_cancelled() && !at_bank.link.ended.is_cancelled());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lane_that_lands_at_another_hub_process_becomes_a_link_of_its_own() {
     let keys = Keys::new();
     let (mut one, at_one) = hub(&keys.hub_tunnel()).await;
@@ -243,3 +269,4 @@ async fn ending_a_link_on_one_side_ends_it_on_the_other_and_a_stopped_side_leave
 
 const CHUNK_LEN: usize = 1 << 16;
 const CHUNKS: u32 = 1600;
+const MANY_MESSAGES: u8 = 200;

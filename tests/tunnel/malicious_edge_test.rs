@@ -1,9 +1,14 @@
 //! An edge with a key of its own that wants to be more than it is; and frames that lie about their length.
 
+use std::future::poll_fn;
+
 use prost::Message;
 use rcgen::{KeyPair, PKCS_ED25519};
+use tokio::net::TcpStream;
+use tokio_rustls::client;
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
-use crate::bridge::{Keys, edge, hub};
+use crate::bridge::{Keys, edge, hub, in_time};
 use crate::stranger::{Certified, HELLO, Hello, LaneAsked, RELAY, RawEdge, WELCOME};
 
 const BRIDGE: &[&[u8]] = &[b"bridge/1"];
@@ -119,5 +124,53 @@ async fn a_frame_that_announces_two_gigabytes_ends_its_connection_and_no_other()
     assert!(other.hear().await.is_err());
     hub.row(|row| row.peer == "other" && row.reason.as_deref() == Some("malformed"))
         .await;
+    assert!(!at_hub.link.ended.is_cancelled() && !at_bank.link.ended.is_cancelled());
+}
+
+/// A link of `other` by hand, with its control stream open.
+async fn raw_control(
+    keys: &Keys,
+    address: std::net::SocketAddr,
+) -> (
+    yamux::Connection<Compat<client::TlsStream<TcpStream>>>,
+    yamux::Stream,
+) {
+    let mut control = raw(keys, "other", address).await;
+    control.say(HELLO, &Hello::of("other").encode_to_vec()).await;
+    assert_eq!(control.hear().await.unwrap().0, WELCOME);
+    let mut mux = yamux::Connection::new(
+        control.tls.compat(),
+        yamux::Config::default(),
+        yamux::Mode::Client,
+    );
+    let stream = poll_fn(|cx| mux.poll_new_outbound(cx)).await.unwrap();
+    (mux, stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_frames_that_the_protocol_does_not_have_end_their_link_and_no_other() {
+    let keys = Keys::new();
+    let (mut hub, address) = hub(&keys.hub_tunnel()).await;
+    let mut bank = edge(keys.edge_tunnel("bank", address, 1), "bank");
+    let (at_hub, at_bank) = (hub.link_up().await, bank.link_up().await);
+    let _lanes = (hub.relay_lane().await, bank.relay_lane().await);
+    // Two gigabytes announced; no type at all; a type of nobody's; a ping that wants megabytes back.
+    let two_gigabytes = [0x80, 0, 0, 0, 18].to_vec();
+    let large_ping = [&[0, 0, 0, 100, 16][..], &[0; 99]].concat();
+    for frame in [two_gigabytes, vec![0; 4], vec![0, 0, 0, 2, 77, 0], large_ping] {
+        let (mut mux, mut stream) = raw_control(&keys, address).await;
+        let hostile = hub.link_up().await;
+        futures::AsyncWriteExt::write_all(&mut stream, &frame)
+            .await
+            .unwrap();
+        let pumping = poll_fn(|cx| mux.poll_next_inbound(cx));
+        tokio::select! {
+            _ = pumping => {}
+            () = in_time(hostile.link.ended.cancelled()) => {}
+        }
+        in_time(hostile.link.ended.cancelled()).await;
+        hub.row(|row| row.peer == "other" && row.reason.as_deref() == Some("malformed"))
+            .await;
+    }
     assert!(!at_hub.link.ended.is_cancelled() && !at_bank.link.ended.is_cancelled());
 }

@@ -164,6 +164,15 @@ pub struct Seen {
 
 /// Serves TLS with this certificate to everybody who comes, asking for theirs, and counts what they say.
 pub async fn play_hub(certified: Certified, alpn: &[&[u8]]) -> (SocketAddr, Arc<Seen>) {
+    play_hub_that_says(certified, alpn, b"").await
+}
+
+/// The same, and says this to everybody first.
+pub async fn play_hub_that_says(
+    certified: Certified,
+    alpn: &[&[u8]],
+    words: &'static [u8],
+) -> (SocketAddr, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -181,6 +190,8 @@ pub async fn play_hub(certified: Certified, alpn: &[&[u8]]) -> (SocketAddr, Arc<
             let (acceptor, seen) = (acceptor.clone(), counted.clone());
             tokio::spawn(async move {
                 if let Ok(mut tls) = acceptor.accept(socket).await {
+                    // Whoever leaves early does not hear it.
+                    _ = tls.write_all(words).await;
                     let mut buffer = [0; 1024];
                     while let Ok(len @ 1..) = tls.read(&mut buffer).await {
                         seen.application_bytes.fetch_add(len, Ordering::SeqCst);

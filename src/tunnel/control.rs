@@ -228,3 +228,41 @@ const STREAMS_MAX: usize = 64;
 const WINDOW_MAX: usize = 32 << 20;
 /// Control messages queued in each direction.
 pub const MESSAGES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn while_our_consumer_is_slow_the_peer_is_not_silent() {
+        let meter = Meter::new(0);
+        let (inbound, mut consumer) = mpsc::channel(1);
+        hand_over(Bytes::from_static(b"1"), &inbound, &meter)
+            .await
+            .unwrap();
+        let waiting = tokio::spawn({
+            let (inbound, meter) = (inbound.clone(), meter.clone());
+            async move { hand_over(Bytes::from_static(b"2"), &inbound, &meter).await }
+        });
+        tokio::task::yield_now().await;
+        meter.on_pending();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(meter.silence(), Duration::ZERO);
+        assert_eq!(&consumer.recv().await.unwrap()[..], b"1");
+        waiting.await.unwrap().unwrap();
+        meter.on_pending();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(meter.silence(), Duration::from_secs(60));
+        drop(consumer);
+        let gone = hand_over(Bytes::from_static(b"3"), &inbound, &meter).await;
+        assert_eq!(gone, Err(Reason::Ended));
+    }
+
+    #[test]
+    fn yamux_takes_our_bounds() {
+        // It panics on a window that is too small for its streams.
+        _ = mux_config();
+    }
+}

@@ -4,13 +4,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::context::{Context, RouteSpec, Start};
-use super::control;
+use super::control::{self, RefusedTopic};
 use super::frames::{Kind, Open, Stop};
 use super::lane::{Allowance, FromSource, LaneHandle, OpenSink};
 use super::progress::Progress;
@@ -78,6 +77,7 @@ impl Agent {
             .cloned()
             .collect();
         lock(&self.routes).apply(&site, own);
+        self.gate.show_awaited();
         let gate = self.gate.clone();
         let tasks = self.tasks.clone();
         let open_sink: OpenSink = Arc::new(move |lane, open, allowance, from_source| {
@@ -126,47 +126,111 @@ async fn converse(gate: Arc<Gate>, routes: Arc<Mutex<Routes>>, mut up: LinkUp) {
         }
     }
     while let Some(message) = up.inbound.recv().await {
-        match gate.believe(&peer, &message) {
-            Ok(believed) => lock(&routes).apply(&peer, believed),
+        let refusals = match gate.hear(&peer, &message, &routes) {
+            Ok(refusals) => refusals,
             Err(problem) => {
                 tracing::warn!(%peer, %problem, "the peer's declaration ends the link");
                 up.link.ended.cancel();
                 return;
             }
+        };
+        if let Some(message) = control::encode_refusals(refusals).filter(|message| !message.is_empty())
+            && up.outbound.send(message).await.is_err()
+        {
+            return;
         }
     }
 }
 
 impl Gate {
-    /// What of a peer's declaration runs here: the routes whose source we are, with the topics that may go out.
-    fn believe(&self, peer: &str, message: &Bytes) -> Result<Vec<RouteSpec>, control::DeclarationError> {
+    /// Takes what the peer says on the control stream; gives what of its declaration does not happen here.
+    fn hear(
+        &self,
+        peer: &str,
+        message: &[u8],
+        routes: &Mutex<Routes>,
+    ) -> Result<Vec<RefusedTopic>, control::DeclarationError> {
+        let message = control::decode(message)?;
+        for refused in message.refusals {
+            self.show_refused_by_peer(peer, &refused);
+        }
+        let Some(declaration) = message.declaration else {
+            return Ok(Vec::new());
+        };
         let earliest = self.policies.of(peer).is_some_and(|policy| policy.from_earliest);
         let start = if earliest {
             Start::Earliest
         } else {
             Start::FromGrant
         };
-        let declared = control::decode(message, &self.context.site, peer, start)?;
-        let here = declared
+        let declared = control::check(declaration, &self.context.site, peer, start)?;
+        let (mut believed, mut refusals) = (Vec::new(), Vec::new());
+        for mut route in declared
             .into_iter()
-            .filter(|route| route.from == self.context.site);
-        let believed = here.map(|route| {
-            let (allowed, refused): (Vec<_>, Vec<_>) = route
-                .topics
-                .iter()
-                .cloned()
-                .partition(|topic| self.may_send(peer, topic));
-            for topic in refused {
-                self.show_refused(&route, &topic);
+            .filter(|route| route.from == self.context.site)
+        {
+            let (name, from, to) = (route.name.clone(), route.from.clone(), route.to.clone());
+            route.topics.retain(|topic| {
+                let allowed = self.may_send(peer, topic);
+                if !allowed {
+                    self.row(End::Source, &name, &from, &to, topic).halted(
+                        Reason::RefusedByPolicy,
+                        "this site's policy does not let the topic go out (`send`)",
+                    );
+                    let code = Reason::RefusedByPolicy.code().into();
+                    refusals.push(RefusedTopic {
+                        route: name.clone(),
+                        topic: topic.to_string(),
+                        code,
+                    });
+                }
+                allowed
+            });
+            if !route.topics.is_empty() && !self.clashes(&route) {
+                believed.push(route);
             }
-            RouteSpec {
-                topics: allowed,
-                ..route
+        }
+        lock(routes).apply(peer, believed);
+        Ok(refusals)
+    }
+
+    /// The peer does not let out what we declared. Shown only for what we did declare.
+    fn show_refused_by_peer(&self, peer: &str, refused: &RefusedTopic) {
+        let ours = |route: &&RouteSpec| route.name == refused.route && route.from == peer;
+        let Some(route) = self.declared.iter().find(ours) else {
+            return;
+        };
+        let Some(topic) = route
+            .topics
+            .iter()
+            .find(|topic| topic.to_string() == refused.topic)
+        else {
+            return;
+        };
+        let reason = Reason::from_code(&refused.code).unwrap_or(Reason::RefusedByPeer);
+        self.row(End::Sink, &route.name, &route.from, &route.to, topic)
+            .halted(reason, "the peer does not let the topic go out");
+    }
+
+    /// Rows for what we declared and the other side has to send: until it does, somebody may ask why.
+    fn show_awaited(&self) {
+        for route in self.declared.iter().filter(|route| route.to == self.context.site) {
+            for topic in &route.topics {
+                self.row(End::Sink, &route.name, &route.from, &route.to, topic)
+                    .halted(Reason::NotOpened, "the source's side has not opened it");
             }
-        });
-        Ok(believed
-            .filter(|route| !route.topics.is_empty() && !self.clashes(route))
-            .collect())
+        }
+    }
+
+    fn row(&self, end: End, route: &str, from: &str, to: &str, topic: &TopicName) -> Progress {
+        Progress::new(
+            self.context.board.clone(),
+            end,
+            route,
+            &topic.to_string(),
+            from,
+            to,
+        )
     }
 
     fn may_send(&self, peer: &str, topic: &TopicName) -> bool {
@@ -185,15 +249,6 @@ impl Gate {
             tracing::warn!(route = %route.name, "the peer declares a route that is declared here too: ours counts");
         }
         clashes
-    }
-
-    fn show_refused(&self, route: &RouteSpec, topic: &TopicName) {
-        let board = self.context.board.clone();
-        let topic = topic.to_string();
-        Progress::new(board, End::Source, &route.name, &topic, &route.from, &route.to).halted(
-            Reason::RefusedByPolicy,
-            "this site's policy does not let the topic go out (`send`)",
-        );
     }
 
     /// Serves one session that a peer opened, after the one before it has ended.

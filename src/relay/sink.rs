@@ -24,6 +24,7 @@ use crate::pulsar::connection::ProducerEvent;
 use crate::pulsar::entry::{Entry, Heading, SchemaVersion};
 use crate::pulsar::proto::ServerError;
 use crate::pulsar::publisher::{Outbound, Publisher};
+use crate::pulsar::topic::TopicName;
 
 /// One session at its destination.
 pub struct Sink {
@@ -71,6 +72,13 @@ impl Sink {
             &self.open.to,
         );
         progress.row.session = session;
+        if let Ok(topic) = TopicName::parse(&self.open.topic)
+            && topic.partition_index().is_some()
+        {
+            // The row of the whole topic said only that nothing had been opened.
+            let whole = (self.open.route.clone(), topic.base().to_string(), End::Sink);
+            self.context.board.remove(&whole);
+        }
         progress.row.link = Some(format!("{:016x}", self.lane.link().id));
         progress.row.lane = Some(self.lane.index());
         let ended = self.lane.ended().clone();

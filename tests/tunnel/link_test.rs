@@ -12,7 +12,10 @@ async fn a_link_comes_up_and_carries_control_messages_both_ways() {
     let mut edge = edge(keys.edge_tunnel("bank", address, 1), "bank");
     let (mut at_hub, mut at_edge) = (hub.link_up().await, edge.link_up().await);
     assert_eq!(at_hub.link.id, at_edge.link.id);
-    assert_eq!((at_hub.link.peer.as_str(), at_edge.link.peer.as_str()), ("bank", "riskfuel"));
+    assert_eq!(
+        (at_hub.link.peer.as_str(), at_edge.link.peer.as_str()),
+        ("bank", "riskfuel")
+    );
     assert_eq!((at_hub.link.relay_lanes, at_edge.link.relay_lanes), (1, 1));
     let large = Bytes::from(vec![7; 1 << 20]);
     at_hub.outbound.send(large.clone()).await.unwrap();
@@ -24,11 +27,18 @@ async fn a_link_comes_up_and_carries_control_messages_both_ways() {
     assert_eq!((lane_at_hub.index, lane_at_edge.index), (0, 0));
     let both = |row: &pulsar_bridge::tunnel::status::LinkStatus| row.lanes.len() == 2;
     let ids = |row: pulsar_bridge::tunnel::status::LinkStatus| {
-        row.lanes.into_iter().map(|lane| (lane.kind, lane.lane_id)).collect::<Vec<_>>()
+        row.lanes
+            .into_iter()
+            .map(|lane| (lane.kind, lane.lane_id))
+            .collect::<Vec<_>>()
     };
     let (hub_row, edge_row) = (hub.row(both).await, edge.row(both).await);
     assert_eq!(hub_row.link, edge_row.link);
-    assert_eq!(ids(hub_row), ids(edge_row), "lane ids are the evidence that nobody sat between");
+    assert_eq!(
+        ids(hub_row),
+        ids(edge_row),
+        "lane ids are the evidence that nobody sat between"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,9 +2,8 @@
 //! what the broker sends to the consumer or producer it is for. Bounds memory by ceasing to read the socket.
 //! Knows nothing of lookups, sessions or windows.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, Frame, FrameError, FrameSplitter};
+use super::mailboxes::{Inbox, Mailboxes};
 use super::proto::{self, BaseCommand, ServerError, kind};
 use super::reader::Reader;
 use super::transport::{Address, Dialer, Stream, TransportError};
@@ -128,7 +128,7 @@ pub struct Connection {
 
 struct Inner {
     outbox: mpsc::Sender<Outgoing>,
-    routes: Arc<Routes>,
+    mailboxes: Arc<Mailboxes>,
     closed: CancellationToken,
     ids: AtomicU64,
     facts: Facts,
@@ -187,12 +187,12 @@ impl Connection {
         splitter.set_frame_len_max(facts.max_message_size + FRAME_MARGIN);
         let (outbox, queued) = mpsc::channel(OUTBOX_LEN);
         let (pongs, pong_asked) = mpsc::channel(1);
-        let routes = Arc::new(Routes::default());
+        let mailboxes = Arc::new(Mailboxes::default());
         let closed = CancellationToken::new();
         let (read_half, write_half) = tokio::io::split(stream);
         let reader = Reader {
             splitter,
-            routes: routes.clone(),
+            mailboxes: mailboxes.clone(),
             pongs,
             outbox: outbox.downgrade(),
             credentials,
@@ -211,7 +211,7 @@ impl Connection {
         });
         tokio::spawn(writer::run(write_half, queued, pong_asked, closed.clone()));
         let at_end = closed.clone();
-        let ended_routes = routes.clone();
+        let ended_routes = mailboxes.clone();
         tokio::spawn(async move {
             at_end.cancelled().await;
             ended_routes.end();
@@ -219,7 +219,7 @@ impl Connection {
         Self {
             inner: Arc::new(Inner {
                 outbox,
-                routes,
+                mailboxes,
                 closed,
                 ids: AtomicU64::new(1),
                 facts,
@@ -281,10 +281,10 @@ impl Connection {
     {
         let (sender, receiver) = oneshot::channel();
         let mut guard = AnswerGuard {
-            routes: self.inner.routes.clone(),
+            mailboxes: self.inner.mailboxes.clone(),
             request_id,
         };
-        if !self.inner.routes.expect_answer(request_id, sender) {
+        if !self.inner.mailboxes.expect_answer(request_id, sender) {
             return Err(ConnectionError::Lost(
                 "it has ended, or too many answers are awaited".into(),
             ));
@@ -293,7 +293,7 @@ impl Connection {
         Ok(async move {
             let guard = &mut guard;
             let answer = tokio::time::timeout(ANSWER_DEADLINE, receiver).await;
-            guard.routes.forget_answer(guard.request_id);
+            guard.mailboxes.forget_answer(guard.request_id);
             let command = answer
                 .map_err(|_| ConnectionError::NoAnswer)?
                 .map_err(|_| ConnectionError::Lost("before the answer came".into()))?;
@@ -337,94 +337,37 @@ impl Connection {
             bytes: Arc::new(Semaphore::new(bytes_max as usize)),
             bytes_max,
         };
-        self.inner.routes.lock().consumers.insert(consumer_id, inbox);
+        self.inner.mailboxes.lock().consumers.insert(consumer_id, inbox);
         receiver
     }
 
     /// Registers a producer before it is created.
     pub fn register_producer(&self, producer_id: u64) -> mpsc::Receiver<ProducerEvent> {
         let (sender, receiver) = mpsc::channel(RECEIPTS_LEN);
-        self.inner.routes.lock().producers.insert(producer_id, sender);
+        self.inner.mailboxes.lock().producers.insert(producer_id, sender);
         receiver
     }
 
     /// Forgets a consumer; what still comes for it is dropped.
     pub fn forget_consumer(&self, consumer_id: u64) {
-        self.inner.routes.lock().consumers.remove(&consumer_id);
+        self.inner.mailboxes.lock().consumers.remove(&consumer_id);
     }
 
     /// Forgets a producer.
     pub fn forget_producer(&self, producer_id: u64) {
-        self.inner.routes.lock().producers.remove(&producer_id);
+        self.inner.mailboxes.lock().producers.remove(&producer_id);
     }
 }
 
 /// Takes an abandoned request off the list.
 struct AnswerGuard {
-    routes: Arc<Routes>,
+    mailboxes: Arc<Mailboxes>,
     request_id: u64,
 }
 
 impl Drop for AnswerGuard {
     fn drop(&mut self) {
-        self.routes.forget_answer(self.request_id);
-    }
-}
-
-/// Who waits for what on a connection.
-#[derive(Default)]
-pub(super) struct Routes {
-    table: Mutex<Table>,
-}
-
-#[derive(Default)]
-pub(super) struct Table {
-    ended: bool,
-    answers: HashMap<u64, oneshot::Sender<BaseCommand>>,
-    pub(super) consumers: HashMap<u64, Inbox>,
-    pub(super) producers: HashMap<u64, mpsc::Sender<ProducerEvent>>,
-}
-
-/// A consumer's inbox; the reader waits for room in it and so ceases to read the socket.
-#[derive(Clone)]
-pub(super) struct Inbox {
-    pub(super) sender: mpsc::Sender<ConsumerEvent>,
-    pub(super) bytes: Arc<Semaphore>,
-    pub(super) bytes_max: u32,
-}
-
-impl Routes {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn expect_answer(&self, request_id: u64, sender: oneshot::Sender<BaseCommand>) -> bool {
-        let mut table = self.lock();
-        if table.ended || table.answers.len() >= ANSWERS_MAX {
-            return false;
-        }
-        table.answers.insert(request_id, sender);
-        true
-    }
-
-    pub(super) fn answer(&self, request_id: u64, command: BaseCommand) {
-        if let Some(waiting) = self.lock().answers.remove(&request_id) {
-            // Whoever asked may have gone; then nobody needs the answer.
-            let _ = waiting.send(command);
-        }
-    }
-
-    fn forget_answer(&self, request_id: u64) {
-        self.lock().answers.remove(&request_id);
-    }
-
-    /// The connection has ended: every waiter learns it by its dropped sender.
-    fn end(&self) {
-        let mut table = self.lock();
-        table.ended = true;
-        table.answers.clear();
-        table.consumers.clear();
-        table.producers.clear();
+        self.mailboxes.forget_answer(self.request_id);
     }
 }
 
@@ -498,8 +441,6 @@ pub(super) const AUTH_METHOD: &str = "token";
 pub(super) const CLIENT_VERSION: &str = concat!("pulsar-bridge-", env!("CARGO_PKG_VERSION"));
 /// v21, the newest that 4.x brokers know; each answers with the smaller of both.
 pub(super) const PROTOCOL_VERSION: i32 = 21;
-/// Requests awaited at once on one connection; a few per partition.
-const ANSWERS_MAX: usize = 1024;
 /// A broker answers lookups and subscriptions within its own 30 s of metadata timeout.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// Commands and entries queued for the writer; the sink's window bounds their bytes.

@@ -12,6 +12,7 @@ pub mod proto;
 
 pub mod client;
 pub mod connection;
+mod mailboxes;
 pub mod permits;
 pub mod publisher;
 mod reader;

@@ -10,15 +10,16 @@ use tokio::sync::mpsc;
 
 use super::connection::{
     AUTH_METHOD, CLIENT_VERSION, ConnectionError, ConsumerEvent, Credentials, Delivery, PROTOCOL_VERSION,
-    ProducerEvent, Routes, next_frame,
+    ProducerEvent, next_frame,
 };
 use super::frame::{self, Frame, FrameError, FrameSplitter};
+use super::mailboxes::Mailboxes;
 use super::proto::{self, BaseCommand, ServerError, kind};
 use super::writer::Outgoing;
 
 pub(super) struct Reader {
     pub(super) splitter: FrameSplitter,
-    pub(super) routes: Arc<Routes>,
+    pub(super) mailboxes: Arc<Mailboxes>,
     pub(super) pongs: mpsc::Sender<()>,
     pub(super) outbox: mpsc::WeakSender<Outgoing>,
     pub(super) credentials: Credentials,
@@ -60,7 +61,7 @@ impl Reader {
     async fn take_entry(&self, frame: Frame) -> Result<(), ConnectionError> {
         let hot = HotCommand::decode(frame.command).map_err(FrameError::Command)?;
         let Some(message) = hot.message else { return Ok(()) };
-        let Some(inbox) = self.routes.lock().consumers.get(&message.consumer_id).cloned() else {
+        let Some(inbox) = self.mailboxes.lock().consumers.get(&message.consumer_id).cloned() else {
             return Ok(());
         };
         let share = u32::try_from(frame.rest.len())
@@ -151,7 +152,7 @@ impl Reader {
             _ => match answered_request(&command) {
                 // Request −1 is the broker's word about the whole connection, which it closes next.
                 Some(u64::MAX) | None => {}
-                Some(request_id) => self.routes.answer(request_id, command),
+                Some(request_id) => self.mailboxes.answer(request_id, command),
             },
         }
         Ok(())
@@ -179,14 +180,14 @@ impl Reader {
     }
 
     async fn tell_consumer(&self, consumer_id: u64, event: ConsumerEvent) {
-        let inbox = self.routes.lock().consumers.get(&consumer_id).cloned();
+        let inbox = self.mailboxes.lock().consumers.get(&consumer_id).cloned();
         if let Some(inbox) = inbox {
             let _ = inbox.sender.send(event).await;
         }
     }
 
     async fn tell_producer(&self, producer_id: u64, event: ProducerEvent) {
-        let sender = self.routes.lock().producers.get(&producer_id).cloned();
+        let sender = self.mailboxes.lock().producers.get(&producer_id).cloned();
         if let Some(sender) = sender {
             let _ = sender.send(event).await;
         }

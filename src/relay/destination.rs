@@ -4,7 +4,7 @@
 use super::context::Cluster;
 use super::frames::Open;
 use super::reason::Reason;
-use super::sink::{Refusal, refusal_of};
+use super::refusal::{Refusal, refusal_of};
 use crate::pulsar::rest::{Deduplication, RestError};
 use crate::pulsar::topic::TopicName;
 

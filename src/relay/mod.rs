@@ -26,6 +26,7 @@ mod lane;
 mod lanes;
 
 mod destination;
+mod refusal;
 mod sink;
 
 mod backoff;

@@ -116,11 +116,7 @@ impl Session<'_> {
                 };
                 self.progress.running(promise);
                 let mut flow = Flow::new(registration, session, &ready, self.route);
-                let mut end = self.stream(&mut flow, &mut from_sink).await;
-                if let SessionEnd::Halted(halt) = &mut end {
-                    halt.had_run = true;
-                }
-                end
+                self.stream(&mut flow, &mut from_sink).await
             }
             Err(end) => end,
         };

@@ -18,9 +18,9 @@ use super::frames::{EntryHead, Kind, Open, Ready, Receipts, SchemaAsk, Stop};
 use super::lane::{FromSource, LaneHandle, WINDOW_ENTRIES};
 use super::progress::Progress;
 use super::reason::Reason;
-use super::session::Halt;
+use super::refusal::{Refusal, refusal_of, send_error_reason};
 use super::status::End;
-use crate::pulsar::connection::{ConnectionError, ProducerEvent};
+use crate::pulsar::connection::ProducerEvent;
 use crate::pulsar::entry::{Entry, Heading, SchemaVersion};
 use crate::pulsar::proto::ServerError;
 use crate::pulsar::publisher::{Outbound, Publisher};
@@ -442,58 +442,6 @@ impl Publishing {
             .find(|(_, last)| *last == highest)
             .map_or(highest, |(first, _)| *first)
     }
-}
-
-/// Why a sink ended, and at which entry.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) halt: Halt,
-    pub(super) sequence_id: Option<u64>,
-}
-
-impl Refusal {
-    pub(super) fn of(reason: Reason, detail: &str) -> Self {
-        Self {
-            halt: Halt::new(reason, detail),
-            sequence_id: None,
-        }
-    }
-
-    fn at(reason: Reason, sequence_id: u64, detail: &str) -> Self {
-        Self {
-            halt: Halt::new(reason, detail),
-            sequence_id: Some(sequence_id),
-        }
-    }
-}
-
-/// What a destination broker's refusal of anything but an entry means.
-pub(super) fn refusal_of(error: &ConnectionError) -> Refusal {
-    let reason = match error.server_error() {
-        Some(ServerError::Authentication | ServerError::Authorization) => Reason::DestinationNotPermitted,
-        Some(ServerError::TopicNotFound) => Reason::DestinationMissing,
-        Some(ServerError::TopicTerminated) => Reason::TopicTerminated,
-        Some(ServerError::IncompatibleSchema) => Reason::SchemaRefused,
-        Some(_) => Reason::DestinationRetry,
-        None => Reason::DestinationUnreachable,
-    };
-    Refusal::of(reason, &error.to_string())
-}
-
-/// What a refused send means. The first three are judged before deduplication and belong to the entry; what is
-/// stored after it makes a later re-send look like a duplicate (`Producer.checkAndStartPublish`, `PersistentTopic`).
-fn send_error_reason(error: ServerError, message: &str) -> Reason {
-    if matches!(
-        error,
-        ServerError::Checksum | ServerError::NotAllowed | ServerError::Metadata
-    ) {
-        return Reason::Poison;
-    }
-    if error == ServerError::TopicTerminated {
-        return Reason::TopicTerminated;
-    }
-    tracing::debug!(?error, message, "the broker could not store an entry now");
-    Reason::DestinationRetry
 }
 
 const BUSY_RETRY_FIRST: Duration = Duration::from_millis(50);

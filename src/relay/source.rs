@@ -15,7 +15,7 @@ use super::lane::LaneHandle;
 use super::progress::Progress;
 use super::reason::{Reason, Verdict};
 use super::session::{self, Halt, SessionEnd};
-use super::status::End;
+use super::status::{End, State};
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent};
 use crate::pulsar::proto::ServerError;
 use crate::pulsar::subscription::{SubscribeOptions, Subscription};
@@ -127,7 +127,7 @@ impl Source {
     /// Attaches while there is a lane, and runs sessions until one ends with something to wait for.
     /// `Ok` when everything is drained.
     async fn attach(&mut self) -> Result<(), Halt> {
-        let Some(mut lane) = self.await_lane().await else {
+        let Some(lane) = self.await_lane().await else {
             return Ok(());
         };
         if hole::is_marked(&self.context.cluster, &self.topic, &self.route).await? {
@@ -147,36 +147,35 @@ impl Source {
         let mut subscription = Subscription::open(connection.clone(), &self.options(share.bytes()))
             .await
             .map_err(broker_halt)?;
+        let outcome = self.run_sessions(lane, &mut subscription).await;
+        subscription.close().await;
+        connection.close();
+        outcome
+    }
+
+    async fn run_sessions(
+        &mut self,
+        mut lane: LaneHandle,
+        subscription: &mut Subscription,
+    ) -> Result<(), Halt> {
         let mut had_run = false;
         let mut active = subscription.is_exclusive();
         let mut retry = Backoff::new(RETRY_FIRST, RETRY_MAX);
-        let outcome = loop {
-            if !active {
-                match self.await_turn(&mut subscription).await {
-                    Some(outcome) => break outcome,
-                    None => active = true,
-                }
+        loop {
+            if !active && let Some(outcome) = self.await_turn(subscription).await {
+                return outcome.map_err(|halt| Halt { had_run, ..halt });
             }
-            let end = {
-                let session = session::Session {
-                    context: &self.context,
-                    route: &self.route,
-                    topic: &self.topic,
-                    partitions: self.partitions,
-                    lane: lane.clone(),
-                    stop: self.stop.clone(),
-                    subscription: &mut subscription,
-                    progress: &mut self.progress,
-                };
-                session.run().await
-            };
-            let halt = match end {
-                SessionEnd::Drained => break Ok(()),
+            active = true;
+            let end = self.run_session(&lane, subscription).await;
+            if self.progress.row.state == State::Running {
+                had_run = true;
+                retry.reset();
+            }
+            let mut halt = match end {
+                SessionEnd::Drained => return Ok(()),
                 SessionEnd::ConsumerLost => {
-                    break Err(Halt::new(
-                        Reason::Starting,
-                        "the source broker closed the consumer",
-                    ));
+                    let halt = Halt::new(Reason::Starting, "the source broker closed the consumer");
+                    return Err(Halt { had_run, ..halt });
                 }
                 SessionEnd::Inactive => {
                     active = false;
@@ -185,32 +184,35 @@ impl Source {
                 SessionEnd::LaneLost => Halt::new(Reason::LinkDown, "the lane ended"),
                 SessionEnd::Halted(halt) => halt,
             };
-            if halt.had_run {
-                had_run = true;
-                retry.reset();
-            }
+            halt.had_run = had_run;
             // What passes soon is tried again on the same subscription; for the rest another replica gets it.
             let stays = halt.reason.verdict() == Verdict::Soon && halt.reason != Reason::NotReady;
             let next_lane = self.context.lanes.pick(&self.route.to, &self.topic.to_string());
             let (true, Some(next_lane)) = (stays, next_lane) else {
-                break Err(halt);
+                return Err(halt);
             };
             lane = next_lane;
             self.progress.halted(halt.reason, &halt.detail);
             tokio::select! {
-                () = self.stop.cancelled() => break Ok(()),
+                () = self.stop.cancelled() => return Ok(()),
                 () = sleep(retry.next_delay()) => {}
             }
-            if let Err(error) = subscription.rewind().await {
-                break Err(broker_halt(error));
-            }
+            subscription.rewind().await.map_err(broker_halt)?;
+        }
+    }
+
+    async fn run_session(&mut self, lane: &LaneHandle, subscription: &mut Subscription) -> SessionEnd {
+        let session = session::Session {
+            context: &self.context,
+            route: &self.route,
+            topic: &self.topic,
+            partitions: self.partitions,
+            lane: lane.clone(),
+            stop: self.stop.clone(),
+            subscription,
+            progress: &mut self.progress,
         };
-        subscription.close().await;
-        connection.close();
-        outcome.map_err(|halt| Halt {
-            had_run: halt.had_run || had_run,
-            ..halt
-        })
+        session.run().await
     }
 
     /// A lane to the destination; `None` when the process drains first.

@@ -31,9 +31,13 @@ def kills(stage):
     duplicates = sum(row["duplicates"] for row in pair.rows())
     stage.say(f"drained; the last incarnations got {duplicates} receipts that said duplicate")
     pair.stop()
+    faults = []
     for route, (load, _), written in zip(routes, loads, expected, strict=True):
-        report = stage.verify(route["to"], load.topic, written)
+        report = stage.judge(route["to"], load.topic, written)
         stage.record(f"{load.name} {route['from']}→{route['to']}", messages=written[load.name], **verdict(report))
+        if not report["clean"]:
+            faults.append(f"{load.topic} at {route['to']}: {explain(report)}")
+    hold_that(not faults, "\n".join(faults))
 
 
 def kill_loads(stage):

@@ -7,6 +7,7 @@ when anything failed. --scale shrinks the loads, never the number of kills or wh
 
 import argparse
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,8 @@ def run(arguments):
         print(f"{'FAILED' if complaint else 'ok'} {name} ({seconds:.0f} s){complaint}", flush=True)
         passed, failed = (passed, [*failed, name]) if complaint else (passed + 1, failed)
     print_table(rows)
+    if not failed:
+        shutil.rmtree(folder)
     if failed:
         again = f"testbed/suite/run.py --seed {arguments.seed} --scale {arguments.scale} {' '.join(failed)}"
         print(f"failed: {', '.join(failed)}; the same again: {again}")

@@ -1,0 +1,58 @@
+//! What a destination broker's refusals mean for a session. Decides; holds no socket.
+
+use super::reason::Reason;
+use super::session::Halt;
+use crate::pulsar::connection::ConnectionError;
+use crate::pulsar::proto::ServerError;
+
+/// Why a sink ended, and at which entry.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) halt: Halt,
+    pub(super) sequence_id: Option<u64>,
+}
+
+impl Refusal {
+    pub(super) fn of(reason: Reason, detail: &str) -> Self {
+        Self {
+            halt: Halt::new(reason, detail),
+            sequence_id: None,
+        }
+    }
+
+    pub(super) fn at(reason: Reason, sequence_id: u64, detail: &str) -> Self {
+        Self {
+            halt: Halt::new(reason, detail),
+            sequence_id: Some(sequence_id),
+        }
+    }
+}
+
+/// What a destination broker's refusal of anything but an entry means.
+pub(super) fn refusal_of(error: &ConnectionError) -> Refusal {
+    let reason = match error.server_error() {
+        Some(ServerError::Authentication | ServerError::Authorization) => Reason::DestinationNotPermitted,
+        Some(ServerError::TopicNotFound) => Reason::DestinationMissing,
+        Some(ServerError::TopicTerminated) => Reason::TopicTerminated,
+        Some(ServerError::IncompatibleSchema) => Reason::SchemaRefused,
+        Some(_) => Reason::DestinationRetry,
+        None => Reason::DestinationUnreachable,
+    };
+    Refusal::of(reason, &error.to_string())
+}
+
+/// What a refused send means. The first three are judged before deduplication and belong to the entry; what is
+/// stored after it makes a later re-send look like a duplicate (`Producer.checkAndStartPublish`, `PersistentTopic`).
+pub(super) fn send_error_reason(error: ServerError, message: &str) -> Reason {
+    if matches!(
+        error,
+        ServerError::Checksum | ServerError::NotAllowed | ServerError::Metadata
+    ) {
+        return Reason::Poison;
+    }
+    if error == ServerError::TopicTerminated {
+        return Reason::TopicTerminated;
+    }
+    tracing::debug!(?error, message, "the broker could not store an entry now");
+    Reason::DestinationRetry
+}

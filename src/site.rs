@@ -26,7 +26,7 @@ use crate::relay::batching::Limits;
 use crate::relay::context::{Cluster, Context, RouteSpec, Start};
 use crate::relay::metrics::RelayMetrics;
 use crate::tunnel::link::TunnelEvent;
-use crate::tunnel::{self, HubListener, TunnelError, TunnelMetrics};
+use crate::tunnel::{self, EdgeDialer, HubListener, TunnelError, TunnelMetrics};
 use crate::{policy::Policy, relay};
 
 /// What a run did, for its last line.
@@ -124,11 +124,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, Sit
     }
     state.ready.store(false, Ordering::Relaxed);
     tunnel_stop.cancel();
-    let ended = tunnel.await;
-    admin_stop.cancel();
-    if let Ok(Err(error)) = ended {
-        return Err(error.into());
+    if let Err(panicked) = tunnel.await {
+        tracing::error!(%panicked, "the tunnel ended by itself");
     }
+    admin_stop.cancel();
     Ok(summary(&config.site, started, &routes))
 }
 
@@ -161,19 +160,16 @@ async fn start_tunnel(
     metrics: TunnelMetrics,
     events: mpsc::Sender<TunnelEvent>,
     stop: CancellationToken,
-) -> Result<tokio::task::JoinHandle<Result<(), TunnelError>>, SiteError> {
+) -> Result<tokio::task::JoinHandle<()>, SiteError> {
     let site = config.site.clone();
     Ok(match &config.tunnel {
         Tunnel::Hub(hub) => {
             let listener = HubListener::bind(hub, &site).await?;
-            tokio::spawn(async move {
-                listener.serve(board, metrics, events, stop).await;
-                Ok(())
-            })
+            tokio::spawn(listener.serve(board, metrics, events, stop))
         }
         Tunnel::Edge(edge) => {
-            let dialing = tunnel::dial_edge(edge.clone(), site, board, metrics, events, stop);
-            tokio::spawn(dialing)
+            let dialer = EdgeDialer::load(edge, &site)?;
+            tokio::spawn(dialer.run(board, metrics, events, stop))
         }
     })
 }

@@ -443,6 +443,8 @@ pub(super) const CLIENT_VERSION: &str = concat!("pulsar-bridge-", env!("CARGO_PK
 pub(super) const PROTOCOL_VERSION: i32 = 21;
 /// A broker answers lookups and subscriptions within its own 30 s of metadata timeout.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// A broker that does not confirm a close within this is cut off; then it closes for itself.
+pub(super) const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 /// Commands and entries queued for the writer; the sink's window bounds their bytes.
 const OUTBOX_LEN: usize = 1024;
 /// Entries in an inbox; its bytes are bounded beside.

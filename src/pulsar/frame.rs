@@ -71,10 +71,16 @@ impl FrameSplitter {
         self.frame_len_max = frame_len_max;
     }
 
-    /// Where to append what was read, with room for at least one good read.
+    /// Where to append what was read, with room for at least one good read; more, up to a bound, where a large
+    /// frame has begun, so that it is not copied again with every read.
     pub fn inlet(&mut self) -> &mut BytesMut {
         if self.unread.capacity() - self.unread.len() < READ_LEN_MIN {
-            self.unread.reserve(READ_LEN);
+            let announced = self
+                .unread
+                .first_chunk::<4>()
+                .map_or(0, |prefix| u32::from_be_bytes(*prefix));
+            let missing = (announced as usize + 4).saturating_sub(self.unread.len());
+            self.unread.reserve(missing.clamp(READ_LEN, READ_LEN_MAX));
         }
         &mut self.unread
     }
@@ -130,6 +136,8 @@ pub fn encode_before<C: Message>(command: &C, rest_len: usize) -> Bytes {
 
 /// One read from a socket, and with it one shared allocation that entries are cut from.
 const READ_LEN: usize = 256 * 1024;
+/// What is reserved at once for a frame that announces more.
+const READ_LEN_MAX: usize = 4 * 1024 * 1024;
 /// Below this much room a new allocation is cheaper than many small reads.
 const READ_LEN_MIN: usize = 16 * 1024;
 

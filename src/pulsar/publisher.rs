@@ -3,8 +3,9 @@
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-use super::connection::{Connection, ConnectionError, ProducerEvent};
+use super::connection::{CLOSE_DEADLINE, Connection, ConnectionError, ProducerEvent};
 use super::frame;
 use super::proto::{self, BaseCommand, kind};
 use super::topic::TopicName;
@@ -152,7 +153,7 @@ impl Publisher {
             ..BaseCommand::default()
         };
         // Best effort: a connection that is gone has closed the producer for us.
-        let _ = self.connection.request(request_id, &close).await;
+        let _ = timeout(CLOSE_DEADLINE, self.connection.request(request_id, &close)).await;
         self.connection.forget_producer(self.producer_id);
         self.connection.close();
     }

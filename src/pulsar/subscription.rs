@@ -2,8 +2,9 @@
 //! stored; never decompresses, never decides what an entry is worth.
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-use super::connection::{Connection, ConnectionError, ConsumerEvent};
+use super::connection::{CLOSE_DEADLINE, Connection, ConnectionError, ConsumerEvent};
 use super::entry::Entry;
 use super::permits::Permits;
 use super::proto::{self, BaseCommand, MessageId, kind};
@@ -229,7 +230,7 @@ impl Subscription {
             ..BaseCommand::default()
         };
         // Best effort: a connection that is gone has closed the consumer for us.
-        let _ = self.connection.request(request_id, &close).await;
+        let _ = timeout(CLOSE_DEADLINE, self.connection.request(request_id, &close)).await;
     }
 
     async fn grant(&mut self) -> Result<(), ConnectionError> {

@@ -4,20 +4,19 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::context::{Context, RouteSpec, Start};
-use super::control;
+use super::control::{self, RefusedTopic};
 use super::frames::{Kind, Open, Stop};
-use super::lane::{FromSource, LaneHandle, OpenSink};
+use super::lane::{Allowance, FromSource, LaneHandle, OpenSink};
 use super::progress::Progress;
 use super::reason::Reason;
 use super::routes::Routes;
 use super::sink::Sink;
-use super::status::End;
+use super::status::{End, State};
 use crate::policy::Policies;
 use crate::pulsar::topic::TopicName;
 use crate::tunnel::link::{LinkUp, TunnelEvent};
@@ -78,10 +77,11 @@ impl Agent {
             .cloned()
             .collect();
         lock(&self.routes).apply(&site, own);
+        self.gate.show_awaited();
         let gate = self.gate.clone();
         let tasks = self.tasks.clone();
-        let open_sink: OpenSink = Arc::new(move |lane, open, from_source| {
-            tasks.spawn(gate.clone().serve(lane, open, from_source));
+        let open_sink: OpenSink = Arc::new(move |lane, open, allowance, from_source| {
+            tasks.spawn(gate.clone().serve(lane, open, allowance, from_source));
         });
         loop {
             // Losing the race loses nothing: `recv` takes nothing before it completes.
@@ -126,47 +126,111 @@ async fn converse(gate: Arc<Gate>, routes: Arc<Mutex<Routes>>, mut up: LinkUp) {
         }
     }
     while let Some(message) = up.inbound.recv().await {
-        match gate.believe(&peer, &message) {
-            Ok(believed) => lock(&routes).apply(&peer, believed),
+        let refusals = match gate.hear(&peer, &message, &routes) {
+            Ok(refusals) => refusals,
             Err(problem) => {
                 tracing::warn!(%peer, %problem, "the peer's declaration ends the link");
                 up.link.ended.cancel();
                 return;
             }
+        };
+        if let Some(message) = control::encode_refusals(refusals).filter(|message| !message.is_empty())
+            && up.outbound.send(message).await.is_err()
+        {
+            return;
         }
     }
 }
 
 impl Gate {
-    /// What of a peer's declaration runs here: the routes whose source we are, with the topics that may go out.
-    fn believe(&self, peer: &str, message: &Bytes) -> Result<Vec<RouteSpec>, control::DeclarationError> {
+    /// Takes what the peer says on the control stream; gives what of its declaration does not happen here.
+    fn hear(
+        &self,
+        peer: &str,
+        message: &[u8],
+        routes: &Mutex<Routes>,
+    ) -> Result<Vec<RefusedTopic>, control::DeclarationError> {
+        let message = control::decode(message)?;
+        for refused in message.refusals {
+            self.show_refused_by_peer(peer, &refused);
+        }
+        let Some(declaration) = message.declaration else {
+            return Ok(Vec::new());
+        };
         let earliest = self.policies.of(peer).is_some_and(|policy| policy.from_earliest);
         let start = if earliest {
             Start::Earliest
         } else {
             Start::FromGrant
         };
-        let declared = control::decode(message, &self.context.site, peer, start)?;
-        let here = declared
+        let declared = control::check(declaration, &self.context.site, peer, start)?;
+        let (mut believed, mut refusals) = (Vec::new(), Vec::new());
+        for mut route in declared
             .into_iter()
-            .filter(|route| route.from == self.context.site);
-        let believed = here.map(|route| {
-            let (allowed, refused): (Vec<_>, Vec<_>) = route
-                .topics
-                .iter()
-                .cloned()
-                .partition(|topic| self.may_send(peer, topic));
-            for topic in refused {
-                self.show_refused(&route, &topic);
+            .filter(|route| route.from == self.context.site)
+        {
+            let (name, from, to) = (route.name.clone(), route.from.clone(), route.to.clone());
+            route.topics.retain(|topic| {
+                let allowed = self.may_send(peer, topic);
+                if !allowed {
+                    self.row(End::Source, &name, &from, &to, topic).halted(
+                        Reason::RefusedByPolicy,
+                        "this site's policy does not let the topic go out (`send`)",
+                    );
+                    let code = Reason::RefusedByPolicy.code().into();
+                    refusals.push(RefusedTopic {
+                        route: name.clone(),
+                        topic: topic.to_string(),
+                        code,
+                    });
+                }
+                allowed
+            });
+            if !route.topics.is_empty() && !self.clashes(&route) {
+                believed.push(route);
             }
-            RouteSpec {
-                topics: allowed,
-                ..route
+        }
+        lock(routes).apply(peer, believed);
+        Ok(refusals)
+    }
+
+    /// The peer does not let out what we declared. Shown only for what we did declare.
+    fn show_refused_by_peer(&self, peer: &str, refused: &RefusedTopic) {
+        let ours = |route: &&RouteSpec| route.name == refused.route && route.from == peer;
+        let Some(route) = self.declared.iter().find(ours) else {
+            return;
+        };
+        let Some(topic) = route
+            .topics
+            .iter()
+            .find(|topic| topic.to_string() == refused.topic)
+        else {
+            return;
+        };
+        let reason = Reason::from_code(&refused.code).unwrap_or(Reason::RefusedByPeer);
+        self.row(End::Sink, &route.name, &route.from, &route.to, topic)
+            .halted(reason, "the peer does not let the topic go out");
+    }
+
+    /// Rows for what we declared and the other side has to send: until it does, somebody may ask why.
+    fn show_awaited(&self) {
+        for route in self.declared.iter().filter(|route| route.to == self.context.site) {
+            for topic in &route.topics {
+                self.row(End::Sink, &route.name, &route.from, &route.to, topic)
+                    .halted(Reason::NotOpened, "the source's side has not opened it");
             }
-        });
-        Ok(believed
-            .filter(|route| !route.topics.is_empty() && !self.clashes(route))
-            .collect())
+        }
+    }
+
+    fn row(&self, end: End, route: &str, from: &str, to: &str, topic: &TopicName) -> Progress {
+        Progress::new(
+            self.context.board.clone(),
+            end,
+            route,
+            &topic.to_string(),
+            from,
+            to,
+        )
     }
 
     fn may_send(&self, peer: &str, topic: &TopicName) -> bool {
@@ -187,17 +251,14 @@ impl Gate {
         clashes
     }
 
-    fn show_refused(&self, route: &RouteSpec, topic: &TopicName) {
-        let board = self.context.board.clone();
-        let topic = topic.to_string();
-        Progress::new(board, End::Source, &route.name, &topic, &route.from, &route.to).halted(
-            Reason::RefusedByPolicy,
-            "this site's policy does not let the topic go out (`send`)",
-        );
-    }
-
     /// Serves one session that a peer opened, after the one before it has ended.
-    async fn serve(self: Arc<Self>, lane: LaneHandle, open: Open, from_source: mpsc::Receiver<FromSource>) {
+    async fn serve(
+        self: Arc<Self>,
+        lane: LaneHandle,
+        open: Open,
+        allowance: Arc<Allowance>,
+        from_source: mpsc::Receiver<FromSource>,
+    ) {
         let refuse = |reason: Reason| {
             let (number, session) = (open.number, open.session);
             Kind::Stop(Stop {
@@ -220,10 +281,12 @@ impl Gate {
         if let Some(predecessor) = predecessor {
             predecessor.cancelled().await;
         }
+        let context = self.context.clone();
         let sink = Sink {
-            context: self.context.clone(),
+            context,
             open,
             lane,
+            allowance,
             superseded,
         };
         sink.run(from_source).await;
@@ -271,6 +334,10 @@ impl Gate {
         }
         if previous.is_none() && slots.len() >= SLOTS_MAX {
             slots.retain(|_, slot| !slot.finished.is_cancelled());
+            // Rows of what is long over go with it: a peer may name any number of topics within its policy.
+            self.context
+                .board
+                .retain(|row| row.end == End::Source || row.state != State::Waiting);
             if slots.len() >= SLOTS_MAX {
                 return Err(Reason::NotReady);
             }

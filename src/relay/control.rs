@@ -8,12 +8,37 @@ use super::context::{RouteSpec, Start};
 use crate::pulsar::topic::TopicName;
 use crate::tunnel::link::CONTROL_MESSAGE_LEN_MAX;
 
-/// The message: everything that the sender declares towards the receiver. Replaces what it declared before.
+/// A message on the control stream.
+#[derive(Clone, PartialEq, Message)]
+pub struct ControlMessage {
+    /// Everything that the sender declares towards the receiver. Replaces what it declared before.
+    #[prost(message, optional, tag = "1")]
+    pub declaration: Option<Declaration>,
+    /// What of the receiver's declaration the sender does not let happen.
+    #[prost(message, repeated, tag = "2")]
+    pub refusals: Vec<RefusedTopic>,
+}
+
+/// What one site declares.
 #[derive(Clone, PartialEq, Message)]
 pub struct Declaration {
     /// The routes.
     #[prost(message, repeated, tag = "1")]
     pub routes: Vec<DeclaredRoute>,
+}
+
+/// A topic that does not go out.
+#[derive(Clone, PartialEq, Message)]
+pub struct RefusedTopic {
+    /// The route's name.
+    #[prost(string, tag = "1")]
+    pub route: String,
+    /// The topic, as declared.
+    #[prost(string, tag = "2")]
+    pub topic: String,
+    /// A code of `Reason`.
+    #[prost(string, tag = "3")]
+    pub code: String,
 }
 
 /// One route, as its declarer has it.
@@ -91,32 +116,55 @@ pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
                 any_key: limits.any_key,
             }),
         });
-    let message = Declaration {
+    let declaration = Some(Declaration {
         routes: declared.collect(),
-    }
-    .encode_to_vec();
-    (message.len() <= CONTROL_MESSAGE_LEN_MAX).then(|| message.into())
+    });
+    encode_message(&ControlMessage {
+        declaration,
+        refusals: Vec::new(),
+    })
+}
+
+/// What we do not let out, as a message; `None` if it does not fit into one.
+pub fn encode_refusals(refusals: Vec<RefusedTopic>) -> Option<Bytes> {
+    encode_message(&ControlMessage {
+        declaration: None,
+        refusals,
+    })
+}
+
+fn encode_message(message: &ControlMessage) -> Option<Bytes> {
+    (message.encoded_len() <= CONTROL_MESSAGE_LEN_MAX).then(|| message.encode_to_vec().into())
+}
+
+/// What came on the control stream.
+pub fn decode(message: &[u8]) -> Result<ControlMessage, DeclarationError> {
+    ControlMessage::decode(message).map_err(|_| DeclarationError::Malformed)
 }
 
 /// What `peer` declares towards `site`, checked. `start` is where its subscriptions here begin.
-pub fn decode(
-    message: &[u8],
+pub fn check(
+    declaration: Declaration,
     site: &str,
     peer: &str,
     start: Start,
 ) -> Result<Vec<RouteSpec>, DeclarationError> {
-    let declaration = Declaration::decode(message).map_err(|_| DeclarationError::Malformed)?;
     if declaration.routes.len() > ROUTES_MAX {
         return Err(DeclarationError::TooMany);
     }
     declaration
         .routes
         .into_iter()
-        .map(|route| check(route, site, peer, start))
+        .map(|route| check_route(route, site, peer, start))
         .collect()
 }
 
-fn check(route: DeclaredRoute, site: &str, peer: &str, start: Start) -> Result<RouteSpec, DeclarationError> {
+fn check_route(
+    route: DeclaredRoute,
+    site: &str,
+    peer: &str,
+    start: Start,
+) -> Result<RouteSpec, DeclarationError> {
     if (route.from != site || route.to != peer) && (route.from != peer || route.to != site) {
         return Err(DeclarationError::Foreign);
     }
@@ -186,10 +234,14 @@ mod tests {
         }
     }
 
+    fn received(message: &[u8], site: &str, start: Start) -> Result<Vec<RouteSpec>, DeclarationError> {
+        check(decode(message)?.declaration.unwrap(), site, "riskfuel", start)
+    }
+
     #[test]
     fn a_declaration_arrives_as_it_was_sent_with_the_receivers_start() {
         let message = encode(&[spec()], "bank").unwrap();
-        let routes = decode(&message, "bank", "riskfuel", Start::FromGrant).unwrap();
+        let routes = received(&message, "bank", Start::FromGrant).unwrap();
         assert_eq!(
             routes,
             [RouteSpec {
@@ -198,10 +250,7 @@ mod tests {
             }]
         );
         let others = encode(&[spec()], "elsewhere").unwrap();
-        assert_eq!(
-            decode(&others, "elsewhere", "riskfuel", Start::Latest),
-            Ok(Vec::new())
-        );
+        assert_eq!(received(&others, "elsewhere", Start::Latest), Ok(Vec::new()));
     }
 
     #[test]
@@ -227,7 +276,7 @@ mod tests {
         for case in cases {
             let message = encode(&[case], "bank").unwrap();
             assert!(matches!(
-                decode(&message, "bank", "riskfuel", Start::Latest),
+                received(&message, "bank", Start::Latest),
                 Err(DeclarationError::Route(_))
             ));
         }
@@ -240,12 +289,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            decode(&foreign, "bank", "riskfuel", Start::Latest),
+            received(&foreign, "bank", Start::Latest),
             Err(DeclarationError::Foreign)
         );
-        assert_eq!(
-            decode(b"\xff", "bank", "riskfuel", Start::Latest),
-            Err(DeclarationError::Malformed)
-        );
+        assert_eq!(decode(b"\xff"), Err(DeclarationError::Malformed));
     }
 }

@@ -3,7 +3,7 @@
 //! and a peer that exceeds it loses the lane. Frames of control go ahead of entries.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -46,7 +46,7 @@ pub enum FromSource {
 }
 
 /// Starts a sink for a session that the other side opened; what is for it comes through the channel.
-pub type OpenSink = Arc<dyn Fn(LaneHandle, Open, mpsc::Receiver<FromSource>) + Send + Sync>;
+pub type OpenSink = Arc<dyn Fn(LaneHandle, Open, Arc<Allowance>, mpsc::Receiver<FromSource>) + Send + Sync>;
 
 /// A lane that is up. Cheap to clone.
 #[derive(Clone)]
@@ -61,14 +61,45 @@ struct Inner {
     bulk: mpsc::Sender<[Bytes; 2]>,
     table: Mutex<Table>,
     numbers: AtomicU32,
-    entry_bytes: AtomicU64,
     ended: CancellationToken,
+}
+
+/// What is on its way to a sink.
+struct SinkInbox {
+    session: u64,
+    sender: mpsc::Sender<FromSource>,
+    allowance: Arc<Allowance>,
+}
+
+/// A sink's window in bytes, as the reader of the lane holds it against the source.
+#[derive(Debug, Default)]
+pub struct Allowance {
+    granted: AtomicUsize,
+    unconfirmed: AtomicUsize,
+}
+
+impl Allowance {
+    /// The sink grants this many bytes.
+    pub fn grant(&self, bytes: usize) {
+        self.granted.store(bytes, Ordering::Relaxed);
+    }
+
+    /// An entry of this length was confirmed.
+    pub fn confirmed(&self, entry_len: usize) {
+        self.unconfirmed.fetch_sub(entry_len, Ordering::Relaxed);
+    }
+
+    /// An entry arrived; `false` when the window was full before it.
+    fn arrived(&self, entry_len: usize) -> bool {
+        let before = self.unconfirmed.fetch_add(entry_len, Ordering::Relaxed);
+        before <= self.granted.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Default)]
 struct Table {
     sources: HashMap<u32, mpsc::Sender<FromSink>>,
-    sinks: HashMap<u32, (u64, mpsc::Sender<FromSource>)>,
+    sinks: HashMap<u32, SinkInbox>,
 }
 
 impl LaneHandle {
@@ -89,7 +120,6 @@ impl LaneHandle {
             bulk,
             table: Mutex::default(),
             numbers: AtomicU32::new(1),
-            entry_bytes: AtomicU64::new(0),
             ended,
         };
         let handle = Self {
@@ -152,7 +182,7 @@ impl LaneHandle {
         if table
             .sinks
             .get(&number)
-            .is_some_and(|(current, _)| *current == session)
+            .is_some_and(|inbox| inbox.session == session)
         {
             table.sinks.remove(&number);
         }
@@ -191,9 +221,6 @@ impl LaneHandle {
                     Kind::Open(open) => self.open(open, open_sink)?,
                     Kind::Entry(head) => {
                         let bytes = frame.rest;
-                        self.inner
-                            .entry_bytes
-                            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
                         self.to_sink(head.number, head.session, FromSource::Entry(head, bytes))?;
                     }
                     Kind::SchemaAnswer(answer) => {
@@ -223,28 +250,36 @@ impl LaneHandle {
 
     fn open(&self, open: Open, open_sink: &OpenSink) -> Result<(), LaneError> {
         let (sender, receiver) = mpsc::channel(FROM_SOURCE_LEN);
+        let allowance = Arc::new(Allowance::default());
         {
             let mut table = self.lock();
             if table.sinks.len() >= SINKS_MAX && !table.sinks.contains_key(&open.number) {
                 return Err(LaneError::TooManySessions);
             }
             // A newer session of the same partition: the older one hears it by its channel's end.
-            table.sinks.insert(open.number, (open.session, sender));
+            let inbox = SinkInbox {
+                session: open.session,
+                sender,
+                allowance: allowance.clone(),
+            };
+            table.sinks.insert(open.number, inbox);
         }
-        open_sink(self.clone(), open, receiver);
+        open_sink(self.clone(), open, allowance, receiver);
         Ok(())
     }
 
     fn to_sink(&self, number: u32, session: u64, event: FromSource) -> Result<(), LaneError> {
         let table = self.lock();
         // Frames of a session that is over are dropped: their source will send them again.
-        let Some((current, sender)) = table.sinks.get(&number) else {
+        let Some(inbox) = table.sinks.get(&number).filter(|inbox| inbox.session == session) else {
             return Ok(());
         };
-        if *current != session {
-            return Ok(());
+        if let FromSource::Entry(_, stored) = &event
+            && !inbox.allowance.arrived(stored.len())
+        {
+            return Err(LaneError::WindowExceeded);
         }
-        match sender.try_send(event) {
+        match inbox.sender.try_send(event) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
             Err(mpsc::error::TrySendError::Full(_)) => Err(LaneError::WindowExceeded),
         }

@@ -89,6 +89,8 @@ reasons! {
     GenerationBehind "generation_behind" Stop "another replica runs the route with a higher generation: give all replicas the same";
     /// The sink's process is being stopped.
     Draining "draining" Soon "none needed: the destination's agent is being restarted, or another replica takes over";
+    /// The source's side has not opened a session yet.
+    NotOpened "not_opened" Soon "see the link, and the route's reason at the source site";
     /// The source's ids went back behind what the destination has.
     DuplicateRun "duplicate_run" Stop "the source topic was restored or re-created, so that its ids went back: raise the route's \"generation\" by one";
     /// The destination broker refuses this very entry.

@@ -15,7 +15,7 @@ use super::backoff::Backoff;
 use super::context::Context;
 use super::destination::{self, Destination};
 use super::frames::{EntryHead, Kind, Open, Ready, Receipts, SchemaAsk, Stop};
-use super::lane::{FromSource, LaneHandle, WINDOW_ENTRIES};
+use super::lane::{Allowance, FromSource, LaneHandle, WINDOW_ENTRIES};
 use super::progress::Progress;
 use super::reason::Reason;
 use super::refusal::{Refusal, refusal_of, send_error_reason};
@@ -24,14 +24,24 @@ use crate::pulsar::connection::ProducerEvent;
 use crate::pulsar::entry::{Entry, Heading, SchemaVersion};
 use crate::pulsar::proto::ServerError;
 use crate::pulsar::publisher::{Outbound, Publisher};
+use crate::pulsar::topic::TopicName;
 
 /// One session at its destination.
 pub struct Sink {
     pub(super) context: Arc<Context>,
     pub(super) open: Open,
     pub(super) lane: LaneHandle,
+    /// Our window, as the lane holds it against the source.
+    pub(super) allowance: Arc<Allowance>,
     /// Cancelled when a newer session of the same partition takes over.
     pub(super) superseded: CancellationToken,
+}
+
+/// An entry at the broker.
+struct Sent {
+    first: u64,
+    highest: u64,
+    entry_len: usize,
 }
 
 /// A sink that publishes.
@@ -39,8 +49,9 @@ struct Publishing {
     publisher: Publisher,
     destination: Destination,
     producer_name: String,
-    /// Sent and not answered: first id, highest id.
-    outstanding: VecDeque<(u64, u64)>,
+    /// Sent and not answered.
+    outstanding: VecDeque<Sent>,
+    allowance: Arc<Allowance>,
     /// The destination's version for each of the source's; `None`: it knows none.
     schemas: HashMap<Bytes, Option<Bytes>>,
     /// An entry whose schema was asked for, and what came after it.
@@ -61,6 +72,13 @@ impl Sink {
             &self.open.to,
         );
         progress.row.session = session;
+        if let Ok(topic) = TopicName::parse(&self.open.topic)
+            && topic.partition_index().is_some()
+        {
+            // The row of the whole topic said only that nothing had been opened.
+            let whole = (self.open.route.clone(), topic.base().to_string(), End::Sink);
+            self.context.board.remove(&whole);
+        }
         progress.row.link = Some(format!("{:016x}", self.lane.link().id));
         progress.row.lane = Some(self.lane.index());
         let ended = self.lane.ended().clone();
@@ -82,7 +100,7 @@ impl Sink {
         };
         self.lane.forget_sink(number, session);
         let Some(refusal) = refusal else {
-            progress.halted(Reason::Starting, "the source ended the session");
+            progress.remove();
             return;
         };
         progress.halted(refusal.halt.reason, &refusal.halt.detail);
@@ -113,6 +131,7 @@ impl Sink {
             destination,
             producer_name,
             outstanding,
+            allowance: self.allowance.clone(),
             schemas,
             held,
             asked,
@@ -157,6 +176,7 @@ impl Sink {
                 Err(refusal) => return Some(refusal),
             };
         let share = self.context.sink_budget.take();
+        self.allowance.grant(share.bytes());
         let ready = Ready {
             number: self.open.number,
             session: self.open.session,
@@ -393,10 +413,11 @@ impl Publishing {
                 &detail,
             )));
         }
-        self.outstanding.push_back((
-            head.sequence_id,
-            head.highest_sequence_id.unwrap_or(head.sequence_id),
-        ));
+        self.outstanding.push_back(Sent {
+            first: head.sequence_id,
+            highest: head.highest_sequence_id.unwrap_or(head.sequence_id),
+            entry_len: entry.stored_len(),
+        });
         let outbound = Outbound {
             sequence_id: head.sequence_id,
             highest_sequence_id: head.highest_sequence_id,
@@ -427,20 +448,18 @@ impl Publishing {
 
     /// Receipts echo the first id; refusals name the highest.
     fn answered(&mut self, id: u64) {
-        if let Some(index) = self
+        let sent = self
             .outstanding
             .iter()
-            .position(|(first, highest)| *first == id || *highest == id)
-        {
-            self.outstanding.remove(index);
+            .position(|sent| sent.first == id || sent.highest == id);
+        if let Some(sent) = sent.and_then(|index| self.outstanding.remove(index)) {
+            self.allowance.confirmed(sent.entry_len);
         }
     }
 
     fn first_of(&self, highest: u64) -> u64 {
-        self.outstanding
-            .iter()
-            .find(|(_, last)| *last == highest)
-            .map_or(highest, |(first, _)| *first)
+        let sent = self.outstanding.iter().find(|sent| sent.highest == highest);
+        sent.map_or(highest, |sent| sent.first)
     }
 }
 

@@ -158,12 +158,18 @@ impl Source {
         mut lane: LaneHandle,
         subscription: &mut Subscription,
     ) -> Result<(), Halt> {
-        let mut had_run = false;
+        let (mut had_run, mut had_turn) = (false, false);
         let mut active = subscription.is_exclusive();
         let mut retry = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
             if !active && let Some(outcome) = self.await_turn(subscription).await {
                 return outcome.map_err(|halt| Halt { had_run, ..halt });
+            }
+            if !active && had_turn {
+                // What was read in an earlier turn and not acknowledged comes again. Only now: a rewind by one
+                // who is not active is ignored, and its epoch with it
+                // (`PersistentDispatcherSingleActiveConsumer.redeliverUnacknowledgedMessages`).
+                subscription.rewind().await.map_err(broker_halt)?;
             }
             active = true;
             let end = self.run_session(&lane, subscription).await;
@@ -179,6 +185,7 @@ impl Source {
                 }
                 SessionEnd::Inactive => {
                     active = false;
+                    had_turn = true;
                     continue;
                 }
                 SessionEnd::LaneLost => Halt::new(Reason::LinkDown, "the lane ended"),

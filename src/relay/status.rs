@@ -95,6 +95,11 @@ impl Board {
         self.lock().remove(key);
     }
 
+    /// Keeps only rows that are `wanted`.
+    pub fn retain(&self, wanted: impl Fn(&PartitionStatus) -> bool) {
+        self.lock().retain(|_, row| wanted(row));
+    }
+
     /// All rows, in order.
     pub fn rows(&self) -> Vec<PartitionStatus> {
         self.lock().values().cloned().collect()

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -132,6 +133,10 @@ async fn write_all<W: AsyncWrite + Unpin>(
     let mut pings = tokio::time::interval(KEEPALIVE);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut outbound_open = true;
+    let mut waiting = Waiting {
+        gauge: &metrics.control_waiting,
+        shown: 0,
+    };
     loop {
         // Receiving loses nothing when it loses the race; writing happens after it.
         let (kind, body) = tokio::select! {
@@ -146,9 +151,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
                 }
             },
         };
-        metrics
-            .control_waiting
-            .set(i64::try_from(outbound.len()).unwrap_or(i64::MAX));
+        waiting.show(outbound.len());
         if body.len() > CONTROL_MESSAGE_LEN_MAX {
             tracing::error!(
                 len = body.len(),
@@ -159,6 +162,26 @@ async fn write_all<W: AsyncWrite + Unpin>(
         if let Err(error) = write_frame(&mut writer, kind, &body).await {
             return reason_of(&error);
         }
+    }
+}
+
+/// This link's share of the gauge; given back when the link goes.
+struct Waiting<'a> {
+    gauge: &'a Gauge,
+    shown: i64,
+}
+
+impl Waiting<'_> {
+    fn show(&mut self, len: usize) {
+        let len = i64::try_from(len).unwrap_or(i64::MAX);
+        self.gauge.inc_by(len - self.shown);
+        self.shown = len;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.gauge.dec_by(self.shown);
     }
 }
 
@@ -205,3 +228,41 @@ const STREAMS_MAX: usize = 64;
 const WINDOW_MAX: usize = 32 << 20;
 /// Control messages queued in each direction.
 pub const MESSAGES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn while_our_consumer_is_slow_the_peer_is_not_silent() {
+        let meter = Meter::new(0);
+        let (inbound, mut consumer) = mpsc::channel(1);
+        hand_over(Bytes::from_static(b"1"), &inbound, &meter)
+            .await
+            .unwrap();
+        let waiting = tokio::spawn({
+            let (inbound, meter) = (inbound.clone(), meter.clone());
+            async move { hand_over(Bytes::from_static(b"2"), &inbound, &meter).await }
+        });
+        tokio::task::yield_now().await;
+        meter.on_pending();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(meter.silence(), Duration::ZERO);
+        assert_eq!(&consumer.recv().await.unwrap()[..], b"1");
+        waiting.await.unwrap().unwrap();
+        meter.on_pending();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(meter.silence(), Duration::from_secs(60));
+        drop(consumer);
+        let gone = hand_over(Bytes::from_static(b"3"), &inbound, &meter).await;
+        assert_eq!(gone, Err(Reason::Ended));
+    }
+
+    #[test]
+    fn yamux_takes_our_bounds() {
+        // It panics on a window that is too small for its streams.
+        _ = mux_config();
+    }
+}

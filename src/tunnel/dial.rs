@@ -27,7 +27,7 @@ pub(super) struct Dialled {
 pub(super) struct Failed {
     pub(super) declined: Declined,
     /// The connection, when it came to a hub process that does not have the link: it may ask once more.
-    pub(super) elsewhere: Option<Tls>,
+    pub(super) elsewhere: Option<Box<Tls>>,
 }
 
 impl From<Reason> for Failed {
@@ -87,7 +87,7 @@ impl Edge {
                 Ok(Dialled { tls, agreed, lane_id })
             }
             Err(declined) => {
-                let elsewhere = (declined.reason == Reason::NoSuchLink).then_some(tls);
+                let elsewhere = (declined.reason == Reason::NoSuchLink).then(|| Box::new(tls));
                 Err(Failed { declined, elsewhere })
             }
         }

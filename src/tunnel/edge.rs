@@ -31,7 +31,17 @@ use super::{TunnelError, TunnelMetrics};
 use crate::config::credential::{EdgeKey, JoinToken};
 use crate::config::{EdgeTunnel, LinkUrl};
 
-/// Keeps a link to the hub until `stop`. Fails only at once: when the token is not usable.
+/// An edge whose token is read and whose key is made, not yet dialling.
+pub struct EdgeDialer {
+    cfg: EdgeTunnel,
+    site: String,
+    hub: String,
+    instance: Instance,
+    own_key: EdgeKey,
+    tls: Arc<ClientConfig>,
+}
+
+/// Reads the token, then keeps a link to the hub until `stop`. Fails only at once.
 pub async fn dial_edge(
     cfg: EdgeTunnel,
     site: String,
@@ -40,29 +50,56 @@ pub async fn dial_edge(
     events: mpsc::Sender<TunnelEvent>,
     stop: CancellationToken,
 ) -> Result<(), TunnelError> {
-    let token = read_token(&cfg, &site)?;
-    let own = EdgeCertificate::of_token(&token).map_err(|error| rustls::Error::General(error.to_string()))?;
-    let edge = Arc::new(Edge {
-        tls: connection::edge_tls(&token, &own)?,
-        own_key: own.edge_key,
-        site,
-        hub: token.hub.clone(),
-        instance: key::random()?,
-        attempts: AtomicU32::new(0),
-        cfg,
-        tasks: TaskTracker::new(),
-        links: Mutex::default(),
-        said: Mutex::default(),
-        board,
-        metrics,
-        events,
-        stop,
-    });
-    edge.keep_linked().await;
-    edge.tasks.close();
-    edge.tasks.wait().await;
-    edge.board.remove(&edge.hub);
+    let dialer = EdgeDialer::load(&cfg, &site)?;
+    dialer.run(board, metrics, events, stop).await;
     Ok(())
+}
+
+impl EdgeDialer {
+    /// Reads the token and makes the key; an error is one of the configuration.
+    pub fn load(cfg: &EdgeTunnel, site: &str) -> Result<Self, TunnelError> {
+        let token = read_token(cfg, site)?;
+        let own =
+            EdgeCertificate::of_token(&token).map_err(|error| rustls::Error::General(error.to_string()))?;
+        Ok(Self {
+            cfg: cfg.clone(),
+            site: site.to_owned(),
+            hub: token.hub.clone(),
+            instance: key::random()?,
+            tls: connection::edge_tls(&token, &own)?,
+            own_key: own.edge_key,
+        })
+    }
+
+    /// Keeps a link to the hub until `stop`; returns when all of it is gone.
+    pub async fn run(
+        self,
+        board: Board,
+        metrics: TunnelMetrics,
+        events: mpsc::Sender<TunnelEvent>,
+        stop: CancellationToken,
+    ) {
+        let edge = Arc::new(Edge {
+            tls: self.tls,
+            site: self.site,
+            hub: self.hub,
+            instance: self.instance,
+            attempts: AtomicU32::new(0),
+            metrics,
+            own_key: self.own_key,
+            cfg: self.cfg,
+            tasks: TaskTracker::new(),
+            links: Mutex::default(),
+            said: Mutex::default(),
+            board,
+            events,
+            stop,
+        });
+        edge.keep_linked().await;
+        edge.tasks.close();
+        edge.tasks.wait().await;
+        edge.board.remove(&edge.hub);
+    }
 }
 
 fn read_token(cfg: &EdgeTunnel, site: &str) -> Result<JoinToken, TunnelError> {
@@ -107,7 +144,13 @@ impl Edge {
         let mut backoff = Backoff::new();
         for url in self.cfg.connect.iter().cycle() {
             self.show_absent(url, None);
-            let declined = match self.dial(url, &self.control_lane()).await {
+            let control = self.control_lane();
+            let dialled = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                dialled = self.dial(url, &control) => dialled,
+            };
+            let declined = match dialled {
                 Ok(dialled) => {
                     let since = Instant::now();
                     let reason = self.run_link(dialled, url).await;
@@ -174,7 +217,6 @@ impl Edge {
         ended.cancel();
         drop(lane);
         self.links().retain(|_, ended| !ended.is_cancelled());
-        self.metrics.count_end(&reason);
         tracing::info!(
             peer = link.peer,
             link = id,
@@ -292,7 +334,7 @@ impl Edge {
             // Reserved, so that two lanes that land there make one link.
             links.insert(instance, CancellationToken::new());
         }
-        match self.greet_in_time(tls, &self.control_lane()).await {
+        match self.greet_in_time(*tls, &self.control_lane()).await {
             Ok(dialled) => {
                 self.tasks.spawn(self.clone().run_adopted(dialled, url.clone()));
             }
@@ -342,7 +384,9 @@ impl Edge {
 
     /// The row of a hub to which there is no link.
     fn show_absent(&self, url: &LinkUrl, reason: Option<&Reason>) {
-        if self.links().values().any(|ended| !ended.is_cancelled()) {
+        // Held until the row is written, so that it never stands beside the row of a link that just came up.
+        let links = self.links();
+        if links.values().any(|ended| !ended.is_cancelled()) {
             return;
         }
         let refused = reason.is_some_and(Reason::is_refusal);

@@ -5,6 +5,7 @@ use prost::Message;
 
 use super::link::CONTROL_MESSAGE_LEN_MAX;
 use super::reason::Reason;
+use super::refusal::Refusal;
 use super::wire::{Frame, HELLO, Hello, Kind, LaneAsked, Limits, REFUSED, Refused, WELCOME, Welcome};
 
 /// A process: 16 random bytes.
@@ -73,57 +74,6 @@ impl Lane {
             Self::Control { .. } => 0,
             Self::Relay { index, .. } => *index,
         }
-    }
-}
-
-/// Why the hub says no. Only the code crosses the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Not decodable, or fields missing.
-    Malformed,
-    /// No version in common.
-    Version,
-    /// `site` is not the authenticated name.
-    SiteMismatch,
-    /// Too many processes with this key.
-    TooManyInstances,
-    /// The link does not live here.
-    NoSuchLink,
-    /// A newer socket of this process is here.
-    Superseded,
-    /// No such lane.
-    LaneRefused,
-}
-
-impl Refusal {
-    /// Its code on the wire.
-    pub fn code(self) -> u32 {
-        match self {
-            Self::Malformed => 1,
-            Self::Version => 2,
-            Self::SiteMismatch => 3,
-            Self::TooManyInstances => 4,
-            Self::NoSuchLink => 5,
-            Self::Superseded => 6,
-            Self::LaneRefused => 7,
-        }
-    }
-
-    /// The reason to show, on either side.
-    pub fn reason(self) -> Reason {
-        match self {
-            Self::Malformed => Reason::Malformed,
-            Self::Version => Reason::Version,
-            Self::SiteMismatch => Reason::RefusedSiteMismatch,
-            Self::TooManyInstances => Reason::TooManyInstances,
-            Self::NoSuchLink => Reason::NoSuchLink,
-            Self::Superseded => Reason::Superseded,
-            Self::LaneRefused => Reason::LaneRefused,
-        }
-    }
-
-    fn from_code(code: u32) -> Option<Self> {
-        ALL_REFUSALS.into_iter().find(|refusal| refusal.code() == code)
     }
 }
 
@@ -297,47 +247,18 @@ fn judge_refused(frame: &Frame) -> Declined {
     }
 }
 
-/// The hub's no, ready to encode.
-pub fn refused(refusal: Refusal, instance: Instance) -> Refused {
-    let retry_after_ms = match refusal {
-        // Processes leave when somebody stops them; asking every second would only fill logs.
-        Refusal::TooManyInstances => TOO_MANY_RETRY_MS,
-        Refusal::Malformed
-        | Refusal::Version
-        | Refusal::SiteMismatch
-        | Refusal::NoSuchLink
-        | Refusal::Superseded
-        | Refusal::LaneRefused => 0,
-    };
-    Refused {
-        code: refusal.code(),
-        retry_after_ms,
-        instance: instance.to_vec(),
-    }
-}
-
 /// Clocks that differ more are worth a line in the log: certificates live by them.
 pub const SKEW_WORTH_TELLING_MS: i64 = 60_000;
 /// Versions that this build speaks.
 pub const VERSIONS: [u32; 1] = [1];
 /// Feature bits that this build has: none are defined yet.
 const FEATURES: u64 = 0;
-const TOO_MANY_RETRY_MS: u32 = 10_000;
 /// A hub cannot send an edge away for longer than this.
 pub const RETRY_AFTER_MS_MAX: u32 = 60_000;
-const ALL_REFUSALS: [Refusal; 7] = [
-    Refusal::Malformed,
-    Refusal::Version,
-    Refusal::SiteMismatch,
-    Refusal::TooManyInstances,
-    Refusal::NoSuchLink,
-    Refusal::Superseded,
-    Refusal::LaneRefused,
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::refusal::ALL_REFUSALS;
 
     const CONTROL: Lane = Lane::Control { relay_lanes: 2 };
 

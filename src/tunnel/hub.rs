@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, meter_of};
-use super::control::{self, Mailbox, Side};
+use super::control::{self, Side};
 use super::gate::{Gate, Ticket};
 use super::handshake::Instance;
 use super::identity::HubIdentity;
 use super::key;
 use super::lane::{HandedOut, watch};
-use super::link::{RelayLane, TunnelEvent};
+use super::link::{Link, RelayLane, TunnelEvent};
 use super::links::Links;
 use super::reason::Reason;
 use super::said::Said;
@@ -208,7 +208,6 @@ impl Hub {
             shown,
             lane_id,
             role,
-            ends_with_us: _ends_with_us,
         } = joined;
         let (kind, index) = (role.kind(), role.index());
         let meter = meter_of(&tls);
@@ -217,12 +216,16 @@ impl Hub {
         let id = link_id(link.id);
         tracing::info!(peer = link.peer, link = id, kind = kind.word(), index, lane_id, %remote, "lane up");
         let reason = match role {
-            Role::Control(mailbox) => {
-                let reason = self.run_control(tls, mailbox, &shown, &ended).await;
-                self.forget(&link.peer, link.id, &reason);
+            Role::Control(mailbox, mut live) => {
+                let reason = tokio::select! {
+                    biased;
+                    reason = watch(&meter, &shown, &ended) => reason,
+                    reason = control::drive(tls, Side::Hub, mailbox, self.metrics.clone()) => reason,
+                };
+                live.last_reason = reason.clone();
                 reason
             }
-            Role::Relay(index) => {
+            Role::Relay(index, _ends_with_us) => {
                 let relay = RelayLane {
                     link: link.clone(),
                     index,
@@ -248,34 +251,11 @@ impl Hub {
         );
     }
 
-    async fn run_control(
-        &self,
-        tls: connection::Tls,
-        mailbox: Mailbox,
-        shown: &ShownLink,
-        ended: &CancellationToken,
-    ) -> Reason {
-        let meter = meter_of(&tls);
-        let reason = tokio::select! {
-            biased;
-            reason = watch(&meter, shown, ended) => reason,
-            reason = control::drive(tls, Side::Hub, mailbox, self.metrics.clone()) => reason,
-        };
-        ended.cancel();
-        reason
-    }
-
-    /// A link is gone: its row goes, and its edge's comes back when that was the last.
-    fn forget(&self, edge: &str, link: u64, reason: &Reason) {
-        self.shown_links().remove(&link);
-        if self.links().count_of(edge) == 0 {
-            self.show_absent(edge, Some(reason));
-        }
-    }
-
     /// The row of an edge that has no link here.
     fn show_absent(&self, edge: &str, reason: Option<&Reason>) {
-        if self.links().count_of(edge) > 0 {
+        // Held until the row is written, so that it never stands beside the row of a link that just came up.
+        let mut links = self.links();
+        if links.count_of(edge) > 0 {
             return;
         }
         let row = LinkStatus {
@@ -300,6 +280,22 @@ impl Hub {
 
     fn said(&self) -> MutexGuard<'_, Said> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A link in the hub's books: when this goes, link, lanes and rows go, whatever happened.
+pub(super) struct LiveLink {
+    pub(super) hub: Arc<Hub>,
+    pub(super) link: Arc<Link>,
+    /// Why it ended, for the edge's row.
+    pub(super) last_reason: Reason,
+}
+
+impl Drop for LiveLink {
+    fn drop(&mut self) {
+        self.link.ended.cancel();
+        self.hub.shown_links().remove(&self.link.id);
+        self.hub.show_absent(&self.link.peer, Some(&self.last_reason));
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::handshake::{Asked, Instance, Lane, Refusal};
+use super::handshake::{Asked, Instance, Lane};
 use super::link::Link;
+use super::refusal::Refusal;
 
 /// All links of one hub process. Bounded by the configured edges times `max_instances`.
 #[derive(Debug, Default)]

@@ -74,7 +74,8 @@ impl Meter {
         u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn on_pending(&self) {
+    /// A reader asked and there was nothing.
+    pub fn on_pending(&self) {
         if self.waiting_since.load(Ordering::Relaxed) == 0 {
             self.waiting_since.store(self.now_ms() + 1, Ordering::Relaxed);
         }

@@ -19,6 +19,7 @@ mod connection;
 mod meter;
 
 mod handshake;
+mod refusal;
 mod wire;
 
 mod admission;
@@ -39,7 +40,7 @@ pub mod metrics;
 mod said;
 mod shown;
 
-pub use edge::dial_edge;
+pub use edge::{EdgeDialer, dial_edge};
 pub use hub::{HubListener, serve_hub};
 pub use metrics::TunnelMetrics;
 

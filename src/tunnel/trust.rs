@@ -162,18 +162,15 @@ impl HubVerifier {
             .filter(|other| spki_sha256(other).is_some_and(|hash| self.pins.contains(&hash)));
         for anchor in anchors {
             if self.path_is_valid(leaf, others, anchor, now) {
-                return out_of_validity(anchor, now).map_or(Ok(()), Err);
+                return out_of_validity(&[anchor], now).map_or(Ok(()), Err);
             }
-            // The chain that would be right at its own time says that a clock is wrong, nothing worse.
-            let Some(its_time) = not_before(leaf) else {
-                continue;
-            };
-            if self.path_is_valid(leaf, others, anchor, its_time) {
-                let clock = [leaf]
-                    .into_iter()
-                    .chain(others)
-                    .find_map(|one| out_of_validity(one, now));
-                return Err(clock.unwrap_or_else(|| intercepted(leaf)));
+            // A chain that only its dates make invalid says that a clock is wrong, nothing worse.
+            for issuer in others {
+                let path = [leaf, issuer, anchor];
+                let clock = out_of_validity(&path, now).filter(|_| self.is_signed_through(path));
+                if let Some(clock) = clock {
+                    return Err(clock);
+                }
             }
         }
         Err(intercepted(leaf))
@@ -195,20 +192,25 @@ impl HubVerifier {
         let path = end_entity.verify_for_usage(self.algorithms.all, &anchors, others, at, usage, None, None);
         path.is_ok()
             && end_entity.verify_is_valid_for_subject_name(&self.name).is_ok()
-            && self.signed_itself(anchor)
+            && self.is_signed(anchor, anchor)
     }
 
-    /// Whether the root's dates and constraints were written by the pinned key, not only name it.
-    fn signed_itself(&self, anchor: &CertificateDer<'_>) -> bool {
-        let (Ok((_, parsed)), Ok(key)) = (X509Certificate::from_der(anchor), EndEntityCert::try_from(anchor))
-        else {
+    /// Whether the pinned key signed the root's dates and constraints too, the root the issuer, and that the
+    /// leaf. Dates do not count here.
+    fn is_signed_through(&self, [leaf, issuer, anchor]: [&CertificateDer<'_>; 3]) -> bool {
+        self.is_signed(anchor, anchor) && self.is_signed(issuer, anchor) && self.is_signed(leaf, issuer)
+    }
+
+    fn is_signed(&self, certificate: &CertificateDer<'_>, signer: &CertificateDer<'_>) -> bool {
+        let (Ok((_, parsed)), Ok(key)) = (
+            X509Certificate::from_der(certificate),
+            EndEntityCert::try_from(signer),
+        ) else {
             return false;
         };
         let (signed, signature) = (parsed.tbs_certificate.as_ref(), &parsed.signature_value.data);
-        self.algorithms
-            .all
-            .iter()
-            .any(|algorithm| key.verify_signature(*algorithm, signed, signature).is_ok())
+        let mut algorithms = self.algorithms.all.iter();
+        algorithms.any(|algorithm| key.verify_signature(*algorithm, signed, signature).is_ok())
     }
 }
 
@@ -264,24 +266,19 @@ fn intercepted(leaf: &CertificateDer<'_>) -> Reason {
     }
 }
 
-/// How far `now` lies outside a certificate's validity; webpki does not look at an anchor's.
-fn out_of_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<Reason> {
-    let (start, end) = validity(certificate)?;
+/// How far `now` lies outside the certificates' validity at most; webpki does not look at an anchor's.
+fn out_of_validity(certificates: &[&CertificateDer<'_>], now: UnixTime) -> Option<Reason> {
     let now = now.as_secs();
-    let (skew, ahead) = match (start.checked_sub(now), now.checked_sub(end)) {
-        (Some(early), _) if early > 0 => (early, false),
-        (_, Some(late)) if late > 0 => (late, true),
-        _ => return None,
-    };
-    Some(Reason::Clock {
+    let skews = certificates.iter().filter_map(|certificate| {
+        let (start, end) = validity(certificate)?;
+        let (early, late) = (start.saturating_sub(now), now.saturating_sub(end));
+        Some((early.max(late), late > early))
+    });
+    let (skew, ahead) = skews.max()?;
+    (skew > 0).then_some(Reason::Clock {
         skew: Duration::from_secs(skew),
         ahead,
     })
-}
-
-fn not_before(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
-    let (start, _) = validity(certificate)?;
-    Some(UnixTime::since_unix_epoch(Duration::from_secs(start)))
 }
 
 /// Start and end of a certificate's validity, Unix seconds.
@@ -294,3 +291,156 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
 
 /// id-kp-serverAuth, RFC 5280 §4.2.1.12.
 const EKU_SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+        PublicKeyData,
+    };
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// What a chain is made of; by default all is right.
+    struct Made {
+        name: &'static str,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        root_days: u32,
+    }
+
+    const RIGHT: Made = Made {
+        name: "riskfuel.hub.bridge.internal",
+        usages: Vec::new(),
+        root_days: 3650,
+    };
+
+    /// Leaf, issuer and root, and the root's pin; valid from two days ago.
+    fn chain(made: &Made) -> (Vec<CertificateDer<'static>>, SpkiHash) {
+        let from = |days: u32| {
+            let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+            params.not_before = (SystemTime::now() - 2 * DAY).into();
+            params.not_after = (SystemTime::now() - 2 * DAY + days * DAY).into();
+            params
+        };
+        let (root_key, issuer_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let pin = sha256(&root_key.subject_public_key_info());
+        let mut params = from(made.root_days);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        let root = CertifiedIssuer::self_signed(params, root_key).unwrap();
+        let mut params = from(365);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let issuer = CertifiedIssuer::signed_by(params, issuer_key, &root).unwrap();
+        let mut params = from(9);
+        params.subject_alt_names = CertificateParams::new([made.name.to_owned()])
+            .unwrap()
+            .subject_alt_names;
+        params.extended_key_usages = made.usages.clone();
+        let leaf = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        (
+            vec![leaf.der().clone(), issuer.der().clone(), root.der().clone()],
+            pin,
+        )
+    }
+
+    fn right() -> Made {
+        Made {
+            usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
+            ..RIGHT
+        }
+    }
+
+    fn judge(chain: &[CertificateDer<'_>], pin: SpkiHash, days_from_now: i64) -> Result<(), Reason> {
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+        let verifier = HubVerifier::new("riskfuel", vec![[0; 32], pin], algorithms).unwrap();
+        let now = UnixTime::now()
+            .as_secs()
+            .saturating_add_signed(days_from_now * 86_400);
+        verifier.judge(
+            &chain[0],
+            &chain[1..],
+            UnixTime::since_unix_epoch(Duration::from_secs(now)),
+        )
+    }
+
+    fn code(judged: Result<(), Reason>) -> &'static str {
+        judged.map_or_else(|reason| reason.code(), |()| "accepted")
+    }
+
+    #[test]
+    fn the_pinned_root_vouches_for_the_hub_and_for_nothing_else() {
+        let (right_chain, pin) = chain(&right());
+        assert_eq!(code(judge(&right_chain, pin, 0)), "accepted");
+        assert_eq!(code(judge(&right_chain, [9; 32], 0)), "intercepted");
+        let other_name = Made {
+            name: "other.hub.bridge.internal",
+            ..right()
+        };
+        let client = Made {
+            usages: vec![ExtendedKeyUsagePurpose::ClientAuth],
+            ..RIGHT
+        };
+        for made in [other_name, client, RIGHT] {
+            let (chain, pin) = chain(&made);
+            assert_eq!(
+                code(judge(&chain, pin, 0)),
+                "intercepted",
+                "{} {:?}",
+                made.name,
+                made.usages
+            );
+        }
+        let (stranger, _) = chain(&right());
+        let mixed = [
+            stranger[0].clone(),
+            right_chain[1].clone(),
+            right_chain[2].clone(),
+        ];
+        assert_eq!(code(judge(&mixed, pin, 0)), "intercepted");
+        let without_root = &right_chain[..2];
+        assert_eq!(code(judge(without_root, pin, 0)), "intercepted");
+        let garbage = [CertificateDer::from(vec![1, 2, 3]), right_chain[2].clone()];
+        assert_eq!(code(judge(&garbage, pin, 0)), "intercepted");
+    }
+
+    #[test]
+    fn dates_alone_are_a_matter_of_clocks_with_their_measure() {
+        let (chain, pin) = chain(&right());
+        assert_eq!(code(judge(&chain, pin, 6)), "accepted");
+        for (days_from_now, at_least, is_ahead) in [(365, 358, true), (-365, 363, false), (8, 1, true)] {
+            match judge(&chain, pin, days_from_now) {
+                Err(Reason::Clock { skew, ahead }) => {
+                    assert_eq!(ahead, is_ahead);
+                    assert!(skew >= at_least * DAY - Duration::from_secs(60), "{skew:?}");
+                }
+                other => panic!("{days_from_now}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_expired_root_is_noticed_though_the_path_under_it_is_valid() {
+        let (chain, pin) = chain(&Made {
+            root_days: 1,
+            ..right()
+        });
+        assert_eq!(code(judge(&chain, pin, 0)), "clock");
+    }
+
+    #[test]
+    fn a_root_that_the_pinned_key_did_not_sign_is_no_root() {
+        let (mut chain, _) = chain(&right());
+        let (public, forger) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let forger = CertifiedIssuer::self_signed(params.clone(), forger).unwrap();
+        let forged = params.signed_by(&public, &forger).unwrap();
+        chain[2] = forged.der().clone();
+        let pin = sha256(&public.subject_public_key_info());
+        assert_eq!(code(judge(&chain, pin, 0)), "intercepted");
+    }
+}

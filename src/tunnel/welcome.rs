@@ -17,13 +17,14 @@ use super::connection::{
 };
 use super::control::{MESSAGES_MAX, Mailbox};
 use super::gate::Ticket;
-use super::handshake::{self, Asked, Lane, Refusal, judge_hello};
-use super::hub::Hub;
+use super::handshake::{self, Asked, Lane, judge_hello};
+use super::hub::{Hub, LiveLink};
 use super::key;
 use super::link::{Link, LinkUp, TunnelEvent};
 use super::links::Joining;
 use super::meter::{Meter, MeteredSocket};
 use super::reason::Reason;
+use super::refusal::{Refusal, refused};
 use super::shown::{ShownLink, link_id};
 use super::trust::KnownKey;
 use super::wire::{Frame, Kind, REFUSED, WELCOME};
@@ -36,28 +37,26 @@ pub(super) struct Joined {
     pub(super) shown: Arc<ShownLink>,
     pub(super) lane_id: String,
     pub(super) role: Role,
-    /// Whoever drops the lane ends it; for a control lane, the whole link.
-    pub(super) ends_with_us: DropGuard,
 }
 
-/// What the lane is, with what it needs.
+/// What the lane is, with what it needs. Dropping it ends the lane; the control lane's, the whole link.
 pub(super) enum Role {
-    Control(Mailbox),
-    Relay(u16),
+    Control(Mailbox, LiveLink),
+    Relay(u16, DropGuard),
 }
 
 impl Role {
     pub(super) fn kind(&self) -> Kind {
         match self {
-            Self::Control(_) => Kind::Control,
-            Self::Relay(_) => Kind::Relay,
+            Self::Control(..) => Kind::Control,
+            Self::Relay(..) => Kind::Relay,
         }
     }
 
     pub(super) fn index(&self) -> u16 {
         match self {
-            Self::Control(_) => 0,
-            Self::Relay(index) => *index,
+            Self::Control(..) => 0,
+            Self::Relay(index, _) => *index,
         }
     }
 }
@@ -81,13 +80,12 @@ struct Entered {
     ended: CancellationToken,
     shown: Arc<ShownLink>,
     role: Role,
-    ends_with_us: DropGuard,
 }
 
 impl Hub {
     /// The whole handshake.
     pub(super) async fn welcome(
-        &self,
+        self: &Arc<Self>,
         socket: TcpStream,
         remote: SocketAddr,
         ticket: &Ticket,
@@ -108,8 +106,8 @@ impl Hub {
                         .map_err(of_edge);
                 }
                 Err(refusal) => {
-                    let refused = handshake::refused(refusal, self.instance);
-                    send(&mut tls, REFUSED, &refused).await.map_err(of_edge)?;
+                    let answer = refused(refusal, self.instance);
+                    send(&mut tls, REFUSED, &answer).await.map_err(of_edge)?;
                     // A lane that came to the wrong process may become a link of its own.
                     if refusal != Refusal::NoSuchLink {
                         linger(&mut tls).await;
@@ -162,7 +160,7 @@ impl Hub {
     }
 
     async fn enter(
-        &self,
+        self: &Arc<Self>,
         hello: &Frame,
         known: &KnownKey,
         remote: SocketAddr,
@@ -177,7 +175,7 @@ impl Hub {
     }
 
     async fn open(
-        &self,
+        self: &Arc<Self>,
         asked: &Asked,
         relay_lanes: u16,
         known: &KnownKey,
@@ -193,7 +191,11 @@ impl Hub {
         let id = key::random().map_or(0, u64::from_be_bytes).max(1);
         let ended = self.stop.child_token();
         let opened = self.links().open(&joining, id, ended.clone())?;
-        let ends_with_us = ended.clone().drop_guard();
+        let live = LiveLink {
+            hub: self.clone(),
+            link: opened.link.clone(),
+            last_reason: Reason::PeerClosed,
+        };
         if opened.new_instance {
             tracing::info!(
                 edge = known.edge, instance = key::hex(&asked.instance), instances = opened.instances,
@@ -222,8 +224,7 @@ impl Hub {
             link,
             ended,
             shown,
-            role: Role::Control(mailbox),
-            ends_with_us,
+            role: Role::Control(mailbox, live),
         })
     }
 
@@ -232,10 +233,9 @@ impl Hub {
         let (link, ended) = self.links().attach(&known.edge, asked, link)?;
         Ok(Entered {
             link,
-            ends_with_us: ended.clone().drop_guard(),
+            role: Role::Relay(index, ended.clone().drop_guard()),
             ended,
             shown: shown.ok_or(Refusal::NoSuchLink)?,
-            role: Role::Relay(index),
         })
     }
 
@@ -265,7 +265,6 @@ impl Hub {
             ended: entered.ended,
             shown: entered.shown,
             role: entered.role,
-            ends_with_us: entered.ends_with_us,
         })
     }
 

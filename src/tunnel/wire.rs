@@ -120,7 +120,7 @@ pub struct Limits {
 /// The hub's no.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Refused {
-    /// A code of [`Refusal`](super::handshake::Refusal).
+    /// A code of [`Refusal`](super::refusal::Refusal).
     #[prost(uint32, tag = "1")]
     pub code: u32,
     /// When to try again, in milliseconds; 0 leaves it to the edge's own backoff.

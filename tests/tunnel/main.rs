@@ -1,4 +1,15 @@
 //! The tunnel with two real endpoints on loopback, and with whoever may stand between them or knock.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "all of this is test code")]
 
 mod bridge;
+mod stranger;
+
+mod init_test;
 mod link_test;
+
+mod downgrade_test;
+mod flood_test;
+mod interceptor_test;
+mod leak_test;
+mod malicious_edge_test;
+mod stolen_hub_test;

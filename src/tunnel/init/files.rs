@@ -46,12 +46,14 @@ impl Files {
         }
         let mut written = Vec::new();
         for (path, text) in self.texts {
-            write_one(&path, &text).map_err(|source| match source.kind() {
-                std::io::ErrorKind::AlreadyExists => InitError::Exists(path.clone()),
-                _ => InitError::Io {
+            write_one(&path, &text).map_err(|source| {
+                if source.kind() == std::io::ErrorKind::AlreadyExists {
+                    return InitError::Exists(path.clone());
+                }
+                InitError::Io {
                     file: path.clone(),
                     source,
-                },
+                }
             })?;
             written.push(path);
         }

@@ -18,6 +18,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import case_entries  # noqa: E402
 import case_faults  # noqa: E402
 import case_flow  # noqa: E402
 import rest  # noqa: E402
@@ -28,7 +29,8 @@ from stage import Failed, Stage  # noqa: E402
 CASES = {
     case.__name__: case
     for case in (
-        case_flow.verifier, case_faults.bad_start, case_faults.source_missing, case_faults.restart_stays_stopped,
+        case_flow.verifier, case_entries.entries, case_faults.bad_start, case_faults.source_missing,
+        case_faults.restart_stays_stopped,
         case_flow.active_active, case_flow.bulk, case_flow.backlog, case_faults.kills,
     )
 }  # fmt: skip

@@ -11,7 +11,7 @@ use crate::cli::LogFormat;
 
 /// The filter that somebody chose is no filter.
 #[derive(Debug, thiserror::Error)]
-#[error("${variable}: {error}; write for example info or bridge=debug,warn")]
+#[error("${variable}: {error}; write for example info or pulsar_bridge=debug,warn")]
 pub struct BadFilter {
     variable: &'static str,
     error: ParseError,

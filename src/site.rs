@@ -88,21 +88,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, Sit
     let mut registry = Registry::default();
     tunnel_metrics.register(&mut registry);
 
-    let context = match &config.pulsar {
-        Some(pulsar) => {
-            let cluster = cluster(pulsar)?;
-            Some(Arc::new(Context::new(
-                &config.site,
-                cluster,
-                routes.clone(),
-                stop.clone(),
-            )))
-        }
-        None => None,
-    };
-    if let Some(context) = &context {
-        RelayMetrics::new(context.clone()).register(&mut registry);
-    }
+    let cluster = cluster(&config.pulsar)?;
+    let context = Arc::new(Context::new(&config.site, cluster, routes.clone(), stop.clone()));
+    RelayMetrics::new(context.clone()).register(&mut registry);
     let state = admin_state(&config, registry, &links, &routes);
     let admin_stop = CancellationToken::new();
     if let Some(address) = config.admin.listen {
@@ -118,10 +106,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, Sit
     state.ready.store(true, Ordering::Relaxed);
     tracing::info!(site = %config.site, routes = config.routes.len(), "bridge runs");
 
-    match context {
-        Some(context) => relay(&config, context, relayed, &stop).await,
-        None => stop.cancelled().await,
-    }
+    relay(&config, context, relayed, &stop).await;
     state.ready.store(false, Ordering::Relaxed);
     tunnel_stop.cancel();
     if let Err(panicked) = tunnel.await {

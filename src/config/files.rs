@@ -18,9 +18,7 @@ pub fn missing_files(config: &Config) -> Vec<Problem> {
         Tunnel::Hub(hub) => look(&hub.identity, "tunnel.identity", by_init),
         Tunnel::Edge(edge) => look(&edge.token_file, "tunnel.token_file", by_init),
     }
-    let Some(pulsar) = &config.pulsar else {
-        return problems;
-    };
+    let pulsar = &config.pulsar;
     if let Some(TokenSource::File(path)) = &pulsar.token {
         look(path, "pulsar.auth", "put the broker's token there");
     }

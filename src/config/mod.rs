@@ -33,8 +33,8 @@ pub use url::{LinkUrl, ServiceUrl};
 pub struct Config {
     /// This site's name.
     pub site: String,
-    /// Its cluster, if it has one.
-    pub pulsar: Option<Pulsar>,
+    /// Its cluster.
+    pub pulsar: Pulsar,
     /// Its side of the link.
     pub tunnel: Tunnel,
     /// What the hub may do here; a hub has a policy for each edge instead.
@@ -163,8 +163,6 @@ pub struct Route {
     pub subscription: Option<String>,
     /// Where a new subscription starts.
     pub start: Start,
-    /// Whether what another bridge brought goes on.
-    pub onward: bool,
     /// Whether and how small messages are joined.
     pub batching: Option<Batching>,
 }

@@ -222,9 +222,6 @@ object! {
         /// Where a new subscription starts: `earliest` (the default) or `latest`.
         #[serde(default)]
         start: Text,
-        /// Whether entries that another bridge brought here go on; default false.
-        #[serde(default)]
-        onward: bool,
         /// Joins small unbatched messages into batches.
         #[serde(default)]
         batching: RawBatching,

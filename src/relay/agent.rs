@@ -170,13 +170,17 @@ impl Gate {
             .filter(|route| route.from == self.context.site)
         {
             let (name, from, to) = (route.name.clone(), route.from.clone(), route.to.clone());
+            // Another name could be somebody's own subscription, and its messages be acknowledged for good.
+            let detail = format!(
+                "this site's policy does not let the topic go out (`send`), or the subscription `{}` is no bridge's",
+                route.subscription
+            );
+            let is_bridges = route.subscription.starts_with(SUBSCRIPTION_PREFIX);
             route.topics.retain(|topic| {
-                let allowed = self.may_send(peer, topic);
+                let allowed = is_bridges && self.may_send(peer, topic);
                 if !allowed {
-                    self.row(End::Source, &name, &from, &to, topic).halted(
-                        Reason::RefusedByPolicy,
-                        "this site's policy does not let the topic go out (`send`)",
-                    );
+                    self.row(End::Source, &name, &from, &to, topic)
+                        .halted(Reason::RefusedByPolicy, &detail);
                     let code = Reason::RefusedByPolicy.code().into();
                     refusals.push(RefusedTopic {
                         route: name.clone(),
@@ -297,6 +301,12 @@ impl Gate {
     /// it too. The peer checked its own half; this is ours.
     fn admit(&self, peer: &str, open: &Open) -> Result<(), Reason> {
         let topic = TopicName::parse(&open.topic).map_err(|_| Reason::RefusedByPolicy)?;
+        let index_fits = topic
+            .partition_index()
+            .is_none_or(|index| index < open.partitions);
+        if open.partitions > PARTITIONS_MAX || !index_fits {
+            return Err(Reason::RefusedByPolicy);
+        }
         if open.from != peer || open.to != self.context.site || topic.to_string() != open.topic {
             return Err(Reason::RefusedByPolicy);
         }
@@ -372,7 +382,11 @@ fn lock(routes: &Mutex<Routes>) -> MutexGuard<'_, Routes> {
     routes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a peer may name here: only subscriptions of bridges.
+const SUBSCRIPTION_PREFIX: &str = "bridge.";
 /// Topic-partitions that peers may publish here at once.
 const SLOTS_MAX: usize = 100_000;
+/// Partitions that a peer may have us create with a topic.
+const PARTITIONS_MAX: u32 = 4096;
 /// A peer's strings are cut where they are shown.
 const SHOWN_LEN_MAX: usize = 256;

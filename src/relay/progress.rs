@@ -1,7 +1,9 @@
 //! One partition's row on the board, kept by the task that owns the partition: counts, state, and the log line
 //! of each change of state, said once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::reason::Reason;
 use super::status::{Board, End, PartitionStatus, State};
@@ -11,13 +13,17 @@ pub struct Progress {
     /// The row; counters are added to in place.
     pub row: PartitionStatus,
     board: Board,
-    shown_at: Option<Instant>,
+    shown_at: Instant,
+    /// Nothing changed since it was shown.
+    shown: bool,
     advanced_at: Instant,
 }
 
 impl Progress {
     /// A row that waits to start.
     pub fn new(board: Board, end: End, route: &str, topic: &str, from: &str, to: &str) -> Self {
+        // Counters go on from an earlier session's.
+        let before = board.row(&(route.into(), topic.into(), end));
         let row = PartitionStatus {
             route: route.into(),
             topic: topic.into(),
@@ -31,20 +37,21 @@ impl Progress {
             session: 0,
             link: None,
             lane: None,
-            entries: 0,
-            messages: 0,
-            bytes: 0,
-            confirmed: 0,
-            duplicates: 0,
-            skipped: 0,
+            entries: before.as_ref().map_or(0, |row| row.entries),
+            messages: before.as_ref().map_or(0, |row| row.messages),
+            bytes: before.as_ref().map_or(0, |row| row.bytes),
+            confirmed: before.as_ref().map_or(0, |row| row.confirmed),
+            duplicates: before.as_ref().map_or(0, |row| row.duplicates),
+            skipped: before.as_ref().map_or(0, |row| row.skipped),
             in_flight: 0,
-            acknowledged: None,
+            acknowledged: before.and_then(|row| row.acknowledged),
             stalled_ms: 0,
         };
         let progress = Self {
             row,
             board,
-            shown_at: None,
+            shown_at: Instant::now(),
+            shown: true,
             advanced_at: Instant::now(),
         };
         progress.board.put(progress.row.clone());
@@ -60,7 +67,7 @@ impl Progress {
         self.advanced_at = Instant::now();
         let row = &self.row;
         tracing::event!(
-            target: "bridge::relay", tracing::Level::INFO,
+            tracing::Level::INFO,
             route = %row.route, topic = %row.topic, end = ?row.end, session = %format!("{:016x}", row.session),
             link = row.link.as_deref(), lane = row.lane, promise, resumed = !changed, "route runs"
         );
@@ -96,7 +103,10 @@ impl Progress {
                     remedy,
                     "route stopped"
                 );
-            } else if matches!(reason, Reason::Starting | Reason::Standby | Reason::SourceMissing) {
+            } else if matches!(
+                reason,
+                Reason::Starting | Reason::Standby | Reason::SourceMissing | Reason::NotOpened
+            ) {
                 tracing::info!(route, topic, ?end, session, reason = code, detail, "route waits");
             } else {
                 tracing::warn!(
@@ -121,15 +131,22 @@ impl Progress {
 
     /// Shows the row when the last showing is old enough.
     pub fn show_when_due(&mut self) {
-        if self.shown_at.is_none_or(|shown| shown.elapsed() >= SHOW_BEAT) {
+        self.shown = false;
+        if Instant::now() >= self.next_show() {
             self.show();
         }
+    }
+
+    /// When the row is to be shown again though nothing happens: soon after a change, else at a slow beat, so
+    /// that the time since the last advance is told.
+    pub fn next_show(&self) -> Instant {
+        self.shown_at + if self.shown { IDLE_BEAT } else { SHOW_BEAT }
     }
 
     /// Shows the row.
     pub fn show(&mut self) {
         self.row.stalled_ms = self.advanced_at.elapsed().as_millis() as u64;
-        self.shown_at = Some(Instant::now());
+        (self.shown_at, self.shown) = (Instant::now(), true);
         self.board.put(self.row.clone());
     }
 
@@ -142,3 +159,5 @@ impl Progress {
 
 /// As often as a row is worth writing while entries flow.
 const SHOW_BEAT: Duration = Duration::from_millis(250);
+/// And while none do.
+const IDLE_BEAT: Duration = Duration::from_secs(5);

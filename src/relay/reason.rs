@@ -94,19 +94,19 @@ reasons! {
     /// The source's ids went back behind what the destination has.
     DuplicateRun "duplicate_run" Stop "the source topic was restored or re-created, so that its ids went back: raise the route's \"generation\" by one";
     /// The destination broker refuses this very entry.
-    Poison "poison" Stop "see the log for the refused position; mend the cause at the destination, then raise the route's \"generation\" by one (what was not acknowledged is sent again)";
+    Poison "poison" Stop "see the log for the refused position; raise the route's \"generation\" by one while the bridge is stopped, mend the cause at the destination, start again (what was not acknowledged is sent again)";
     /// An earlier run stopped on a refused entry, and the subscription says so.
-    HoleMarker "hole_marker" Stop "an earlier run stopped at a refused entry: mend the cause at the destination, then raise the route's \"generation\" by one (what was not acknowledged is sent again)";
+    HoleMarker "hole_marker" Stop "an earlier run stopped at a refused entry: raise the route's \"generation\" by one while the bridge is stopped, mend the cause at the destination, start again (what was not acknowledged is sent again)";
     /// A position that does not fit into a sequence id.
     PositionOverflow "position_overflow" Stop "ledger ids beyond 2^35 or entry ids beyond 2^28 cannot be relayed in order: re-create the source topic";
     /// The entry's bytes are no entry.
     EntryMalformed "entry_malformed" Stop "the source's storage holds an entry that cannot be read: see the log for its position; skip it with `pulsar-admin topics skip`";
     /// The entry is larger than the destination takes.
-    EntryTooLarge "entry_too_large" Stop "raise maxMessageSize at the destination brokers to the source's, then restart";
+    EntryTooLarge "entry_too_large" Stop "raise maxMessageSize at the destination brokers to the source's, then restart the source site's bridge";
     /// The destination refuses the entry's schema.
-    SchemaRefused "schema_refused" Stop "make the schema compatible at the destination, or register it there, then restart";
+    SchemaRefused "schema_refused" Stop "make the schema compatible at the destination, or register it there, then restart the source site's bridge";
     /// The destination topic was terminated.
-    TopicTerminated "topic_terminated" Stop "the destination topic was terminated: re-create it, then restart";
+    TopicTerminated "topic_terminated" Stop "the destination topic was terminated: re-create it, then restart the source site's bridge";
 }
 
 #[cfg(test)]

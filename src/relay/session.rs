@@ -180,6 +180,9 @@ impl Session<'_> {
                     Err(_) => return SessionEnd::ConsumerLost,
                 };
             }
+            if flow.is_settled() {
+                self.progress.advanced();
+            }
             let reads = flow.wants_more() && !drain.is_cancelled();
             let sends = flow.batching.waiting_len() > 0 && flow.window.has_room();
             let ack_at = flow.ack_at;
@@ -190,6 +193,7 @@ impl Session<'_> {
                 () = drain.cancelled(), if !drain.is_cancelled() => Ok(()),
                 () = lane.ended().cancelled() => Err(SessionEnd::LaneLost),
                 event = from_sink.recv() => self.on_sink(flow, event).await,
+                () = sleep_until(self.progress.next_show()) => Ok(()),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
                 place = lane.entry_place(), if sends => match place {
                     Some(place) => flow.send_next(place, self.progress),

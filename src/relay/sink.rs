@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
@@ -100,7 +100,7 @@ impl Sink {
         };
         self.lane.forget_sink(number, session);
         let Some(refusal) = refusal else {
-            progress.remove();
+            progress.halted(Reason::NotOpened, "the source ended the session");
             return;
         };
         progress.halted(refusal.halt.reason, &refusal.halt.detail);
@@ -201,6 +201,9 @@ impl Sink {
                     "everything that was sent is answered",
                 ));
             }
+            if publishing.outstanding.is_empty() {
+                progress.advanced();
+            }
             // Losing the race loses nothing: channels take nothing before they complete. What is cut off
             // inside an arm by the lane's end belongs to a session that is over.
             let step = tokio::select! {
@@ -209,6 +212,7 @@ impl Sink {
                 () = self.superseded.cancelled() => Err(Some(Refusal::of(Reason::Superseded, "a newer session came"))),
                 event = publishing.publisher.next() => self.on_broker(publishing, progress, event).await,
                 () = drain.cancelled(), if !draining => Ok(()),
+                () = sleep_until(progress.next_show()) => Ok(()),
                 event = from_source.recv(), if !draining => tokio::select! {
                     () = ended.cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
                     step = self.on_source(publishing, progress, event) => step,

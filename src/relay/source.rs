@@ -68,7 +68,7 @@ impl Source {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         while let Err(halt) = self.create_subscription().await {
             if !self.wait(&halt, &mut backoff).await {
-                return self.progress.remove();
+                return self.leave();
             }
         }
         backoff.reset();
@@ -86,7 +86,14 @@ impl Source {
             }
         }
         self.stop.cancelled().await;
-        self.progress.remove();
+        self.leave();
+    }
+
+    /// A route that is no longer declared leaves the board; one that drains stays for the last look.
+    fn leave(&self) {
+        if !self.context.drain.is_cancelled() {
+            self.progress.remove();
+        }
     }
 
     /// Shows why nothing runs, and waits for the next attempt; `false` when there will be none.

@@ -95,6 +95,11 @@ impl Board {
         self.lock().remove(key);
     }
 
+    /// One row as it is now.
+    pub fn row(&self, key: &Key) -> Option<PartitionStatus> {
+        self.lock().get(key).cloned()
+    }
+
     /// Keeps only rows that are `wanted`.
     pub fn retain(&self, wanted: impl Fn(&PartitionStatus) -> bool) {
         self.lock().retain(|_, row| wanted(row));

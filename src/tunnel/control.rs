@@ -212,6 +212,8 @@ fn reason_of_mux(error: yamux::ConnectionError) -> Reason {
     match error {
         yamux::ConnectionError::Io(error) => reason_of(&error),
         yamux::ConnectionError::Closed => Reason::PeerClosed,
+        // A socket that ends between two frames is an end, not a mistake.
+        yamux::ConnectionError::Decode(yamux::FrameDecodeError::Io(error)) => reason_of(&error),
         _ => Reason::Malformed,
     }
 }

@@ -65,9 +65,8 @@ impl Checker<'_> {
         self.version(version);
         let site = self.required_text(raw.site, &root.key("site"), site_name);
         let pulsar_place = root.key("pulsar");
-        let has_cluster = !matches!(raw.pulsar, Field::Missing);
-        let pulsar = self.optional(raw.pulsar, &pulsar_place);
-        let pulsar = pulsar.map(|raw| self.pulsar(raw, &pulsar_place));
+        let pulsar = self.required(raw.pulsar, &pulsar_place);
+        let pulsar = pulsar.and_then(|raw| self.pulsar(raw, &pulsar_place));
         let tunnel_place = root.key("tunnel");
         let tunnel = self.required(raw.tunnel, &tunnel_place);
         let tunnel = tunnel.and_then(|raw| self.tunnel(raw, site.as_deref(), &tunnel_place));
@@ -76,7 +75,6 @@ impl Checker<'_> {
         let sites = routes::Sites {
             own: site.as_deref(),
             tunnel: tunnel.as_ref(),
-            has_cluster,
         };
         let routes = self.routes(routes, &sites, &root.key("routes"));
         let admin = self.optional(raw.admin, &root.key("admin"));
@@ -86,8 +84,7 @@ impl Checker<'_> {
         let drain = self.number(raw.drain_seconds, &root.key("drain_seconds"), 0..=3600, 30);
         Some(Config {
             site: site?,
-            // `None` twice over: there is none, or it was refused and a problem says so.
-            pulsar: pulsar.flatten(),
+            pulsar: pulsar?,
             tunnel: tunnel?,
             policy,
             routes,

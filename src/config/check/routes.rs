@@ -15,7 +15,6 @@ use crate::pulsar::topic::TopicName;
 pub(super) struct Sites<'a> {
     pub(super) own: Option<&'a str>,
     pub(super) tunnel: Option<&'a Tunnel>,
-    pub(super) has_cluster: bool,
 }
 
 impl Checker<'_> {
@@ -27,13 +26,6 @@ impl Checker<'_> {
     ) -> Vec<Route> {
         let mut routes = Vec::with_capacity(items.len());
         let mut places = Vec::with_capacity(items.len());
-        if !items.is_empty() && !sites.has_cluster {
-            let refusal = Refusal::new(
-                "this site has routes but no cluster",
-                "add pulsar, or leave out routes",
-            );
-            self.refuse(&Place::default().key("pulsar"), refusal);
-        }
         for (index, item) in items.into_iter().enumerate() {
             let place = place.item(index);
             let Some(raw) = self.required(item, &place) else {
@@ -76,7 +68,6 @@ impl Checker<'_> {
         let start = self
             .text(raw.start, &place.key("start"), start)
             .unwrap_or_default();
-        let onward = self.optional(raw.onward, &place.key("onward")).unwrap_or(false);
         let batching = self.optional(raw.batching, &place.key("batching"));
         let batching = batching.map(|raw| self.batching(raw, &place.key("batching")));
         Some(Route {
@@ -88,7 +79,6 @@ impl Checker<'_> {
             generation,
             subscription,
             start,
-            onward,
             batching,
         })
     }

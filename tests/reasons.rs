@@ -1,0 +1,114 @@
+//! The table of reasons in README.md is the catalogue of the code: same codes, same order, same remedies.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot read the documents has failed"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use pulsar_bridge::relay::reason::{Reason as RouteReason, Verdict};
+use pulsar_bridge::tunnel::reason::Reason as LinkReason;
+
+/// Code, what follows, remedy.
+type Row = (String, String, String);
+
+#[test]
+fn the_routes_reasons_stand_in_the_readme_with_what_follows_and_their_remedies() {
+    let reasons = RouteReason::ALL.iter().map(|reason| {
+        let then = match reason.verdict() {
+            Verdict::Soon => "again soon",
+            Verdict::Later => "every 30 s",
+            Verdict::Stop => "**stopped**",
+        };
+        row(reason.code(), then, reason.remedy())
+    });
+    assert_eq!(table("### Of a route"), reasons.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_links_reasons_stand_in_the_readme_with_what_follows_and_their_remedies() {
+    let reasons = links_reasons();
+    let rows = reasons.iter().map(|reason| {
+        let then = if reason.is_refusal() {
+            "**act**"
+        } else {
+            "again soon"
+        };
+        row(reason.code(), then, reason.remedy())
+    });
+    assert_eq!(table("### Of a link"), rows.collect::<Vec<_>>());
+}
+
+/// The list below is complete: it has every code that the source file has.
+#[test]
+fn no_reason_of_a_link_is_left_out() {
+    let source = read("src/tunnel/reason.rs");
+    let (_, from_codes) = source.split_once("fn code(").unwrap();
+    let (codes, _) = from_codes.split_once("fn is_refusal(").unwrap();
+    let codes: Vec<_> = codes
+        .lines()
+        .filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\","))
+        .collect();
+    let listed: Vec<_> = links_reasons().iter().map(LinkReason::code).collect();
+    assert_eq!(codes, listed);
+}
+
+fn links_reasons() -> Vec<LinkReason> {
+    vec![
+        LinkReason::Intercepted {
+            issuer: String::new(),
+            leaf_sha256: String::new(),
+        },
+        LinkReason::Clock {
+            skew: Duration::ZERO,
+            ahead: false,
+        },
+        LinkReason::RefusedUnknownKey,
+        LinkReason::RefusedSiteMismatch,
+        LinkReason::TooManyInstances,
+        LinkReason::NoSuchLink,
+        LinkReason::Superseded,
+        LinkReason::LaneRefused,
+        LinkReason::Version,
+        LinkReason::Malformed,
+        LinkReason::NotABridge,
+        LinkReason::Unreachable { error: String::new() },
+        LinkReason::Timeout,
+        LinkReason::Silence,
+        LinkReason::PeerClosed,
+        LinkReason::Displaced,
+        LinkReason::Ended,
+        LinkReason::RefusedUnknownCode(0),
+    ]
+}
+
+/// The rows of the first table below a heading: code, what follows, remedy; the third column explains freely.
+fn table(heading: &str) -> Vec<Row> {
+    let readme = read("README.md");
+    let (_, below) = readme.split_once(&format!("\n{heading}\n")).unwrap();
+    below
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
+        .skip(2)
+        .map(|line| {
+            let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+            let [code, then, meaning, remedy] = cells[..] else {
+                panic!("four columns: {line}");
+            };
+            assert!(!meaning.is_empty(), "{line}");
+            row(code.trim_matches('`'), then, remedy)
+        })
+        .collect()
+}
+
+fn row(code: &str, then: &str, remedy: &str) -> Row {
+    (code.into(), then.into(), remedy.into())
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}

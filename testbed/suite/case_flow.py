@@ -86,14 +86,17 @@ def dict_of(shapes):
 
 def drain(stage, pair, route, count):
     """Seconds from the first confirmed entry to the moment when the source broker has nothing left."""
-    pair.start()
     mine = {"route": route["name"], "end": "source"}
 
     def confirmed(rows):
         return sum(row["confirmed"] for row in rows if mine.items() <= row.items())
 
+    pair.start()
+    began = time.monotonic()
     pair.wait(60, "the first entry is confirmed", confirmed)
     started = time.monotonic()
+    waited = started - began
+    hold_that(waited < FIRST_SECONDS_MAX, f"{route['name']}: {waited:.1f} s from start to the first confirmed entry")
     stage.wait_drained(pair, [route], 60 + count / 2000)
     return max(time.monotonic() - started, 0.05)
 
@@ -170,6 +173,8 @@ def active_active(stage):
 
 
 COPY = str(pathlib.Path(__file__).resolve().parent / "copy_badly.py")
+# Connecting, joining and the second that a broker takes to activate a Failover consumer need about two.
+FIRST_SECONDS_MAX = 10
 # Buffers of a window that filled while nothing could be delivered; a backlog of any size adds no more.
 GROWTH_MIB_MAX = 32
 EARLIEST = {"ledgerId": -1, "entryId": -1}

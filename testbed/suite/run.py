@@ -60,10 +60,10 @@ def run(arguments):
     folder = pathlib.Path(tempfile.mkdtemp(prefix="bridge-suite-"))
     print(f"suite: seed {arguments.seed}, scale {arguments.scale}, agents' files in {folder}")
     rows, passed, failed = [], 0, []
-    for name in wanted:
+    for turn, name in enumerate(wanted):
         started = time.monotonic()
         print(f"{name}: {' '.join(CASES[name].__doc__.split())}", flush=True)
-        complaint = play(name, binary, arguments, folder / name, rows)
+        complaint = play(name, binary, arguments, folder / f"{turn}-{name}", rows)
         seconds = time.monotonic() - started
         print(f"{'FAILED' if complaint else 'ok'} {name} ({seconds:.0f} s){complaint}", flush=True)
         passed, failed = (passed, [*failed, name]) if complaint else (passed + 1, failed)

@@ -1,5 +1,6 @@
 """What a case works with: topics of its own on both clusters, loads, verdicts, figures. Knows no case."""
 
+import itertools
 import json
 import pathlib
 import random
@@ -60,6 +61,8 @@ class Stage:
         self.brokers = {name: Broker(place) for name, place in PLACES.items()}
         self.pairs = []
         self.rows = []
+        # A subscription of its own for each, or the second judgement of a topic would begin where the first ended.
+        self.judgements = itertools.count()
         for name in ("riskfuel", "bank"):
             self.make_namespace(name)
 
@@ -128,7 +131,7 @@ class Stage:
         """What an official consumer gets there from the start of the topic."""
         command = [
             str(HERE / "verify.py"), "--url", PLACES[site].service_url, "--topic", topic,
-            "--subscription", "verify", "--idle", str(idle), "--linger", str(linger),
+            "--subscription", f"verify-{next(self.judgements)}", "--idle", str(idle), "--linger", str(linger),
             *(argument for who, count in expected.items() for argument in ("--expect", f"{who}={count}")),
             *(argument for name in ignore for argument in ("--ignore-property", name)),
         ]  # fmt: skip

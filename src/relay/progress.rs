@@ -12,6 +12,8 @@ pub struct Progress {
     pub row: PartitionStatus,
     board: Board,
     shown_at: Option<Instant>,
+    /// Something happened since.
+    is_news: bool,
     advanced_at: Instant,
 }
 
@@ -45,6 +47,7 @@ impl Progress {
             row,
             board,
             shown_at: None,
+            is_news: false,
             advanced_at: Instant::now(),
         };
         progress.board.put(progress.row.clone());
@@ -119,17 +122,27 @@ impl Progress {
         self.advanced_at = Instant::now();
     }
 
-    /// Shows the row when the last showing is old enough.
+    /// Shows the row when the last showing is old enough; else it is due at [`Progress::show_at`].
     pub fn show_when_due(&mut self) {
         if self.shown_at.is_none_or(|shown| shown.elapsed() >= SHOW_BEAT) {
             self.show();
+        } else {
+            self.is_news = true;
         }
+    }
+
+    /// When the row is to be shown even if nothing more happens: news that was held back, or something on its
+    /// way whose waiting is to be seen.
+    pub fn show_at(&self) -> Option<tokio::time::Instant> {
+        let shown = self.shown_at.filter(|_| self.is_news || self.row.in_flight > 0)?;
+        Some((shown + SHOW_BEAT).into())
     }
 
     /// Shows the row.
     pub fn show(&mut self) {
         self.row.stalled_ms = self.advanced_at.elapsed().as_millis() as u64;
         self.shown_at = Some(Instant::now());
+        self.is_news = false;
         self.board.put(self.row.clone());
     }
 

@@ -183,7 +183,7 @@ impl Session<'_> {
             let reads = flow.wants_more() && !drain.is_cancelled();
             let sends = flow.batching.waiting_len() > 0 && flow.window.has_room();
             let ack_at = flow.ack_at;
-            let watchdog = flow.heard_at + SILENCE_CHECKED_AFTER;
+            let (watchdog, show_at) = (flow.heard_at + SILENCE_CHECKED_AFTER, self.progress.show_at());
             // Losing the race loses nothing: channels and reservations take nothing before they complete.
             let step = tokio::select! {
                 biased;
@@ -201,6 +201,7 @@ impl Session<'_> {
                 }
                 event = self.subscription.next(), if reads => self.on_event(flow, event).await,
                 () = sleep_until(watchdog), if reads => self.check_silence(flow).await,
+                () = at(show_at), if show_at.is_some() => Ok(()),
             };
             if let Err(end) = step {
                 return end;
@@ -463,7 +464,7 @@ fn halted_by_peer(stop: &Stop) -> SessionEnd {
     SessionEnd::Halted(Halt::new(reason, &detail))
 }
 
-async fn at(instant: Option<Instant>) {
+pub(super) async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,

@@ -19,6 +19,7 @@ use super::lane::{Allowance, FromSource, LaneHandle, WINDOW_ENTRIES};
 use super::progress::Progress;
 use super::reason::Reason;
 use super::refusal::{Refusal, refusal_of, send_error_reason};
+use super::session::at;
 use super::status::End;
 use crate::pulsar::connection::ProducerEvent;
 use crate::pulsar::entry::{Entry, Heading, SchemaVersion};
@@ -201,6 +202,7 @@ impl Sink {
                     "everything that was sent is answered",
                 ));
             }
+            let show_at = progress.show_at();
             // Losing the race loses nothing: channels take nothing before they complete. What is cut off
             // inside an arm by the lane's end belongs to a session that is over.
             let step = tokio::select! {
@@ -213,6 +215,7 @@ impl Sink {
                     () = ended.cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
                     step = self.on_source(publishing, progress, event) => step,
                 },
+                () = at(show_at), if show_at.is_some() => Ok(()),
             };
             progress.row.in_flight = publishing.outstanding.len() as u64;
             progress.show_when_due();

@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::broker::{Answer, Broker};
 use crate::journal::Journal;
 use crate::pair::{Side, TOPIC, entry, id, metadata, receiving, stored};
-use crate::peer::{LaneFrame, Open, Peer, Stop, entry_head, open, opening, unknown_kind};
+use crate::peer::{LaneFrame, Open, Peer, SchemaAnswer, Stop, entry_head, open, opening, unknown_kind};
 
 async fn bank() -> (Side, Broker) {
     let broker = Broker::start("sink", Journal::new()).await;
@@ -31,12 +31,21 @@ async fn a_session_that_may_not_be_is_refused_before_the_broker_hears_of_it() {
         // The same topic in another spelling would be another producer name and another lock.
         topic("orders"),
         topic("public/default/orders"),
+        // Ordinary topics for a broker, whatever they look like.
         topic("persistent://public/default/orders-partition-00"),
         topic("persistent://public/default/orders-partition--1"),
         topic("non-persistent://public/default/orders"),
         topic("persistent://public/default/orders\nforged log line"),
         topic(""),
         topic(&format!("persistent://public/default/{}", "x".repeat(60_000))),
+        Open {
+            route: "forged\nlog line".into(),
+            ..open()
+        },
+        Open {
+            route: "x".repeat(300),
+            ..open()
+        },
         Open {
             from: "another-bank".into(),
             ..open()
@@ -70,6 +79,101 @@ async fn a_session_that_may_not_be_is_refused_before_the_broker_hears_of_it() {
     // The lane still serves what may be.
     peer.tell(opening(open()), b"").await;
     assert!(peer.hear().await.unwrap().ready.is_some());
+    bank.stop().await;
+}
+
+#[tokio::test]
+async fn a_partition_that_the_topic_cannot_have_is_refused_before_the_broker_hears_of_it() {
+    let (bank, broker) = bank().await;
+    let mut peer = Peer::meet(&bank, "riskfuel").await;
+    for (topic, partitions) in [("-partition-0", 0), ("-partition-4", 4), ("", 4)] {
+        let topic = format!("{TOPIC}{topic}");
+        peer.tell(
+            opening(Open {
+                topic,
+                partitions,
+                ..open()
+            }),
+            b"",
+        )
+        .await;
+        assert_eq!(
+            peer.hear().await.unwrap().stop.unwrap().code,
+            "partition_mismatch"
+        );
+    }
+    assert_eq!(broker.with(|state| state.connections), 0);
+    bank.stop().await;
+}
+
+#[tokio::test]
+async fn a_partition_has_one_row_however_often_its_route_is_renamed() {
+    let (bank, _broker) = bank().await;
+    let mut peer = Peer::meet(&bank, "riskfuel").await;
+    for session in 0..40 {
+        let route = format!("name-{session}");
+        let renamed = Open {
+            route,
+            session,
+            ..open()
+        };
+        peer.tell(opening(renamed), b"").await;
+        while peer
+            .hear()
+            .await
+            .unwrap()
+            .ready
+            .is_none_or(|ready| ready.session != session)
+        {}
+        assert_eq!(bank.board.rows().len(), 1);
+    }
+    bank.stop().await;
+}
+
+#[tokio::test]
+async fn more_sessions_than_a_lane_carries_end_it() {
+    let (bank, broker) = bank().await;
+    let mut peer = Peer::meet(&bank, "riskfuel").await;
+    // All for one partition, and their answers are never read: each would wait to be told that it is superseded.
+    let mut session = 0;
+    while !peer.ended.is_cancelled() {
+        let next = Open { session, ..open() };
+        peer.tell(opening(next), b"").await;
+        session += 1;
+        assert!(session < 30_000, "the lane lives on");
+    }
+    assert!(broker.with(|state| state.connections) < 200);
+    bank.stop().await;
+}
+
+#[tokio::test]
+async fn control_that_is_longer_than_any_honest_one_ends_the_lane() {
+    let (bank, _broker) = bank().await;
+    let mut peer = Peer::meet(&bank, "riskfuel").await;
+    let long = Open {
+        route: "x".repeat(70_000),
+        ..open()
+    };
+    peer.tell(opening(long), b"").await;
+    peer.until_ended().await;
+    bank.stop().await;
+}
+
+#[tokio::test]
+async fn a_schema_that_nobody_asked_for_ends_the_lane() {
+    let (bank, _broker) = bank().await;
+    let mut peer = Peer::meet(&bank, "riskfuel").await;
+    peer.tell(opening(open()), b"").await;
+    assert!(peer.hear().await.unwrap().ready.is_some());
+    let unasked = LaneFrame {
+        schema_answer: Some(SchemaAnswer {
+            number: 1,
+            session: 9,
+        }),
+        ..LaneFrame::default()
+    };
+    peer.tell(unasked, b"").await;
+    peer.until_ended().await;
     bank.stop().await;
 }
 

@@ -26,6 +26,8 @@ pub struct LaneFrame {
     pub keepalive: Option<Keepalive>,
     #[prost(message, optional, tag = "7")]
     pub schema_ask: Option<SchemaAsk>,
+    #[prost(message, optional, tag = "8")]
+    pub schema_answer: Option<SchemaAnswer>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -99,6 +101,14 @@ pub struct Keepalive {}
 pub struct SchemaAsk {
     #[prost(uint32, tag = "1")]
     pub number: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SchemaAnswer {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(uint64, tag = "2")]
+    pub session: u64,
 }
 
 /// A peer on one lane.

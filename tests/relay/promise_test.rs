@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pulsar_bridge::pulsar::proto::{ServerError, kind};
-use pulsar_bridge::relay::status::End;
+use pulsar_bridge::relay::status::{End, PartitionStatus};
 
 use crate::broker::Answer;
 use crate::journal::{Event, acks, commands, receipts};
@@ -174,6 +174,25 @@ async fn source_ids_that_went_back_stop_the_route_before_any_acknowledgement() {
     assert_eq!(acks(&pair.journal.events()), []);
     assert_eq!(pair.sink.with(|state| state.stored.len()), 0);
     pair.stop().await;
+}
+
+#[tokio::test]
+async fn a_destination_that_takes_and_never_answers_is_seen_as_a_stall() {
+    let pair = Pair::start().await;
+    pair.append(0..5);
+    pair.sink
+        .with(|state| state.script = Box::new(|_| Answer::StoreLater));
+    pair.connect().await;
+    let stalls = |row: &PartitionStatus| row.in_flight == 5 && row.stalled_ms >= 1000;
+    pair.riskfuel
+        .until(End::Source, "the source stalls", stalls)
+        .await;
+    pair.bank.until(End::Sink, "the sink stalls", stalls).await;
+    pair.sink.release(|_| true);
+    let settled = |row: &PartitionStatus| row.in_flight == 0 && row.confirmed == 5 && row.stalled_ms < 1000;
+    pair.riskfuel.until(End::Source, "it is over", settled).await;
+    pair.bank.until(End::Sink, "it is over", settled).await;
+    pair.finish().await;
 }
 
 #[tokio::test]

@@ -114,7 +114,6 @@ fn the_hub_that_ships_says_what_the_contract_says() {
         (pulsar.replicas, pulsar.deduplication_asserted, pulsar.token),
         (2, false, None)
     );
-    assert!(pulsar.tls.hostname_verification);
     let [requests, results] = &config.routes[..] else {
         panic!("{:?}", config.routes)
     };

@@ -128,7 +128,7 @@ fn full_hub() -> Value {
     let mut value = json_file("hub.json");
     value["drain_seconds"] = json!(10);
     value["pulsar"]["auth"] = json!({"token": {"env": "PATH"}});
-    value["pulsar"]["tls"] = json!({"ca_file": "a", "hostname_verification": false});
+    value["pulsar"]["tls"] = json!({"ca_file": "a"});
     value["pulsar"]["replicas"] = json!(1);
     value["tunnel"]["limits"] = json!({"handshakes": 5, "handshakes_per_address": 2, "handshake_seconds": 3});
     value["tunnel"]["edges"][0]["max_instances"] = json!(3);

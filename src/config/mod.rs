@@ -9,6 +9,7 @@ mod json;
 mod problem;
 mod raw;
 pub mod secret;
+pub mod secret_file;
 mod selection;
 mod token_source;
 mod url;
@@ -66,27 +67,14 @@ pub struct Pulsar {
 }
 
 /// TLS to the brokers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BrokerTls {
-    /// Who signs the brokers' certificates; the system's roots when `None`.
+    /// Who signs the brokers' certificates; there wherever a URL wants TLS.
     pub ca_file: Option<PathBuf>,
     /// Our client certificate; comes with `key_file`.
     pub cert_file: Option<PathBuf>,
     /// Its key.
     pub key_file: Option<PathBuf>,
-    /// Whether a broker's certificate must carry its name.
-    pub hostname_verification: bool,
-}
-
-impl Default for BrokerTls {
-    fn default() -> Self {
-        Self {
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
-            hostname_verification: true,
-        }
-    }
 }
 
 /// This site's side of the link.

@@ -108,7 +108,7 @@ object! {
 object! {
     /// TLS to the broker, and the client certificate for mutual TLS.
     "pulsar.tls" RawTls as "Tls" {
-        /// PEM file of the authorities that sign the broker's certificate.
+        /// PEM file of the authorities that sign the broker's certificate; needed for pulsar+ssl and https.
         #[serde(default)]
         ca_file: Text,
         /// PEM file of our client certificate.
@@ -117,9 +117,6 @@ object! {
         /// PEM file of its key.
         #[serde(default)]
         key_file: Text,
-        /// Whether the broker's certificate must carry its host name; default true.
-        #[serde(default)]
-        hostname_verification: bool,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::secret::Secret;
+use super::secret_file::{self, SecretFileError};
 
 /// Where a token is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,14 +19,9 @@ pub enum TokenSource {
 /// Why there is no token now.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The file cannot be read.
-    #[error("token file {}: {error}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
+    /// The file cannot be used.
+    #[error("token file {0}")]
+    File(#[from] SecretFileError),
     /// The environment does not have it.
     #[error("the environment has no `{0}`: set it to the token")]
     Unset(String),
@@ -38,10 +34,7 @@ impl TokenSource {
     /// The token as it is now, without space around it.
     pub fn read(&self) -> Result<Secret, TokenError> {
         let token = match self {
-            Self::File(path) => std::fs::read_to_string(path).map_err(|error| TokenError::Unreadable {
-                path: path.clone(),
-                error,
-            })?,
+            Self::File(path) => secret_file::read(path, TOKEN_LEN_MAX)?.expose().to_owned(),
             Self::Env(name) => std::env::var(name).map_err(|_| TokenError::Unset(name.clone()))?,
             Self::Value(secret) => secret.expose().to_owned(),
         };
@@ -52,21 +45,29 @@ impl TokenSource {
     }
 }
 
+/// Tokens are a few kilobytes at most (a JWT with many claims).
+const TOKEN_LEN_MAX: u64 = 64 * 1024;
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
     fn a_token_file_is_read_again_at_every_use() {
         let dir = tempfile::tempdir().unwrap();
         let source = TokenSource::File(dir.path().join("token"));
-        assert!(matches!(source.read(), Err(TokenError::Unreadable { .. })));
+        assert!(matches!(source.read(), Err(TokenError::File(_))));
         for token in ["first", "second"] {
             std::fs::write(dir.path().join("token"), format!("{token}\n")).unwrap();
+            std::fs::set_permissions(dir.path().join("token"), PermissionsExt::from_mode(0o600)).unwrap();
             assert_eq!(source.read().unwrap().expose(), token);
         }
         std::fs::write(dir.path().join("token"), "\n").unwrap();
         assert!(matches!(source.read(), Err(TokenError::Empty)));
+        std::fs::set_permissions(dir.path().join("token"), PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(matches!(source.read(), Err(TokenError::File(SecretFileError::TooOpen { .. }))));
     }
 
     #[test]

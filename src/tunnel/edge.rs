@@ -23,12 +23,12 @@ use super::lane::{HandedOut, watch};
 use super::link::{Link, LinkUp, RelayLane, TunnelEvent};
 use super::reason::Reason;
 use super::said::Said;
-use super::secret_file;
 use super::shown::{ShownLink, link_id};
 use super::status::{Board, LinkStatus};
 use super::wire::Kind;
 use super::{TunnelError, TunnelMetrics};
 use crate::config::credential::{EdgeKey, JoinToken};
+use crate::config::secret_file;
 use crate::config::{EdgeTunnel, LinkUrl};
 
 /// An edge whose token is read and whose key is made, not yet dialling.

@@ -12,8 +12,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::secret_file::{self, SecretFileError};
 use super::trust::{hub_dns_name, validity};
+use crate::config::secret_file::{self, SecretFileError};
 
 /// Why there is no identity.
 #[derive(Debug, thiserror::Error)]

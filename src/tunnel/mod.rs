@@ -10,8 +10,6 @@ pub mod reason;
 mod key;
 mod trust;
 
-mod secret_file;
-
 mod identity;
 pub mod init;
 
@@ -60,7 +58,7 @@ pub enum TunnelError {
     },
     /// A secret file is missing or readable for too many.
     #[error(transparent)]
-    SecretFile(#[from] secret_file::SecretFileError),
+    SecretFile(#[from] crate::config::secret_file::SecretFileError),
     /// The token file holds no token.
     #[error("{file}: {source}")]
     Token {

@@ -24,6 +24,15 @@ impl Checker<'_> {
         let tls = tls
             .map(|raw| self.tls(raw, &place.key("tls")))
             .unwrap_or_default();
+        let wants_tls = service_url.as_ref().is_some_and(|url| url.tls)
+            || admin_url.as_ref().is_some_and(|url| url.starts_with("https:"));
+        if wants_tls && tls.ca_file.is_none() {
+            let refusal = Refusal::new(
+                "TLS to the brokers needs their authority",
+                "name the PEM file of the authorities that sign the brokers' certificates",
+            );
+            self.refuse(&place.key("tls").key("ca_file"), refusal);
+        }
         let replicas = self.number(raw.replicas, &place.key("replicas"), 1..=1000, 2);
         let asserted = self.text(raw.deduplication, &place.key("deduplication"), asserted);
         Some(Pulsar {
@@ -61,9 +70,6 @@ impl Checker<'_> {
             ca_file: self.text(raw.ca_file, &place.key("ca_file"), text::path),
             cert_file: self.text(raw.cert_file, &place.key("cert_file"), text::path),
             key_file: self.text(raw.key_file, &place.key("key_file"), text::path),
-            hostname_verification: self
-                .optional(raw.hostname_verification, &place.key("hostname_verification"))
-                .unwrap_or(true),
         };
         if tls.cert_file.is_some() != tls.key_file.is_some() {
             let refusal = Refusal::new("cert_file and key_file need each other", "name both, or neither");

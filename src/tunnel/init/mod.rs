@@ -14,9 +14,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::identity::{CHAIN_FILE, ISSUER_KEY_FILE, read_chain};
 use super::key::{self, EdgeCertificate, SpkiHash, spki_sha256};
-use super::secret_file;
 use crate::config::LinkUrl;
 use crate::config::credential::{EdgeKey, JoinToken, is_site_name};
+use crate::config::secret_file;
 use files::Files;
 
 /// What to make.

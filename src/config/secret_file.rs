@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::secret::Secret;
+use super::secret::Secret;
 
 /// Why a secret file is not used.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum SecretFileError {
         advised: u32,
     },
     /// Longer than any secret of ours.
-    #[error("{file}: longer than {max} bytes: not the file that `bridge init` wrote")]
+    #[error("{file}: longer than {max} bytes: no secret is so long")]
     TooLong {
         /// The file.
         file: PathBuf,

@@ -67,7 +67,10 @@ mod tests {
         std::fs::write(dir.path().join("token"), "\n").unwrap();
         assert!(matches!(source.read(), Err(TokenError::Empty)));
         std::fs::set_permissions(dir.path().join("token"), PermissionsExt::from_mode(0o644)).unwrap();
-        assert!(matches!(source.read(), Err(TokenError::File(SecretFileError::TooOpen { .. }))));
+        assert!(matches!(
+            source.read(),
+            Err(TokenError::File(SecretFileError::TooOpen { .. }))
+        ));
     }
 
     #[test]

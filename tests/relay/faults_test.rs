@@ -99,7 +99,6 @@ async fn resumes(fault: Fault, moment: Moment, joining: Option<Limits>) {
     pair.sink.with(|state| state.script = Box::new(|_| Answer::Store));
     pair.sink.release(|_| true);
     pair.append(10..20);
-    println!("{fault:?} while {moment:?}");
     match joining {
         None => pair.finish().await,
         Some(_) => pair.finish_joined().await,

@@ -56,10 +56,12 @@ impl TopicName {
         Self { name, ..self.clone() }
     }
 
-    /// Its partition index, when the name carries one.
+    /// Its partition index, when the name carries one: as the broker writes it, without leading zeros or a sign
+    /// (`TopicName.getPartitionIndex`).
     pub fn partition_index(&self) -> Option<u32> {
-        let (_, index) = self.name.rsplit_once(PARTITION_MARK)?;
-        index.parse().ok()
+        let (_, text) = self.name.rsplit_once(PARTITION_MARK)?;
+        let index: u32 = text.parse().ok()?;
+        (index.to_string() == text).then_some(index)
     }
 
     /// The topic without a partition suffix.
@@ -114,6 +116,14 @@ mod tests {
         assert_eq!(third.to_string(), "persistent://a/b/c-partition-3");
         assert_eq!((third.partition_index(), third.base()), (Some(3), topic.clone()));
         assert_eq!((topic.partition_index(), topic.base()), (None, topic));
+    }
+
+    #[test]
+    fn a_number_that_a_broker_would_not_write_is_no_partition() {
+        for text in ["a/b/c-partition-00", "a/b/c-partition-+1", "a/b/c-partition-"] {
+            let topic = TopicName::parse(text).unwrap();
+            assert_eq!((topic.partition_index(), topic.base()), (None, topic), "{text}");
+        }
     }
 
     #[test]

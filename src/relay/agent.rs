@@ -41,6 +41,7 @@ struct Gate {
 
 /// The sink of one source topic-partition; a newer session replaces an older one, never beside it.
 struct Slot {
+    route: String,
     session: u64,
     generation: u32,
     superseded: CancellationToken,
@@ -283,7 +284,12 @@ impl Gate {
             }
         };
         if let Some(predecessor) = predecessor {
-            predecessor.cancelled().await;
+            predecessor.finished.cancelled().await;
+            // One row for each partition, however many names a peer gives to its route.
+            if predecessor.route != open.route {
+                let row = (predecessor.route, open.topic.clone(), End::Sink);
+                self.context.board.remove(&row);
+            }
         }
         let context = self.context.clone();
         let sink = Sink {
@@ -301,14 +307,20 @@ impl Gate {
     /// it too. The peer checked its own half; this is ours.
     fn admit(&self, peer: &str, open: &Open) -> Result<(), Reason> {
         let topic = TopicName::parse(&open.topic).map_err(|_| Reason::RefusedByPolicy)?;
-        let index_fits = topic
-            .partition_index()
-            .is_none_or(|index| index < open.partitions);
-        if open.partitions > PARTITIONS_MAX || !index_fits {
+        if open.partitions > PARTITIONS_MAX {
             return Err(Reason::RefusedByPolicy);
         }
-        if open.from != peer || open.to != self.context.site || topic.to_string() != open.topic {
+        let canonical = topic.to_string() == open.topic && control::is_name(&open.route);
+        if open.from != peer || open.to != self.context.site || !canonical {
             return Err(Reason::RefusedByPolicy);
+        }
+        // `x-partition-7` of a topic that has no such partition would be an ordinary topic beside it.
+        if topic
+            .partition_index()
+            .is_some_and(|index| index >= open.partitions)
+            || topic.partition_index().is_none() && open.partitions > 0
+        {
+            return Err(Reason::PartitionMismatch);
         }
         let ours =
             |route: &&RouteSpec| route.name == open.route && route.from == open.from && route.to == open.to;
@@ -332,10 +344,7 @@ impl Gate {
 
     /// Takes the partition's slot; gives what to wait for before it is really free.
     #[allow(clippy::type_complexity)]
-    fn enter(
-        &self,
-        open: &Open,
-    ) -> Result<(CancellationToken, CancellationToken, Option<CancellationToken>), Reason> {
+    fn enter(&self, open: &Open) -> Result<(CancellationToken, CancellationToken, Option<Slot>), Reason> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (open.from.clone(), open.topic.clone());
         let previous = slots.get(&key);
@@ -354,15 +363,15 @@ impl Gate {
         }
         let (superseded, finished) = (CancellationToken::new(), CancellationToken::new());
         let slot = Slot {
+            route: open.route.clone(),
             session: open.session,
             generation: open.generation,
             superseded: superseded.clone(),
             finished: finished.clone(),
         };
-        let predecessor = slots.insert(key, slot).map(|previous| {
+        let predecessor = slots.insert(key, slot).inspect(|previous| {
             tracing::debug!(topic = %open.topic, old = previous.session, new = open.session, "session taken over");
             previous.superseded.cancel();
-            previous.finished
         });
         Ok((superseded, finished, predecessor))
     }

@@ -203,7 +203,7 @@ fn check_route(
 }
 
 /// A name that may be logged and shown: short, printable, one word.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= NAME_LEN_MAX && text.chars().all(|c| c.is_ascii_graphic())
 }
 

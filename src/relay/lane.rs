@@ -3,12 +3,12 @@
 //! and a peer that exceeds it loses the lane. Frames of control go ahead of entries.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +61,7 @@ struct Inner {
     bulk: mpsc::Sender<[Bytes; 2]>,
     table: Mutex<Table>,
     numbers: AtomicU32,
+    sessions: Arc<Semaphore>,
     ended: CancellationToken,
 }
 
@@ -71,14 +72,28 @@ struct SinkInbox {
     allowance: Arc<Allowance>,
 }
 
-/// A sink's window in bytes, as the reader of the lane holds it against the source.
-#[derive(Debug, Default)]
+/// A sink's window, as the reader of the lane holds it against the source.
+#[derive(Debug)]
 pub struct Allowance {
     granted: AtomicUsize,
     unconfirmed: AtomicUsize,
+    entries: AtomicUsize,
+    schema_asked: AtomicBool,
+    /// Its place among the sessions of the lane, as long as anything of it is left.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Allowance {
+    fn new(place: OwnedSemaphorePermit) -> Self {
+        Self {
+            granted: AtomicUsize::new(0),
+            unconfirmed: AtomicUsize::new(0),
+            entries: AtomicUsize::new(0),
+            schema_asked: AtomicBool::new(false),
+            _place: place,
+        }
+    }
+
     /// The sink grants this many bytes.
     pub fn grant(&self, bytes: usize) {
         self.granted.store(bytes, Ordering::Relaxed);
@@ -87,12 +102,19 @@ impl Allowance {
     /// An entry of this length was confirmed.
     pub fn confirmed(&self, entry_len: usize) {
         self.unconfirmed.fetch_sub(entry_len, Ordering::Relaxed);
+        self.entries.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The sink asks for a schema: one answer may come.
+    pub fn asks_schema(&self) {
+        self.schema_asked.store(true, Ordering::Relaxed);
     }
 
     /// An entry arrived; `false` when the window was full before it.
     fn arrived(&self, entry_len: usize) -> bool {
         let before = self.unconfirmed.fetch_add(entry_len, Ordering::Relaxed);
-        before <= self.granted.load(Ordering::Relaxed)
+        let entries_before = self.entries.fetch_add(1, Ordering::Relaxed);
+        before <= self.granted.load(Ordering::Relaxed) && entries_before < WINDOW_ENTRIES as usize
     }
 }
 
@@ -120,6 +142,7 @@ impl LaneHandle {
             bulk,
             table: Mutex::default(),
             numbers: AtomicU32::new(1),
+            sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
             ended,
         };
         let handle = Self {
@@ -216,7 +239,13 @@ impl LaneHandle {
         let mut splitter = FrameSplitter::new(LANE_FRAME_LEN_MAX);
         loop {
             while let Some(frame) = splitter.next_frame().map_err(LaneFrameError::from)? {
-                match frames::decode(&frame)? {
+                let kind = frames::decode(&frame)?;
+                if frame.command.len() > CONTROL_LEN_MAX && !matches!(kind, Kind::SchemaAnswer(_)) {
+                    return Err(LaneError::ControlTooLong {
+                        len: frame.command.len(),
+                    });
+                }
+                match kind {
                     Kind::Keepalive(_) => {}
                     Kind::Open(open) => self.open(open, open_sink)?,
                     Kind::Entry(head) => {
@@ -250,12 +279,11 @@ impl LaneHandle {
 
     fn open(&self, open: Open, open_sink: &OpenSink) -> Result<(), LaneError> {
         let (sender, receiver) = mpsc::channel(FROM_SOURCE_LEN);
-        let allowance = Arc::new(Allowance::default());
+        let place = self.inner.sessions.clone().try_acquire_owned();
+        let place = place.map_err(|_| LaneError::TooManySessions)?;
+        let allowance = Arc::new(Allowance::new(place));
         {
             let mut table = self.lock();
-            if table.sinks.len() >= SINKS_MAX && !table.sinks.contains_key(&open.number) {
-                return Err(LaneError::TooManySessions);
-            }
             // A newer session of the same partition: the older one hears it by its channel's end.
             let inbox = SinkInbox {
                 session: open.session,
@@ -274,10 +302,14 @@ impl LaneHandle {
         let Some(inbox) = table.sinks.get(&number).filter(|inbox| inbox.session == session) else {
             return Ok(());
         };
-        if let FromSource::Entry(_, stored) = &event
-            && !inbox.allowance.arrived(stored.len())
-        {
-            return Err(LaneError::WindowExceeded);
+        match &event {
+            FromSource::Entry(_, stored) if !inbox.allowance.arrived(stored.len()) => {
+                return Err(LaneError::WindowExceeded);
+            }
+            FromSource::SchemaAnswer(_) if !inbox.allowance.schema_asked.swap(false, Ordering::Relaxed) => {
+                return Err(LaneError::NotAsked);
+            }
+            FromSource::Entry(..) | FromSource::SchemaAnswer(_) | FromSource::Stop(_) => {}
         }
         match inbox.sender.try_send(event) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
@@ -321,8 +353,15 @@ enum LaneError {
     Closed,
     #[error("the other side sent more than its window")]
     WindowExceeded,
-    #[error("the other side opened more than {SINKS_MAX} partitions on one lane")]
+    #[error("the other side opened more than {SESSIONS_MAX} sessions on one lane")]
     TooManySessions,
+    #[error("the other side sent a schema that it was not asked for")]
+    NotAsked,
+    #[error("a frame of control has {len} bytes, at most {CONTROL_LEN_MAX} are allowed")]
+    ControlTooLong {
+        /// Its length.
+        len: usize,
+    },
 }
 
 async fn write(
@@ -377,6 +416,8 @@ const FROM_SINK_LEN: usize = WINDOW_ENTRIES as usize + 64;
 const URGENT_LEN: usize = 256;
 /// Entries waiting for the writer, of all partitions; few, so that none waits long behind another's.
 const BULK_LEN: usize = 32;
-/// Partitions of one lane.
-const SINKS_MAX: usize = 20_000;
+/// Sessions of one lane: its partitions, and those that are being taken over.
+const SESSIONS_MAX: usize = 20_000;
+/// The longest that an honest side sends are a window's receipts, some 20 KB; schemas are asked for singly.
+const CONTROL_LEN_MAX: usize = 64 * 1024;
 const SHUTDOWN_DEADLINE: std::time::Duration = std::time::Duration::from_secs(1);

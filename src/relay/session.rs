@@ -186,14 +186,13 @@ impl Session<'_> {
             let reads = flow.wants_more() && !drain.is_cancelled();
             let sends = flow.batching.waiting_len() > 0 && flow.window.has_room();
             let ack_at = flow.ack_at;
-            let watchdog = flow.heard_at + SILENCE_CHECKED_AFTER;
+            let (watchdog, show_at) = (flow.heard_at + SILENCE_CHECKED_AFTER, self.progress.next_show());
             // Losing the race loses nothing: channels and reservations take nothing before they complete.
             let step = tokio::select! {
                 biased;
                 () = drain.cancelled(), if !drain.is_cancelled() => Ok(()),
                 () = lane.ended().cancelled() => Err(SessionEnd::LaneLost),
                 event = from_sink.recv() => self.on_sink(flow, event).await,
-                () = sleep_until(self.progress.next_show()) => Ok(()),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
                 place = lane.entry_place(), if sends => match place {
                     Some(place) => flow.send_next(place, self.progress),
@@ -205,6 +204,7 @@ impl Session<'_> {
                 }
                 event = self.subscription.next(), if reads => self.on_event(flow, event).await,
                 () = sleep_until(watchdog), if reads => self.check_silence(flow).await,
+                () = sleep_until(show_at) => Ok(()),
             };
             if let Err(end) = step {
                 return end;

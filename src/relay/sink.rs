@@ -282,6 +282,7 @@ impl Sink {
             if let Some(version) = version.filter(|version| !publishing.schemas.contains_key(version)) {
                 let Open { number, session, .. } = self.open;
                 publishing.asked = Some(version.clone());
+                self.allowance.asks_schema();
                 self.lane
                     .tell(Kind::SchemaAsk(SchemaAsk {
                         number,

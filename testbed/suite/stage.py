@@ -115,7 +115,7 @@ class Stage:
         return {"name": name, "from": source, "to": target, "topics": [topic], **more}
 
     def program(self, site, command, stdin=subprocess.DEVNULL):
-        """A program of the suite with the official client, inside a site's network; ends with the case at the latest."""
+        """A program of the suite with the official client, inside a site's network; ends with the case."""
         python = str(brokers.home() / "venv/bin/python")
         program = subprocess.Popen(
             ["ip", "netns", "exec", PLACES[site].namespace, python, "-B", *command],

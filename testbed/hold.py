@@ -13,17 +13,12 @@ HOLDER = "BRIDGE_TESTBED_HOLDER"
 
 
 @contextlib.contextmanager
-def hold(purpose):
+def hold(purpose, patience=0.0):
+    """Holds the testbed; waits `patience` seconds for another holder to end."""
     path = brokers.home() / "holder"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            said = lock.read().strip()
-            if said.split(" ")[0] != os.environ.get(HOLDER):
-                raise TestbedError(f"the testbed is held by {said or 'somebody'}: wait for it, or end it") from None
+        if not take(lock, patience):
             yield
             return
         lock.truncate(0)
@@ -35,3 +30,20 @@ def hold(purpose):
         finally:
             del os.environ[HOLDER]
             lock.truncate(0)
+
+
+def take(lock, patience):
+    """Whether it is ours now; False when it is our parent's."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            lock.seek(0)
+            said = lock.read().strip()
+        if said.split(" ")[0] == os.environ.get(HOLDER):
+            return False
+        if time.monotonic() > deadline:
+            raise TestbedError(f"the testbed is held by {said or 'somebody'}: wait for it, or end it")
+        time.sleep(1)

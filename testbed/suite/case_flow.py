@@ -6,7 +6,7 @@ import time
 import geo
 import rest
 from places import PLACES
-from stage import KINDS, Load, explain, hold_that, in_place, other, verdict
+from stage import KINDS, Load, explain, hold_that, other, verdict
 
 
 def verifier(stage):
@@ -22,7 +22,7 @@ def verifier(stage):
         target = stage.topic(f"with-{fault}")
         rewind(stage, source, "copy")
         command = ["--source", source, "--target", target, "--count", str(count), "--fault", fault]
-        copy = in_place("bank", [COPY, "--url", PLACES["bank"].service_url, *command])
+        copy = stage.program("bank", [COPY, "--url", PLACES["bank"].service_url, *command])
         _, complaint = copy.communicate()
         hold_that(copy.returncode == 0, f"copy_badly {fault}: {complaint}")
         report = stage.judge("bank", target, expected, idle=2, linger=1)

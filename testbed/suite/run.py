@@ -43,7 +43,7 @@ COLUMNS = (
 def main():
     arguments = parse()
     try:
-        with hold("suite " + " ".join(arguments.case or ["all"])):
+        with hold("suite " + " ".join(arguments.case or ["all"]), arguments.wait):
             return run(arguments)
     except TestbedError as error:
         print(f"suite: {error}", file=sys.stderr)
@@ -121,6 +121,7 @@ def parse():
     parser.add_argument("--bridge", type=pathlib.Path, default=HERE.parent.parent / "target/release/bridge")
     parser.add_argument("--scale", type=float, default=1.0, help="of the loads; 1 is a million messages in bulk")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000, help="of the random moments")
+    parser.add_argument("--wait", type=float, default=0, help="seconds to wait for another suite to end")
     arguments = parser.parse_args()
     for case in arguments.case:
         if case not in CASES:

@@ -59,7 +59,7 @@ class Stage:
         self.random = random.Random(f"{case} {seed}")
         self.namespace = f"{case.replace('_', '-')}-{random.SystemRandom().randrange(16**6):06x}"
         self.brokers = {name: Broker(place) for name, place in PLACES.items()}
-        self.pairs = []
+        self.pairs, self.programs = [], []
         self.rows = []
         # A subscription of its own for each, or the second judgement of a topic would begin where the first ended.
         self.judgements = itertools.count()
@@ -69,6 +69,9 @@ class Stage:
     def close(self):
         for pair in self.pairs:
             pair.kill()
+        for program in self.programs:
+            program.kill()
+            program.wait()
         for name, broker in self.brokers.items():
             if broker.pid() and f"public/{self.namespace}" in broker.admin.get("/admin/v2/namespaces/public"):
                 try:
@@ -111,6 +114,16 @@ class Stage:
     def route(self, name, source, target, topic, **more):
         return {"name": name, "from": source, "to": target, "topics": [topic], **more}
 
+    def program(self, site, command, stdin=subprocess.DEVNULL):
+        """A program of the suite with the official client, inside a site's network; ends with the case."""
+        python = str(brokers.home() / "venv/bin/python")
+        program = subprocess.Popen(
+            ["ip", "netns", "exec", PLACES[site].namespace, python, "-B", *command],
+            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.programs.append(program)
+        return program
+
     def load(self, load):
         """Writes a load to its end and gives what it wrote: {producer: count}."""
         return self.finish(self.begin(load))
@@ -118,7 +131,7 @@ class Stage:
     def begin(self, load, hold=False):
         """Starts a load in the background; with `hold` it goes on past its count until `finish`."""
         command = load.command() + (["--hold"] if hold else [])
-        return load, in_place(load.site, command, stdin=subprocess.PIPE)
+        return load, self.program(load.site, command, stdin=subprocess.PIPE)
 
     def finish(self, begun):
         load, process = begun
@@ -135,7 +148,7 @@ class Stage:
             *(argument for who, count in expected.items() for argument in ("--expect", f"{who}={count}")),
             *(argument for name in ignore for argument in ("--ignore-property", name)),
         ]  # fmt: skip
-        out, complaint = (process := in_place(site, command)).communicate()
+        out, complaint = (process := self.program(site, command)).communicate()
         if process.returncode not in (0, 1) or not out.strip():
             raise TestbedError(f"verify failed: {complaint.strip()[-2000:]}")
         report = last_line(out)
@@ -191,14 +204,6 @@ class Stage:
 def other(site):
     """The site at the other end of a route."""
     return "bank" if site == "riskfuel" else "riskfuel"
-
-
-def in_place(site, command, stdin=subprocess.DEVNULL):
-    python = str(brokers.home() / "venv/bin/python")
-    return subprocess.Popen(
-        ["ip", "netns", "exec", PLACES[site].namespace, python, "-B", *command],
-        stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
 
 
 def last_line(out):

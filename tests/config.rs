@@ -213,7 +213,7 @@ fn a_key_listed_for_two_edges_is_refused() {
 }
 
 #[test]
-fn routes_of_an_edge_lead_to_one_hub_and_need_a_cluster() {
+fn routes_of_an_edge_lead_to_one_hub_and_a_site_has_a_cluster() {
     let route = |name: &str, to: &str| json!({"name": name, "from": "bank", "to": to, "topics": [name]});
     let value = with(
         edge(),
@@ -230,7 +230,7 @@ fn routes_of_an_edge_lead_to_one_hub_and_need_a_cluster() {
     assert!(load(&value, &[]).is_ok());
     assert_eq!(
         told(&with(value, "/pulsar", Value::Null)),
-        ["pulsar: this site has routes but no cluster; add pulsar, or leave out routes"]
+        ["pulsar: missing; add an object"]
     );
 }
 

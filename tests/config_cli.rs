@@ -42,6 +42,7 @@ fn edge() -> (TempDir, String) {
     let config = json!({
         "version": 1,
         "site": "bank",
+        "pulsar": { "service_url": "pulsar://127.0.0.1:1" },
         "tunnel": { "connect": ["tls://127.0.0.1:1"], "token_file": "token" },
         "admin": { "listen": "127.0.0.1:0" }
     });
@@ -95,7 +96,7 @@ fn a_refused_configuration_is_told_whole_and_ends_with_78() {
     let file = dir.path().join("x.json");
     fs::write(
         &file,
-        r#"{"version": 1, "site": "A", "tunnel": {}, "colour": "red"}"#,
+        r#"{"version": 1, "site": "A", "pulsar": {"service_url": "pulsar://a"}, "tunnel": {}, "colour": "red"}"#,
     )
     .unwrap();
     let file = file.to_str().unwrap();

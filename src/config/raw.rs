@@ -48,8 +48,7 @@ object! {
         version: u32,
         /// This site's name: 1 to 32 of a-z, 0-9 and inner hyphens, unique among all bridges on one cluster.
         site: Text,
-        /// This site's own Pulsar cluster; left out where it has none.
-        #[serde(default)]
+        /// This site's own Pulsar cluster.
         pulsar: RawPulsar,
         /// The link: a hub has `listen`, an edge has `connect`.
         tunnel: RawTunnel,

@@ -22,9 +22,7 @@ pub struct Progress {
 impl Progress {
     /// A row that waits to start.
     pub fn new(board: Board, end: End, route: &str, topic: &str, from: &str, to: &str) -> Self {
-        // Counters go on from an earlier session's.
-        let before = board.row(&(route.into(), topic.into(), end));
-        let row = PartitionStatus {
+        let fresh = PartitionStatus {
             route: route.into(),
             topic: topic.into(),
             from: from.into(),
@@ -37,15 +35,30 @@ impl Progress {
             session: 0,
             link: None,
             lane: None,
-            entries: before.as_ref().map_or(0, |row| row.entries),
-            messages: before.as_ref().map_or(0, |row| row.messages),
-            bytes: before.as_ref().map_or(0, |row| row.bytes),
-            confirmed: before.as_ref().map_or(0, |row| row.confirmed),
-            duplicates: before.as_ref().map_or(0, |row| row.duplicates),
-            skipped: before.as_ref().map_or(0, |row| row.skipped),
+            entries: 0,
+            messages: 0,
+            bytes: 0,
+            confirmed: 0,
+            duplicates: 0,
+            skipped: 0,
             in_flight: 0,
-            acknowledged: before.and_then(|row| row.acknowledged),
+            acknowledged: None,
             stalled_ms: 0,
+        };
+        // Counters go on from an earlier session's, and what was said of it is not said again.
+        let row = match board.row(&(route.into(), topic.into(), end)) {
+            None => fresh,
+            Some(before) if before.state == State::Waiting => PartitionStatus {
+                in_flight: 0,
+                ..before
+            },
+            Some(before) => PartitionStatus {
+                state: State::Waiting,
+                reason: fresh.reason,
+                remedy: None,
+                in_flight: 0,
+                ..before
+            },
         };
         let progress = Self {
             row,

@@ -18,6 +18,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import case_compare  # noqa: E402
 import case_entries  # noqa: E402
 import case_faults  # noqa: E402
 import case_flow  # noqa: E402
@@ -34,6 +35,8 @@ CASES = {
         case_flow.active_active, case_flow.bulk, case_flow.backlog, case_faults.kills,
     )
 }  # fmt: skip
+# Only when named: they measure, and need more than the bridge itself.
+MEASURES = {case_compare.against_pulsar_rs.__name__: case_compare.against_pulsar_rs}
 COLUMNS = (
     "case", "load", "messages", "seconds", "msg/s", "Mbit/s", "hub CPU-s/GB", "edge CPU-s/GB",
     "hub peak MiB", "edge peak MiB", "lost", "repeated", "disordered",
@@ -62,7 +65,7 @@ def run(arguments):
     rows, passed, failed = [], 0, []
     for turn, name in enumerate(wanted):
         started = time.monotonic()
-        print(f"{name}: {' '.join(CASES[name].__doc__.split())}", flush=True)
+        print(f"{name}: {' '.join((CASES | MEASURES)[name].__doc__.split())}", flush=True)
         complaint = play(name, binary, arguments, folder / f"{turn}-{name}", rows)
         seconds = time.monotonic() - started
         print(f"{'FAILED' if complaint else 'ok'} {name} ({seconds:.0f} s){complaint}", flush=True)
@@ -83,7 +86,7 @@ def play(name, binary, arguments, folder, rows):
     try:
         clusters_up()
         stage = Stage(name, binary, arguments.scale, arguments.seed, folder)
-        CASES[name](stage)
+        (CASES | MEASURES)[name](stage)
         return ""
     except (Failed, TestbedError, rest.Refused) as error:
         return f": {error}"
@@ -117,14 +120,14 @@ def cell(value):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case", nargs="*", help=f"which; all without: {', '.join(CASES)}")
+    parser.add_argument("case", nargs="*", help=f"which; all without: {", ".join(CASES)}; only when named: {", ".join(MEASURES)}")
     parser.add_argument("--bridge", type=pathlib.Path, default=HERE.parent.parent / "target/release/bridge")
     parser.add_argument("--scale", type=float, default=1.0, help="of the loads; 1 is a million messages in bulk")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000, help="of the random moments")
     parser.add_argument("--wait", type=float, default=0, help="seconds to wait for another suite to end")
     arguments = parser.parse_args()
     for case in arguments.case:
-        if case not in CASES:
+        if case not in CASES | MEASURES:
             parser.error(f"no case {case}: {', '.join(CASES)}")
     return arguments
 

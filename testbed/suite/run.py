@@ -120,7 +120,8 @@ def cell(value):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case", nargs="*", help=f"which; all without: {", ".join(CASES)}; only when named: {", ".join(MEASURES)}")
+    known = f"all without: {', '.join(CASES)}; only when named: {', '.join(MEASURES)}"
+    parser.add_argument("case", nargs="*", help=f"which; {known}")
     parser.add_argument("--bridge", type=pathlib.Path, default=HERE.parent.parent / "target/release/bridge")
     parser.add_argument("--scale", type=float, default=1.0, help="of the loads; 1 is a million messages in bulk")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000, help="of the random moments")
@@ -128,7 +129,7 @@ def parse():
     arguments = parser.parse_args()
     for case in arguments.case:
         if case not in CASES | MEASURES:
-            parser.error(f"no case {case}: {', '.join(CASES)}")
+            parser.error(f"no case {case}: {known}")
     return arguments
 
 

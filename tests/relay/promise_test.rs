@@ -177,6 +177,23 @@ async fn source_ids_that_went_back_stop_the_route_before_any_acknowledgement() {
 }
 
 #[tokio::test]
+async fn a_source_that_lacks_the_entry_the_destination_had_last_stops_the_route() {
+    // The topic reaches beyond that id, so only reading shows that another entry never bore it.
+    let pair = Pair::start().await;
+    pair.append(0..6);
+    pair.source
+        .with(|state| state.log.push(((LEDGER + 9, 5), entry(7))));
+    let name = format!("bridge/riskfuel/bank/{}/1", crate::pair::TOPIC);
+    let last = (LEDGER + 9) as i64 * (1 << 28) + 3;
+    pair.sink.with(|state| state.pushed.insert(name, last));
+    pair.connect().await;
+    pair.until_stopped("duplicate_run").await;
+    assert_eq!(acks(&pair.journal.events()), []);
+    assert_eq!(pair.sink.with(|state| state.stored.len()), 0);
+    pair.stop().await;
+}
+
+#[tokio::test]
 async fn a_destination_that_takes_and_never_answers_is_seen_as_a_stall() {
     let pair = Pair::start().await;
     pair.append(0..5);

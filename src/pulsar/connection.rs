@@ -89,8 +89,6 @@ pub enum ConsumerEvent {
 pub struct Delivery {
     /// Its position.
     pub id: proto::MessageId,
-    /// The consumer epoch it was read under.
-    pub epoch: u64,
     /// The stored bytes.
     pub stored: Bytes,
     pub(super) _share: OwnedSemaphorePermit,

@@ -34,7 +34,6 @@ messages! {
         #[prost(message, optional, tag = "17")] producer_success: Option<ProducerSuccess>,
         #[prost(message, optional, tag = "18")] ping: Option<Empty>,
         #[prost(message, optional, tag = "19")] pong: Option<Empty>,
-        #[prost(message, optional, tag = "20")] redeliver: Option<Redeliver>,
         #[prost(message, optional, tag = "21")] partition_metadata: Option<PartitionMetadata>,
         #[prost(message, optional, tag = "22")] partition_metadata_response: Option<PartitionMetadataResponse>,
         #[prost(message, optional, tag = "23")] lookup: Option<Lookup>,
@@ -111,7 +110,6 @@ messages! {
         #[prost(bool, optional, tag = "11")] read_compacted: Option<bool>,
         #[prost(int32, optional, tag = "13")] initial_position: Option<i32>,
         #[prost(bool, optional, tag = "15")] force_topic_creation: Option<bool>,
-        #[prost(uint64, optional, tag = "19")] consumer_epoch: Option<u64>,
     }
     PartitionMetadata {
         #[prost(string, required, tag = "1")] topic: String,
@@ -176,7 +174,6 @@ messages! {
     CommandMessage {
         #[prost(uint64, required, tag = "1")] consumer_id: u64,
         #[prost(message, required, tag = "2")] message_id: MessageId,
-        #[prost(uint64, optional, tag = "5")] consumer_epoch: Option<u64>,
     }
     Ack {
         #[prost(uint64, required, tag = "1")] consumer_id: u64,
@@ -194,11 +191,6 @@ messages! {
     Flow {
         #[prost(uint64, required, tag = "1")] consumer_id: u64,
         #[prost(uint32, required, tag = "2")] message_permits: u32,
-    }
-    Redeliver {
-        #[prost(uint64, required, tag = "1")] consumer_id: u64,
-        #[prost(message, repeated, tag = "2")] message_ids: Vec<MessageId>,
-        #[prost(uint64, optional, tag = "3")] consumer_epoch: Option<u64>,
     }
     Success { #[prost(uint64, required, tag = "1")] request_id: u64 }
     CommandError {
@@ -278,7 +270,6 @@ pub mod kind {
     pub const PRODUCER_SUCCESS: i32 = 17;
     pub const PING: i32 = 18;
     pub const PONG: i32 = 19;
-    pub const REDELIVER: i32 = 20;
     pub const PARTITION_METADATA: i32 = 21;
     pub const PARTITION_METADATA_RESPONSE: i32 = 22;
     pub const LOOKUP: i32 = 23;

@@ -72,7 +72,6 @@ impl Reader {
         };
         let delivery = Delivery {
             id: message.message_id,
-            epoch: message.consumer_epoch.unwrap_or(0),
             stored: frame.rest,
             _share: share,
         };

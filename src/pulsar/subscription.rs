@@ -1,11 +1,10 @@
-//! A consumer of one topic-partition: subscribe, grant permits, acknowledge, rewind. Hands on whole entries as
+//! A consumer of one topic-partition: subscribe, grant permits, acknowledge. Hands on whole entries as
 //! stored; never decompresses, never decides what an entry is worth.
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::connection::{CLOSE_DEADLINE, Connection, ConnectionError, ConsumerEvent};
-use super::entry::Entry;
 use super::permits::Permits;
 use super::proto::{self, BaseCommand, MessageId, kind};
 use super::topic::TopicName;
@@ -35,7 +34,7 @@ pub struct SubscribeOptions {
 pub struct Subscription {
     connection: Connection,
     consumer_id: u64,
-    epoch: u64,
+    untouched: bool,
     events: mpsc::Receiver<ConsumerEvent>,
     permits: Permits,
     exclusive: bool,
@@ -79,7 +78,6 @@ impl Subscription {
                 read_compacted: Some(false),
                 initial_position: Some(if options.earliest { EARLIEST } else { LATEST }),
                 force_topic_creation: Some(false),
-                consumer_epoch: Some(0),
             }),
             ..BaseCommand::default()
         };
@@ -92,7 +90,7 @@ impl Subscription {
         Ok(Self {
             connection,
             consumer_id,
-            epoch: 0,
+            untouched: true,
             events,
             permits: Permits::new(),
             exclusive,
@@ -104,21 +102,23 @@ impl Subscription {
         self.exclusive
     }
 
-    /// The next event; `None` when the connection has ended. Entries read before the last rewind are dropped
-    /// here. Cancel-safe.
+    /// The next event; `None` when the connection has ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<ConsumerEvent> {
-        loop {
-            let event = self.events.recv().await?;
-            let ConsumerEvent::Entry(delivery) = &event else {
-                return Some(event);
-            };
-            if delivery.epoch >= self.epoch {
-                return Some(event);
-            }
-            let messages = Entry::parse(delivery.stored.clone()).map_or(1, |entry| entry.facts().messages());
-            // A dropped entry's permits are returned like any other's.
-            self.taken(messages, delivery.stored.len()).await.ok()?;
+        let event = self.events.recv().await?;
+        if matches!(event, ConsumerEvent::Entry(_)) {
+            self.untouched = false;
         }
+        Some(event)
+    }
+
+    /// No entry was handed on yet: what comes next is the first behind the mark-delete position.
+    ///
+    /// There is no going back on a subscription that was touched: a REDELIVER races with the broker's reads, which
+    /// move the cursor on after it was rewound (`PersistentDispatcherSingleActiveConsumer`,
+    /// `OpReadEntry.checkReadCompletion`), and entries are then skipped without a word. Subscribing anew is safe:
+    /// a read that was begun for another consumer is thrown away and the cursor rewound.
+    pub fn is_untouched(&self) -> bool {
+        self.untouched
     }
 
     /// An entry was taken: returns its permits when enough of them are due.
@@ -178,21 +178,6 @@ impl Subscription {
             }),
             ..BaseCommand::default()
         }
-    }
-
-    /// Goes back to the mark-delete position: what was read and not acknowledged comes again.
-    pub async fn rewind(&mut self) -> Result<(), ConnectionError> {
-        self.epoch += 1;
-        let redeliver = BaseCommand {
-            r#type: kind::REDELIVER,
-            redeliver: Some(proto::Redeliver {
-                consumer_id: self.consumer_id,
-                message_ids: Vec::new(),
-                consumer_epoch: Some(self.epoch),
-            }),
-            ..BaseCommand::default()
-        };
-        self.connection.tell(&redeliver).await
     }
 
     /// Asks for the topic's last message id and the subscription's mark-delete position. Answered only while

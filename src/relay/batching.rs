@@ -146,6 +146,11 @@ impl Batching {
         Some(unit)
     }
 
+    /// The id of the entry that is next to be taken.
+    pub fn first_waiting(&self) -> Option<u64> {
+        self.waiting.front().map(|waiting| waiting.id)
+    }
+
     /// Stored bytes that wait.
     pub fn waiting_len(&self) -> usize {
         self.waiting_len

@@ -57,7 +57,8 @@ pub async fn mark(
         .map_err(|error| error.to_string())
 }
 
-async fn mark_delete_position(subscription: &mut Subscription) -> Result<MessageId, String> {
+/// Where the subscription's mark-delete position is. Entries that come meanwhile are dropped: the session is over.
+pub async fn mark_delete_position(subscription: &mut Subscription) -> Result<MessageId, String> {
     let answer = subscription
         .last_message_id()
         .await

@@ -14,6 +14,7 @@ pub mod status;
 mod control;
 mod routes;
 
+mod flow;
 mod hole;
 mod session;
 mod source;

@@ -63,6 +63,8 @@ reasons! {
     SourceNotPermitted "source_not_permitted" Later "grant the bridge's role `consume` on the source topic, or give it another token";
     /// Another consumer holds the subscription exclusively.
     SubscriptionInUse "subscription_in_use" Later "another consumer holds the bridge's subscription: another replica runs (then drop \"replicas\": 1), or another bridge uses the name (then set the route's \"subscription\")";
+    /// The source broker went on behind entries that are not acknowledged.
+    SourceGap "source_gap" Soon "none needed: the subscription is read anew; if it lasts, unload the source topic";
     /// The other side did not get ready in time.
     NotReady "not_ready" Soon "see the route's reason at the other site";
     /// The destination broker closed the producer, or the topic moved.

@@ -10,14 +10,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::batching::{Batching, Boundary, Unit};
 use super::context::{Context, RouteSpec};
-use super::frames::{self, ENTRY_LEN_MAX, EntryHead, Kind, Open, Ready, SchemaAnswer, SchemaAsk, Stop};
+use super::flow::Flow;
+use super::frames::{ENTRY_LEN_MAX, Kind, Open, Ready, SchemaAnswer, SchemaAsk, Stop};
 use super::hole;
-use super::lane::{FromSink, LaneHandle, SourceRegistration, WINDOW_ENTRIES};
+use super::lane::{FromSink, LaneHandle};
 use super::progress::Progress;
 use super::reason::Reason;
-use super::window::{Position, Window};
+use super::window::Position;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery};
 use crate::pulsar::entry::Entry;
 use crate::pulsar::proto::{self, MessageId};
@@ -72,19 +72,8 @@ pub struct Session<'a> {
     pub(super) stop: CancellationToken,
     pub(super) subscription: &'a mut Subscription,
     pub(super) progress: &'a mut Progress,
-}
-
-/// A session that runs.
-struct Flow {
-    registration: SourceRegistration,
-    session: u64,
-    window: Window,
-    batching: Batching,
-    /// Read, but not to be sent; waits until everything before it is sent.
-    skip: Option<Position>,
-    ack_at: Option<Instant>,
-    last_acknowledged: Option<Position>,
-    heard_at: Instant,
+    /// Where an earlier session's reading has to go on; left where the next one's has to.
+    pub(super) resume_at: &'a mut Option<Position>,
 }
 
 impl Session<'_> {
@@ -116,7 +105,11 @@ impl Session<'_> {
                 };
                 self.progress.running(promise);
                 let mut flow = Flow::new(registration, session, &ready, self.route);
-                self.stream(&mut flow, &mut from_sink).await
+                let end = self.stream(&mut flow, &mut from_sink).await;
+                if flow.has_read {
+                    *self.resume_at = flow.lowest_unconfirmed();
+                }
+                end
             }
             Err(end) => end,
         };
@@ -258,6 +251,10 @@ impl Session<'_> {
             ledger: delivery.id.ledger,
             entry: delivery.id.entry,
         };
+        if !flow.has_read {
+            self.hold_to_order(position).await?;
+            flow.has_read = true;
+        }
         let halt =
             |reason, detail: &str| SessionEnd::Halted(Halt::new(reason, &format!("{position}: {detail}")));
         let entry = Entry::parse(delivery.stored.clone())
@@ -283,6 +280,27 @@ impl Session<'_> {
         flow.batching
             .push(id, entry)
             .map_err(|error| halt(Reason::DuplicateRun, &error.to_string()))
+    }
+
+    /// The first entry of a session has to lie where the last one's reading ended, or else somebody moved the
+    /// cursor on. Going on behind a gap would acknowledge what was never sent.
+    async fn hold_to_order(&mut self, first: Position) -> Result<(), SessionEnd> {
+        let Some(expected) = self.resume_at.filter(|expected| first > *expected) else {
+            return Ok(());
+        };
+        let marked = hole::mark_delete_position(self.subscription).await;
+        let marked = marked.map_err(|_| SessionEnd::ConsumerLost)?;
+        let moved =
+            (marked.ledger as i64, marked.entry as i64) >= (expected.ledger as i64, expected.entry as i64);
+        let halt = if moved {
+            *self.resume_at = None;
+            let detail = format!("{expected} was acknowledged by another replica, or skipped, or expired");
+            Halt::new(Reason::Starting, &detail)
+        } else {
+            let detail = format!("the source broker went on at {first}, {expected} is not acknowledged");
+            Halt::new(Reason::SourceGap, &detail)
+        };
+        Err(SessionEnd::Halted(halt))
     }
 
     async fn acknowledge(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
@@ -368,96 +386,6 @@ impl Session<'_> {
     }
 }
 
-impl Flow {
-    fn new(registration: SourceRegistration, session: u64, ready: &Ready, route: &RouteSpec) -> Self {
-        let mut batching = Batching::new(route.joining);
-        batching.begin(Boundary::new(ready.last_sequence_id));
-        let bytes_max = usize::try_from(ready.window_bytes).unwrap_or(usize::MAX);
-        let entries_max = ready.window_entries.min(WINDOW_ENTRIES) as usize;
-        Self {
-            registration,
-            session,
-            window: Window::new(bytes_max, entries_max, Boundary::new(ready.last_sequence_id)),
-            batching,
-            skip: None,
-            ack_at: None,
-            last_acknowledged: None,
-            heard_at: Instant::now(),
-        }
-    }
-
-    fn wants_more(&self) -> bool {
-        self.skip.is_none() && self.window.has_room() && self.batching.waiting_len() < WAITING_LEN_MAX
-    }
-
-    /// Nothing is on its way.
-    fn is_settled(&self) -> bool {
-        self.window.is_empty() && self.batching.waiting_len() == 0 && self.skip.is_none()
-    }
-
-    /// A skipped entry takes its turn behind everything that was read before it.
-    fn settle_skip(&mut self) {
-        if self.batching.waiting_len() == 0
-            && let Some(position) = self.skip.take()
-        {
-            self.window.skipped(position);
-        }
-    }
-
-    fn send_next(
-        &mut self,
-        place: mpsc::Permit<'_, [bytes::Bytes; 2]>,
-        progress: &mut Progress,
-    ) -> Result<(), SessionEnd> {
-        let Some(unit) = self.batching.take() else {
-            return Ok(());
-        };
-        let Unit {
-            first,
-            last,
-            messages,
-            entries,
-            ..
-        } = unit;
-        let highest_sequence_id = unit.is_joined().then_some(last);
-        let sent = self
-            .window
-            .sent(first, Position::of_sequence_id(last), unit.stored.len());
-        sent.map_err(|reason| {
-            let detail = format!("at {}", Position::of_sequence_id(first));
-            SessionEnd::Halted(Halt::new(reason, &detail))
-        })?;
-        progress.row.entries += u64::from(entries);
-        progress.row.messages += u64::from(messages);
-        progress.row.bytes += unit.stored.len() as u64;
-        let number = self.registration.number;
-        let head = EntryHead {
-            number,
-            session: self.session,
-            sequence_id: first,
-            highest_sequence_id,
-        };
-        place.send([frames::encode_entry_head(head, unit.stored.len()), unit.stored]);
-        self.settle_skip();
-        Ok(())
-    }
-
-    fn on_last_position(
-        &mut self,
-        answer: Result<proto::LastMessageId, ConnectionError>,
-    ) -> Result<(), SessionEnd> {
-        let last = answer.map_err(|_| SessionEnd::ConsumerLost)?.last_message_id;
-        let last = Position {
-            ledger: last.ledger,
-            entry: last.entry,
-        };
-        self.window.judge_last_position(last).map_err(|reason| {
-            let detail = format!("the source topic ends at {last}, before what the destination has");
-            SessionEnd::Halted(Halt::new(reason, &detail))
-        })
-    }
-}
-
 fn halted_by_peer(stop: &Stop) -> SessionEnd {
     let reason = Reason::from_code(&stop.code).unwrap_or(Reason::RefusedByPeer);
     let detail = match stop.sequence_id {
@@ -488,7 +416,5 @@ async fn answered(answer: &mut Option<Answer>) -> Result<proto::LastMessageId, C
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 /// Acknowledgements are cumulative and persisted once a second anyway (`managedLedgerDefaultMarkDeleteRateLimit`).
 const ACK_DELAY: Duration = Duration::from_millis(50);
-/// Entries that wait for company or for the lane.
-const WAITING_LEN_MAX: usize = 1 << 20;
 /// A consumer that hears nothing asks whether there was something to hear.
 const SILENCE_CHECKED_AFTER: Duration = Duration::from_secs(30);

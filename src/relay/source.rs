@@ -16,6 +16,7 @@ use super::progress::Progress;
 use super::reason::{Reason, Verdict};
 use super::session::{self, Halt, SessionEnd};
 use super::status::{End, State};
+use super::window::Position;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent};
 use crate::pulsar::proto::ServerError;
 use crate::pulsar::subscription::{SubscribeOptions, Subscription};
@@ -32,6 +33,10 @@ pub struct Source {
     /// The topic did not exist when the route was first looked at.
     appeared: bool,
     progress: Progress,
+    /// The lowest position that an earlier session read without a confirmation: reading goes on there at the latest.
+    resume_at: Option<Position>,
+    /// The marker was looked for: only another process, an earlier one, can have left it.
+    marker_checked: bool,
 }
 
 impl Source {
@@ -59,6 +64,8 @@ impl Source {
             stop: CancellationToken::new(),
             appeared,
             progress,
+            resume_at: None,
+            marker_checked: false,
         }
     }
 
@@ -131,17 +138,18 @@ impl Source {
         }
     }
 
-    /// Attaches while there is a lane, and runs sessions until one ends with something to wait for.
+    /// Attaches while there is a lane, and runs until something has to be waited for.
     /// `Ok` when everything is drained.
     async fn attach(&mut self) -> Result<(), Halt> {
         let Some(lane) = self.await_lane().await else {
             return Ok(());
         };
-        if hole::is_marked(&self.context.cluster, &self.topic, &self.route).await? {
-            return Err(Halt::new(
-                Reason::HoleMarker,
-                "the subscription's cursor carries the marker",
-            ));
+        if !self.marker_checked {
+            if hole::is_marked(&self.context.cluster, &self.topic, &self.route).await? {
+                let detail = "the subscription's cursor carries the marker";
+                return Err(Halt::new(Reason::HoleMarker, detail));
+            }
+            self.marker_checked = true;
         }
         let share = self.context.source_budget.take();
         let connection = self
@@ -160,50 +168,36 @@ impl Source {
         outcome
     }
 
+    /// Runs sessions on one subscription: the next one only while nothing was read from it, for what was read and
+    /// not acknowledged comes again only on a new one.
     async fn run_sessions(
         &mut self,
         mut lane: LaneHandle,
         subscription: &mut Subscription,
     ) -> Result<(), Halt> {
-        let (mut had_run, mut had_turn) = (false, false);
-        let mut active = subscription.is_exclusive();
+        if !subscription.is_exclusive() && self.await_turn(subscription).await? == Turn::Drained {
+            return Ok(());
+        }
         let mut retry = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
-            if !active && let Some(outcome) = self.await_turn(subscription).await {
-                return outcome.map_err(|halt| Halt { had_run, ..halt });
-            }
-            if !active && had_turn {
-                // What was read in an earlier turn and not acknowledged comes again. Only now: a rewind by one
-                // who is not active is ignored, and its epoch with it
-                // (`PersistentDispatcherSingleActiveConsumer.redeliverUnacknowledgedMessages`).
-                subscription.rewind().await.map_err(broker_halt)?;
-            }
-            active = true;
             let end = self.run_session(&lane, subscription).await;
-            if self.progress.row.state == State::Running {
-                had_run = true;
-                retry.reset();
-            }
-            let mut halt = match end {
+            let had_run = self.progress.row.state == State::Running;
+            let halt = match end {
                 SessionEnd::Drained => return Ok(()),
                 SessionEnd::ConsumerLost => {
-                    let halt = Halt::new(Reason::Starting, "the source broker closed the consumer");
-                    return Err(Halt { had_run, ..halt });
+                    Halt::new(Reason::Starting, "the source broker closed the consumer")
                 }
-                SessionEnd::Inactive => {
-                    active = false;
-                    had_turn = true;
-                    continue;
-                }
+                SessionEnd::Inactive => Halt::new(Reason::Starting, "another replica became active"),
                 SessionEnd::LaneLost => Halt::new(Reason::LinkDown, "the lane ended"),
                 SessionEnd::Halted(halt) => halt,
             };
-            halt.had_run = had_run;
-            // What passes soon is tried again on the same subscription; for the rest another replica gets it.
-            let stays = halt.reason.verdict() == Verdict::Soon && halt.reason != Reason::NotReady;
+            // A sink that is not ready leaves the partition to another replica.
+            let stays = subscription.is_untouched()
+                && halt.reason.verdict() == Verdict::Soon
+                && !matches!(halt.reason, Reason::NotReady | Reason::Starting);
             let next_lane = self.context.lanes.pick(&self.route.to, &self.topic.to_string());
             let (true, Some(next_lane)) = (stays, next_lane) else {
-                return Err(halt);
+                return Err(Halt { had_run, ..halt });
             };
             lane = next_lane;
             self.progress.halted(halt.reason, &halt.detail);
@@ -211,7 +205,6 @@ impl Source {
                 () = self.stop.cancelled() => return Ok(()),
                 () = sleep(retry.next_delay()) => {}
             }
-            subscription.rewind().await.map_err(broker_halt)?;
         }
     }
 
@@ -225,6 +218,7 @@ impl Source {
             stop: self.stop.clone(),
             subscription,
             progress: &mut self.progress,
+            resume_at: &mut self.resume_at,
         };
         session.run().await
     }
@@ -245,28 +239,29 @@ impl Source {
         }
     }
 
-    /// Waits until this consumer is the active one. `Some` when something else came first.
-    async fn await_turn(&mut self, subscription: &mut Subscription) -> Option<Result<(), Halt>> {
+    /// Waits until this consumer is the active one.
+    async fn await_turn(&mut self, subscription: &mut Subscription) -> Result<Turn, Halt> {
         loop {
             let event = tokio::select! {
-                () = self.stop.cancelled() => return Some(Ok(())),
+                () = self.stop.cancelled() => return Ok(Turn::Drained),
                 event = tokio::time::timeout(STANDBY_SHOWN_AFTER, subscription.next()) => event,
             };
             match event {
                 Err(_) => self.progress.halted(Reason::Standby, "another replica is active"),
-                Ok(Some(ConsumerEvent::Active(true))) => return None,
-                Ok(Some(ConsumerEvent::Active(false))) => {}
-                // Only the active one is sent entries; its word may have been lost to a race with SUCCESS.
-                // Rewound at once, this entry comes again.
+                Ok(Some(ConsumerEvent::Active(true))) => return Ok(Turn::Ours),
+                Ok(Some(ConsumerEvent::Active(false) | ConsumerEvent::EndOfTopic)) => {}
+                // Only the active one is sent entries, after its word: whatever this is, it begins anew.
                 Ok(Some(ConsumerEvent::Entry(_))) => {
-                    return subscription.rewind().await.map_err(broker_halt).err().map(Err);
+                    return Err(Halt::new(
+                        Reason::Starting,
+                        "the source broker sent an entry out of turn",
+                    ));
                 }
-                Ok(Some(ConsumerEvent::EndOfTopic)) => {}
                 Ok(Some(ConsumerEvent::Closed) | None) => {
-                    return Some(Err(Halt::new(
+                    return Err(Halt::new(
                         Reason::Starting,
                         "the source broker closed the consumer",
-                    )));
+                    ));
                 }
             }
         }
@@ -292,6 +287,13 @@ impl Source {
             inbox_bytes,
         }
     }
+}
+
+/// How waiting for the active place ended.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    Ours,
+    Drained,
 }
 
 /// What a source broker's refusal means for the route.

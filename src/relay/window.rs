@@ -87,6 +87,13 @@ impl Window {
         self.items.is_empty() || (self.bytes < self.bytes_max && self.items.len() < self.entries_max)
     }
 
+    /// The lowest position that was read and not confirmed.
+    pub fn lowest_unconfirmed(&self) -> Option<Position> {
+        let front = self.items.front()?;
+        // Behind an unconfirmed item a skipped one may wait, never at the front.
+        Some(Position::of_sequence_id(front.first))
+    }
+
     /// Entries without a confirmation.
     pub fn in_flight(&self) -> usize {
         self.items.len()

@@ -24,7 +24,6 @@ struct Conversation {
 
 struct Consumer {
     id: u64,
-    epoch: u64,
     next: usize,
     permits: u64,
     /// The request that waits for its success.
@@ -145,7 +144,6 @@ impl Conversation {
                         ledger: *ledger,
                         entry: *entry,
                     },
-                    consumer_epoch: Some(consumer.epoch),
                 });
                 let command = BaseCommand {
                     message,
@@ -210,7 +208,6 @@ impl Conversation {
             kind::SUBSCRIBE => self.subscribe(command.subscribe.unwrap()),
             kind::FLOW => self.flow(command.flow.unwrap()),
             kind::ACK => self.ack(command.ack.unwrap()),
-            kind::REDELIVER => self.redeliver(command.redeliver.unwrap()),
             kind::GET_LAST_MESSAGE_ID => self.last_message_id(command.get_last_message_id.unwrap()),
             kind::CLOSE_CONSUMER => {
                 self.consumer = None;
@@ -244,7 +241,6 @@ impl Conversation {
     fn subscribe(&mut self, subscribe: proto::Subscribe) {
         self.consumer = Some(Consumer {
             id: subscribe.consumer_id,
-            epoch: subscribe.consumer_epoch.unwrap_or(0),
             next: self.after_mark_delete(),
             permits: 0,
             unanswered: Some(subscribe.request_id),
@@ -338,14 +334,6 @@ impl Conversation {
             self.say(kind::ACK_RESPONSE, |command| command.ack_response = ack_response);
         }
         self.shared.changed.send_replace(());
-    }
-
-    fn redeliver(&mut self, redeliver: proto::Redeliver) {
-        let next = self.after_mark_delete();
-        if let Some(consumer) = &mut self.consumer {
-            consumer.epoch = redeliver.consumer_epoch.unwrap_or(0);
-            consumer.next = next;
-        }
     }
 
     fn last_message_id(&mut self, question: proto::GetLastMessageId) {

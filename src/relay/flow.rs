@@ -1,0 +1,135 @@
+//! What a running session holds: its window, what waits to be joined, and where it stands. Decides what is read,
+//! sent and acknowledged next; holds no socket.
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::batching::{Batching, Boundary, Unit};
+use super::context::RouteSpec;
+use super::frames::{self, EntryHead, Ready};
+use super::lane::{SourceRegistration, WINDOW_ENTRIES};
+use super::progress::Progress;
+use super::session::{Halt, SessionEnd};
+use super::window::{Position, Window};
+use crate::pulsar::connection::ConnectionError;
+use crate::pulsar::proto;
+
+/// A session that runs.
+pub(super) struct Flow {
+    pub(super) registration: SourceRegistration,
+    pub(super) session: u64,
+    pub(super) window: Window,
+    pub(super) batching: Batching,
+    /// Read, but not to be sent; waits until everything before it is sent.
+    pub(super) skip: Option<Position>,
+    pub(super) ack_at: Option<Instant>,
+    pub(super) last_acknowledged: Option<Position>,
+    /// This session has read an entry.
+    pub(super) has_read: bool,
+    pub(super) heard_at: Instant,
+}
+
+impl Flow {
+    pub(super) fn new(
+        registration: SourceRegistration,
+        session: u64,
+        ready: &Ready,
+        route: &RouteSpec,
+    ) -> Self {
+        let mut batching = Batching::new(route.joining);
+        batching.begin(Boundary::new(ready.last_sequence_id));
+        let bytes_max = usize::try_from(ready.window_bytes).unwrap_or(usize::MAX);
+        let entries_max = ready.window_entries.min(WINDOW_ENTRIES) as usize;
+        Self {
+            registration,
+            session,
+            window: Window::new(bytes_max, entries_max, Boundary::new(ready.last_sequence_id)),
+            batching,
+            skip: None,
+            ack_at: None,
+            last_acknowledged: None,
+            has_read: false,
+            heard_at: Instant::now(),
+        }
+    }
+
+    pub(super) fn wants_more(&self) -> bool {
+        self.skip.is_none() && self.window.has_room() && self.batching.waiting_len() < WAITING_LEN_MAX
+    }
+
+    /// The lowest position that was read and not confirmed; reading has to go on there at the latest.
+    pub(super) fn lowest_unconfirmed(&self) -> Option<Position> {
+        let waiting = self.batching.first_waiting().map(Position::of_sequence_id);
+        self.window.lowest_unconfirmed().or(waiting).or(self.skip)
+    }
+
+    /// Nothing is on its way.
+    pub(super) fn is_settled(&self) -> bool {
+        self.window.is_empty() && self.batching.waiting_len() == 0 && self.skip.is_none()
+    }
+
+    /// A skipped entry takes its turn behind everything that was read before it.
+    pub(super) fn settle_skip(&mut self) {
+        if self.batching.waiting_len() == 0
+            && let Some(position) = self.skip.take()
+        {
+            self.window.skipped(position);
+        }
+    }
+
+    pub(super) fn send_next(
+        &mut self,
+        place: mpsc::Permit<'_, [bytes::Bytes; 2]>,
+        progress: &mut Progress,
+    ) -> Result<(), SessionEnd> {
+        let Some(unit) = self.batching.take() else {
+            return Ok(());
+        };
+        let Unit {
+            first,
+            last,
+            messages,
+            entries,
+            ..
+        } = unit;
+        let highest_sequence_id = unit.is_joined().then_some(last);
+        let sent = self
+            .window
+            .sent(first, Position::of_sequence_id(last), unit.stored.len());
+        sent.map_err(|reason| {
+            let detail = format!("at {}", Position::of_sequence_id(first));
+            SessionEnd::Halted(Halt::new(reason, &detail))
+        })?;
+        progress.row.entries += u64::from(entries);
+        progress.row.messages += u64::from(messages);
+        progress.row.bytes += unit.stored.len() as u64;
+        let number = self.registration.number;
+        let head = EntryHead {
+            number,
+            session: self.session,
+            sequence_id: first,
+            highest_sequence_id,
+        };
+        place.send([frames::encode_entry_head(head, unit.stored.len()), unit.stored]);
+        self.settle_skip();
+        Ok(())
+    }
+
+    pub(super) fn on_last_position(
+        &mut self,
+        answer: Result<proto::LastMessageId, ConnectionError>,
+    ) -> Result<(), SessionEnd> {
+        let last = answer.map_err(|_| SessionEnd::ConsumerLost)?.last_message_id;
+        let last = Position {
+            ledger: last.ledger,
+            entry: last.entry,
+        };
+        self.window.judge_last_position(last).map_err(|reason| {
+            let detail = format!("the source topic ends at {last}, before what the destination has");
+            SessionEnd::Halted(Halt::new(reason, &detail))
+        })
+    }
+}
+
+/// Entries that wait for company or for the lane.
+const WAITING_LEN_MAX: usize = 1 << 20;

@@ -8,6 +8,7 @@ when anything failed. --scale shrinks the loads, never the number of kills or wh
 import argparse
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,8 @@ COLUMNS = (
 
 def main():
     arguments = parse()
+    # Ends like any other way out, so that agents and loads end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("suite: told to stop"))
     try:
         with hold("suite " + " ".join(arguments.case or ["all"]), arguments.wait):
             return run(arguments)
@@ -100,7 +103,7 @@ def play(name, binary, arguments, folder, rows):
 
 def clusters_up():
     """All three; those that serve are left alone."""
-    done = subprocess.run([str(HERE.parent / "clusters"), "up", "--partner"], capture_output=True, text=True)
+    done = subprocess.run([str(HERE.parent / "clusters"), "up", "--partner", "--sweep"], capture_output=True, text=True)
     if done.returncode != 0:
         raise TestbedError(f"the clusters did not come up: {done.stderr.strip()}")
 

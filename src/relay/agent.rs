@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +37,9 @@ struct Gate {
     declared: Vec<RouteSpec>,
     /// What each peer may do here.
     policies: Policies,
-    slots: Mutex<HashMap<(String, String), Slot>>,
+    slots: Mutex<HashMap<String, HashMap<String, Slot>>>,
+    /// When a refusal was last told of each peer, and how many were not.
+    said: Mutex<HashMap<String, (Instant, u64)>>,
 }
 
 /// The sink of one source topic-partition; a newer session replaces an older one, never beside it.
@@ -58,6 +61,7 @@ impl Agent {
             declared: routes,
             policies,
             slots: Mutex::default(),
+            said: Mutex::default(),
         };
         Self {
             context,
@@ -170,18 +174,15 @@ impl Gate {
             .into_iter()
             .filter(|route| route.from == self.context.site)
         {
-            let (name, from, to) = (route.name.clone(), route.from.clone(), route.to.clone());
+            if self.clashes(&route) {
+                continue;
+            }
+            let name = route.name.clone();
             // Another name could be somebody's own subscription, and its messages be acknowledged for good.
-            let detail = format!(
-                "this site's policy does not let the topic go out (`send`), or the subscription `{}` is no bridge's",
-                route.subscription
-            );
-            let is_bridges = route.subscription.starts_with(SUBSCRIPTION_PREFIX);
+            let is_its_own = route.subscription == own_subscription(&route.from, &route.to);
             route.topics.retain(|topic| {
-                let allowed = is_bridges && self.may_send(peer, topic);
+                let allowed = is_its_own && self.may_send(peer, topic);
                 if !allowed {
-                    self.row(End::Source, &name, &from, &to, topic)
-                        .halted(Reason::RefusedByPolicy, &detail);
                     let code = Reason::RefusedByPolicy.code().into();
                     refusals.push(RefusedTopic {
                         route: name.clone(),
@@ -191,12 +192,27 @@ impl Gate {
                 }
                 allowed
             });
-            if !route.topics.is_empty() && !self.clashes(&route) {
+            if !route.topics.is_empty() {
                 believed.push(route);
             }
         }
+        self.say_refused(peer, &refusals);
         lock(routes).apply(peer, believed);
         Ok(refusals)
+    }
+
+    /// One line for a whole declaration, and no rows: how many there are, and their names, is the peer's word.
+    fn say_refused(&self, peer: &str, refusals: &[RefusedTopic]) {
+        let Some(first) = refusals.first() else { return };
+        tracing::warn!(
+            peer,
+            count = refusals.len(),
+            route = first.route,
+            topic = first.topic,
+            reason = Reason::RefusedByPolicy.code(),
+            "topics that the peer declares do not go out: this site's policy (`send`) does not name them, or their \
+             subscription is not bridge.<from>.<to>"
+        );
     }
 
     /// The peer does not let out what we declared. Shown only for what we did declare.
@@ -299,8 +315,9 @@ impl Gate {
             allowance,
             superseded,
         };
+        // Also when the sink panics: the next session waits for it.
+        let _finished = finished.drop_guard();
         sink.run(from_source).await;
-        finished.cancel();
     }
 
     /// The narrower of both policies: a declared route is allowed by its declarer, and the other side must allow
@@ -345,9 +362,10 @@ impl Gate {
     /// Takes the partition's slot; gives what to wait for before it is really free.
     #[allow(clippy::type_complexity)]
     fn enter(&self, open: &Open) -> Result<(CancellationToken, CancellationToken, Option<Slot>), Reason> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (open.from.clone(), open.topic.clone());
-        let previous = slots.get(&key);
+        let mut all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // By peer, whose name is authenticated: one that takes all its places takes nobody else's.
+        let slots = all.entry(open.from.clone()).or_default();
+        let previous = slots.get(&open.topic);
         if previous.is_some_and(|slot| slot.generation > open.generation) {
             return Err(Reason::GenerationBehind);
         }
@@ -356,7 +374,7 @@ impl Gate {
             // Rows of what is long over go with it: a peer may name any number of topics within its policy.
             self.context
                 .board
-                .retain(|row| row.end == End::Source || row.state != State::Waiting);
+                .retain(|row| row.end == End::Source || row.from != open.from || row.state != State::Waiting);
             if slots.len() >= SLOTS_MAX {
                 return Err(Reason::NotReady);
             }
@@ -369,7 +387,7 @@ impl Gate {
             superseded: superseded.clone(),
             finished: finished.clone(),
         };
-        let predecessor = slots.insert(key, slot).inspect(|previous| {
+        let predecessor = slots.insert(open.topic.clone(), slot).inspect(|previous| {
             tracing::debug!(topic = %open.topic, old = previous.session, new = open.session, "session taken over");
             previous.superseded.cancel();
         });
@@ -377,11 +395,25 @@ impl Gate {
     }
 
     fn show_refused_open(&self, open: &Open, reason: Reason) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = said
+            .get(&open.from)
+            .is_none_or(|(at, _)| at.elapsed() >= REFUSALS_SAID_EVERY);
+        if !fresh || said.len() > PEERS_SAID_MAX {
+            if let Some((_, unsaid)) = said.get_mut(&open.from) {
+                *unsaid += 1;
+            }
+            return;
+        }
+        let unsaid = said
+            .insert(open.from.clone(), (Instant::now(), 0))
+            .map_or(0, |(_, unsaid)| unsaid);
+        drop(said);
         // A refused topic gets no row: its name is the peer's word, and there may be any number of them.
         let topic = open.topic.chars().take(SHOWN_LEN_MAX).collect::<String>();
         tracing::warn!(
             route = %open.route.escape_default().take(SHOWN_LEN_MAX).collect::<String>(),
-            topic = %topic.escape_default(), reason = reason.code(), remedy = reason.remedy(),
+            topic = %topic.escape_default(), reason = reason.code(), remedy = reason.remedy(), unsaid,
             "a session that the peer opened is refused"
         );
     }
@@ -391,10 +423,17 @@ fn lock(routes: &Mutex<Routes>) -> MutexGuard<'_, Routes> {
     routes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a peer may name here: only subscriptions of bridges.
-const SUBSCRIPTION_PREFIX: &str = "bridge.";
-/// Topic-partitions that peers may publish here at once.
-const SLOTS_MAX: usize = 100_000;
+/// What a peer may name as the source's cursor: the one that nobody else has.
+fn own_subscription(from: &str, to: &str) -> String {
+    format!("bridge.{from}.{to}")
+}
+
+/// Topic-partitions that one peer may publish here at once.
+const SLOTS_MAX: usize = 20_000;
+/// A peer that is refused again and again is told of this often.
+const REFUSALS_SAID_EVERY: Duration = Duration::from_secs(10);
+/// More peers than anybody configures.
+const PEERS_SAID_MAX: usize = 10_000;
 /// Partitions that a peer may have us create with a topic.
 const PARTITIONS_MAX: u32 = 4096;
 /// A peer's strings are cut where they are shown.

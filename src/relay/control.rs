@@ -1,6 +1,8 @@
 //! What two agents' relays tell each other on the control stream of their link: which routes each declares.
 //! Plain strings on the wire, checked before they become routes. Holds no socket.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -149,8 +151,13 @@ pub fn check(
     peer: &str,
     start: Start,
 ) -> Result<Vec<RouteSpec>, DeclarationError> {
-    if declaration.routes.len() > ROUTES_MAX {
+    let topics: usize = declaration.routes.iter().map(|route| route.topics.len()).sum();
+    if declaration.routes.len() > ROUTES_MAX || topics > TOPICS_MAX {
         return Err(DeclarationError::TooMany);
+    }
+    let mut names = BTreeSet::new();
+    if !declaration.routes.iter().all(|route| names.insert(&route.name)) {
+        return Err(DeclarationError::Route("its name, which another has"));
     }
     declaration
         .routes
@@ -168,9 +175,6 @@ fn check_route(
     if (route.from != site || route.to != peer) && (route.from != peer || route.to != site) {
         return Err(DeclarationError::Foreign);
     }
-    if route.topics.len() > TOPICS_MAX {
-        return Err(DeclarationError::TooMany);
-    }
     if !is_name(&route.name) || !is_name(&route.subscription) {
         return Err(DeclarationError::Route("its name or its subscription"));
     }
@@ -182,12 +186,19 @@ fn check_route(
     let topics = topics
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| DeclarationError::Route("a topic"))?;
+    let mut seen = BTreeSet::new();
+    let is_plain = |topic: &TopicName| topic.partition_index().is_none() && topic.to_string().is_ascii();
+    if !topics.iter().all(|topic| is_plain(topic) && seen.insert(topic)) {
+        return Err(DeclarationError::Route(
+            "a topic that is a partition, repeated, or not ASCII",
+        ));
+    }
     if route.generation == 0 {
         return Err(DeclarationError::Route("its generation"));
     }
     let joining = route.joining.map(|joining| super::batching::Limits {
-        messages: joining.messages.max(1),
-        bytes: joining.bytes as usize,
+        messages: joining.messages.clamp(2, JOINED_MESSAGES_MAX),
+        bytes: joining.bytes.clamp(1024, JOINED_BYTES_MAX) as usize,
         any_key: joining.any_key,
     });
     Ok(RouteSpec {
@@ -209,7 +220,10 @@ pub(super) fn is_name(text: &str) -> bool {
 
 /// Routes of one declaration.
 pub const ROUTES_MAX: usize = 1000;
-/// Topics of one route.
+/// Messages and bytes of a joined batch, as a configuration may have them.
+const JOINED_MESSAGES_MAX: u32 = 10_000;
+const JOINED_BYTES_MAX: u32 = 4 << 20;
+/// Topics of one declaration.
 pub const TOPICS_MAX: usize = 10_000;
 const NAME_LEN_MAX: usize = 256;
 
@@ -228,7 +242,7 @@ mod tests {
             start: Start::Latest,
             joining: Some(super::super::batching::Limits {
                 messages: 10,
-                bytes: 1000,
+                bytes: 2000,
                 any_key: false,
             }),
         }

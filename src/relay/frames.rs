@@ -223,6 +223,9 @@ pub fn decode(frame: &Frame) -> Result<Kind, LaneFrameError> {
     })
 }
 
+/// The first byte of a schema's answer, the one frame of control that may be large: field 8, length-delimited.
+pub const SCHEMA_ANSWER_TAG: u8 = 8 << 3 | 2;
+
 /// A control frame.
 pub fn encode(kind: Kind) -> Bytes {
     encode_before(&LaneFrame { kind: Some(kind) }, 0)

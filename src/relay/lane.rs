@@ -114,7 +114,7 @@ impl Allowance {
     fn arrived(&self, entry_len: usize) -> bool {
         let before = self.unconfirmed.fetch_add(entry_len, Ordering::Relaxed);
         let entries_before = self.entries.fetch_add(1, Ordering::Relaxed);
-        before <= self.granted.load(Ordering::Relaxed) && entries_before < WINDOW_ENTRIES as usize
+        before < self.granted.load(Ordering::Relaxed) && entries_before < WINDOW_ENTRIES as usize
     }
 }
 
@@ -239,17 +239,22 @@ impl LaneHandle {
         let mut splitter = FrameSplitter::new(LANE_FRAME_LEN_MAX);
         loop {
             while let Some(frame) = splitter.next_frame().map_err(LaneFrameError::from)? {
-                let kind = frames::decode(&frame)?;
-                if frame.command.len() > CONTROL_LEN_MAX && !matches!(kind, Kind::SchemaAnswer(_)) {
+                // Before it is decoded: a decoded frame is many times its length.
+                let is_schema = frame.command.first() == Some(&frames::SCHEMA_ANSWER_TAG);
+                if frame.command.len() > CONTROL_LEN_MAX && !is_schema {
                     return Err(LaneError::ControlTooLong {
                         len: frame.command.len(),
                     });
                 }
-                match kind {
+                match frames::decode(&frame)? {
                     Kind::Keepalive(_) => {}
                     Kind::Open(open) => self.open(open, open_sink)?,
                     Kind::Entry(head) => {
-                        let bytes = frame.rest;
+                        // A small entry would keep the whole buffer that it was read into.
+                        let bytes = match frame.rest.len() {
+                            0..=COPIED_LEN_MAX => Bytes::copy_from_slice(&frame.rest),
+                            _ => frame.rest,
+                        };
                         self.to_sink(head.number, head.session, FromSource::Entry(head, bytes))?;
                     }
                     Kind::SchemaAnswer(answer) => {
@@ -261,7 +266,15 @@ impl LaneHandle {
                     Kind::Stop(stop) => self.to_source(stop.number, FromSink::Stop(stop))?,
                     Kind::Ready(ready) => self.to_source(ready.number, FromSink::Ready(ready))?,
                     Kind::Receipts(receipts) => {
+                        if receipts.marked.len() > WINDOW_ENTRIES as usize {
+                            return Err(LaneError::WindowExceeded);
+                        }
                         self.to_source(receipts.number, FromSink::Receipts(receipts))?
+                    }
+                    Kind::SchemaAsk(ask) if ask.version.len() > SCHEMA_VERSION_LEN_MAX => {
+                        return Err(LaneError::ControlTooLong {
+                            len: ask.version.len(),
+                        });
                     }
                     Kind::SchemaAsk(ask) => self.to_source(ask.number, FromSink::SchemaAsk(ask))?,
                 }
@@ -420,4 +433,8 @@ const BULK_LEN: usize = 32;
 const SESSIONS_MAX: usize = 20_000;
 /// The longest that an honest side sends are a window's receipts, some 20 KB; schemas are asked for singly.
 const CONTROL_LEN_MAX: usize = 64 * 1024;
+/// An entry below this is copied out of the buffer it was read into.
+const COPIED_LEN_MAX: usize = 32 * 1024;
+/// A schema version is eight bytes (`LongSchemaVersion`); others' are not much longer.
+const SCHEMA_VERSION_LEN_MAX: usize = 64;
 const SHUTDOWN_DEADLINE: std::time::Duration = std::time::Duration::from_secs(1);

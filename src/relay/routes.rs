@@ -54,10 +54,11 @@ impl Routes {
                 continue;
             }
             let stop = self.context.drain.child_token();
+            let shared = Arc::new(route.clone());
             for topic in &route.topics {
                 let task = Topic {
                     context: self.context.clone(),
-                    route: Arc::new(route.clone()),
+                    route: shared.clone(),
                     topic: topic.clone(),
                     tasks: self.tasks.clone(),
                     stop: stop.clone(),

@@ -159,7 +159,11 @@ impl Session<'_> {
         let drain = self.stop.clone();
         let lane = self.lane.clone();
         let mut last_position: Option<Answer> = None;
+        let mut settle_by = None;
         loop {
+            if drain.is_cancelled() && settle_by.is_none() {
+                settle_by = Some(Instant::now() + SETTLE_DEADLINE);
+            }
             if drain.is_cancelled() && flow.is_settled() {
                 return match self.acknowledge(flow).await {
                     Ok(()) => SessionEnd::Drained,
@@ -186,6 +190,8 @@ impl Session<'_> {
                 () = drain.cancelled(), if !drain.is_cancelled() => Ok(()),
                 () = lane.ended().cancelled() => Err(SessionEnd::LaneLost),
                 event = from_sink.recv() => self.on_sink(flow, event).await,
+                // A sink that confirms nothing keeps nobody from stopping: what is open is sent again some day.
+                () = at(settle_by), if settle_by.is_some() => Err(SessionEnd::Drained),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
                 place = lane.entry_place(), if sends => match place {
                     Some(place) => flow.send_next(place, self.progress),
@@ -416,5 +422,7 @@ async fn answered(answer: &mut Option<Answer>) -> Result<proto::LastMessageId, C
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 /// Acknowledgements are cumulative and persisted once a second anyway (`managedLedgerDefaultMarkDeleteRateLimit`).
 const ACK_DELAY: Duration = Duration::from_millis(50);
+/// As long as a stop waits for what is on its way, whatever the process's own drain allows.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
 /// A consumer that hears nothing asks whether there was something to hear.
 const SILENCE_CHECKED_AFTER: Duration = Duration::from_secs(30);

@@ -229,7 +229,7 @@ const STREAMS_MAX: usize = 64;
 /// What all streams of a control lane may buffer: 256 KiB each, and room for one fast one.
 const WINDOW_MAX: usize = 32 << 20;
 /// Control messages queued in each direction.
-pub const MESSAGES_MAX: usize = 64;
+pub const MESSAGES_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {

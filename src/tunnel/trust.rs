@@ -157,6 +157,10 @@ impl HubVerifier {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Reason> {
+        // Leaf, issuer and root, and room for a second root; more only costs us work before anybody is known.
+        if others.len() > CHAIN_LEN_MAX {
+            return Err(intercepted(leaf));
+        }
         let anchors = others
             .iter()
             .filter(|other| spki_sha256(other).is_some_and(|hash| self.pins.contains(&hash)));
@@ -291,6 +295,9 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
 
 /// id-kp-serverAuth, RFC 5280 §4.2.1.12.
 const EKU_SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+
+/// Certificates beside the leaf.
+const CHAIN_LEN_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {

@@ -61,8 +61,8 @@ def bulk(stage):
         report = stage.verify(other(load.site), load.topic, expected)
         hold_that(report["topics"] == max(1, dict_of(shapes)[load.name]), f"{load.name}: {report['topics']} partitions")
         stage.record(
-            f"{load.name} {load.site}→{other(load.site)}", messages=load.count, **rates(load.count, payload_bytes, seconds),
-            **figures, **verdict(report),
+            f"{load.name} {load.site}→{other(load.site)}", messages=load.count,
+            **rates(load.count, payload_bytes, seconds), **figures, **verdict(report),
         )  # fmt: skip
         stage.say(f"{load.name}: {load.count:,} in {seconds:.1f} s, verified")
 

@@ -35,7 +35,10 @@ class Agent:
         self.reap()
         command = ["ip", "netns", "exec", self.place.namespace, self.binary, "run", "--config", str(self.config)]
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            # In a session of its own: the terminal's Ctrl-C is for us, who then end it in order.
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
 
     def is_alive(self):
         return self.process is not None and self.process.poll() is None

@@ -6,7 +6,7 @@ import time
 import geo
 import rest
 from places import PLACES
-from stage import KINDS, Load, explain, hold_that, other, verdict
+from stage import KINDS, Load, explain, hold_that, other, rates, verdict
 
 
 def verifier(stage):
@@ -61,9 +61,8 @@ def bulk(stage):
         report = stage.verify(other(load.site), load.topic, expected)
         hold_that(report["topics"] == max(1, dict_of(shapes)[load.name]), f"{load.name}: {report['topics']} partitions")
         stage.record(
-            f"{load.name} {load.site}→{other(load.site)}", messages=load.count, seconds=f"{seconds:.2f}",
-            **{"msg/s": f"{load.count / seconds:,.0f}", "Mbit/s": f"{payload_bytes * 8 / seconds / 1e6:.0f}"},
-            **figures, **verdict(report),
+            f"{load.name} {load.site}→{other(load.site)}", messages=load.count,
+            **rates(load.count, payload_bytes, seconds), **figures, **verdict(report),
         )  # fmt: skip
         stage.say(f"{load.name}: {load.count:,} in {seconds:.1f} s, verified")
 
@@ -132,8 +131,7 @@ def backlog(stage):
     payload_bytes = big.count * big.size
     report = stage.verify("bank", topic, expected)
     stage.record(
-        f"{payload_bytes / 1e9:.2f} GB waited", messages=big.count, seconds=f"{seconds:.2f}",
-        **{"msg/s": f"{big.count / seconds:,.0f}", "Mbit/s": f"{payload_bytes * 8 / seconds / 1e6:.0f}"},
+        f"{payload_bytes / 1e9:.2f} GB waited", messages=big.count, **rates(big.count, payload_bytes, seconds),
         **stage.figures(pair, payload_bytes), **verdict(report),
     )  # fmt: skip
     pair.stop()

@@ -211,6 +211,14 @@ def last_line(out):
     return json.loads(out.strip().splitlines()[-1])
 
 
+def rates(messages, payload_bytes, seconds):
+    """Columns of speed; a drain shorter than a second is looked at too seldom to be one."""
+    if seconds < 1:
+        return {"seconds": "< 1"}
+    mbit_s = payload_bytes * 8 / seconds / 1e6
+    return {"seconds": f"{seconds:.2f}", "msg/s": f"{messages / seconds:,.0f}", "Mbit/s": f"{mbit_s:.0f}"}
+
+
 def verdict(report):
     """The columns that every table row has."""
     return {fault: report[fault] for fault in KINDS[:3]}

@@ -97,6 +97,11 @@ impl Subscription {
         })
     }
 
+    /// Its connection.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Exclusive consumers are active from the start; Failover ones when the broker says so.
     pub fn is_exclusive(&self) -> bool {
         self.exclusive
@@ -138,27 +143,26 @@ impl Subscription {
             .await
     }
 
-    /// The same, and waits until the broker has taken it.
+    /// The same; the answer says that the broker has taken it. Answered only while the socket is read, so go on
+    /// taking entries while awaiting it.
     pub async fn acknowledge_surely(
         &self,
         position: MessageId,
         properties: Vec<proto::KeyLongValue>,
-    ) -> Result<(), ConnectionError> {
+    ) -> Result<impl Future<Output = Result<(), ConnectionError>> + Send + use<>, ConnectionError> {
         let request_id = self.connection.next_id();
         let command = self.ack_command(position, properties, Some(request_id));
-        let answer = self
-            .connection
-            .request(request_id, &command)
-            .await?
-            .ack_response
-            .unwrap_or_default();
-        match answer.error {
-            None => Ok(()),
-            Some(error) => Err(ConnectionError::refused(
-                error,
-                answer.message.unwrap_or_default(),
-            )),
-        }
+        let answer = self.connection.begin_request(request_id, &command).await?;
+        Ok(async move {
+            let answer = answer.await?.ack_response.unwrap_or_default();
+            match answer.error {
+                None => Ok(()),
+                Some(error) => Err(ConnectionError::refused(
+                    error,
+                    answer.message.unwrap_or_default(),
+                )),
+            }
+        })
     }
 
     fn ack_command(
@@ -204,6 +208,8 @@ impl Subscription {
     /// Detaches. The subscription stays.
     pub async fn close(mut self) {
         self.events.close();
+        // What still waits would keep the reader from reading the answer.
+        while self.events.try_recv().is_ok() {}
         self.connection.forget_consumer(self.consumer_id);
         let request_id = self.connection.next_id();
         let close = BaseCommand {

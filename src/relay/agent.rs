@@ -2,6 +2,7 @@
 //! believes of its declarations what policy allows, and starts a sink for each session that a peer opens and may.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,8 +48,19 @@ struct Slot {
     route: String,
     session: u64,
     generation: u32,
+    /// The entry that this generation stopped at, `NO_HOLE` for none.
+    hole: Arc<AtomicU64>,
     superseded: CancellationToken,
     finished: CancellationToken,
+}
+
+/// What a session gets with its slot.
+struct Entered {
+    superseded: CancellationToken,
+    finished: CancellationToken,
+    hole: Arc<AtomicU64>,
+    /// Has to be finished before the slot is really free.
+    predecessor: Option<Slot>,
 }
 
 impl Agent {
@@ -280,23 +292,31 @@ impl Gate {
         allowance: Arc<Allowance>,
         from_source: mpsc::Receiver<FromSource>,
     ) {
-        let refuse = |reason: Reason| {
+        let refuse = |reason: Reason, sequence_id: Option<u64>| {
             let (number, session) = (open.number, open.session);
             Kind::Stop(Stop {
                 number,
                 session,
                 code: reason.code().into(),
-                sequence_id: None,
+                sequence_id,
                 by_source: false,
             })
         };
         let admitted = self.admit(&lane.link().peer, &open);
-        let (superseded, finished, predecessor) = match admitted.and_then(|()| self.enter(&open)) {
+        let entered = admitted
+            .map_err(|reason| (reason, None))
+            .and_then(|()| self.enter(&open));
+        let Entered {
+            superseded,
+            finished,
+            hole,
+            predecessor,
+        } = match entered {
             Ok(entered) => entered,
-            Err(reason) => {
+            Err((reason, sequence_id)) => {
                 self.show_refused_open(&open, reason);
                 lane.forget_sink(open.number, open.session);
-                return lane.tell(refuse(reason)).await;
+                return lane.tell(refuse(reason, sequence_id)).await;
             }
         };
         if let Some(predecessor) = predecessor {
@@ -313,6 +333,7 @@ impl Gate {
             open,
             lane,
             allowance,
+            hole,
             superseded,
         };
         // Also when the sink panics: the next session waits for it.
@@ -360,23 +381,30 @@ impl Gate {
     }
 
     /// Takes the partition's slot; gives what to wait for before it is really free.
-    #[allow(clippy::type_complexity)]
-    fn enter(&self, open: &Open) -> Result<(CancellationToken, CancellationToken, Option<Slot>), Reason> {
+    fn enter(&self, open: &Open) -> Result<Entered, (Reason, Option<u64>)> {
         let mut all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // By peer, whose name is authenticated: one that takes all its places takes nobody else's.
         let slots = all.entry(open.from.clone()).or_default();
         let previous = slots.get(&open.topic);
         if previous.is_some_and(|slot| slot.generation > open.generation) {
-            return Err(Reason::GenerationBehind);
+            return Err((Reason::GenerationBehind, None));
+        }
+        let same = previous.filter(|slot| slot.generation == open.generation);
+        let hole = same.map_or_else(|| Arc::new(AtomicU64::new(NO_HOLE)), |slot| slot.hole.clone());
+        let refused = hole.load(Ordering::Relaxed);
+        if refused != NO_HOLE {
+            return Err((Reason::Poison, Some(refused)));
         }
         if previous.is_none() && slots.len() >= SLOTS_MAX {
-            slots.retain(|_, slot| !slot.finished.is_cancelled());
+            slots.retain(|_, slot| {
+                !slot.finished.is_cancelled() || slot.hole.load(Ordering::Relaxed) != NO_HOLE
+            });
             // Rows of what is long over go with it: a peer may name any number of topics within its policy.
             self.context
                 .board
                 .retain(|row| row.end == End::Source || row.from != open.from || row.state != State::Waiting);
             if slots.len() >= SLOTS_MAX {
-                return Err(Reason::NotReady);
+                return Err((Reason::NotReady, None));
             }
         }
         let (superseded, finished) = (CancellationToken::new(), CancellationToken::new());
@@ -384,6 +412,7 @@ impl Gate {
             route: open.route.clone(),
             session: open.session,
             generation: open.generation,
+            hole: hole.clone(),
             superseded: superseded.clone(),
             finished: finished.clone(),
         };
@@ -391,7 +420,12 @@ impl Gate {
             tracing::debug!(topic = %open.topic, old = previous.session, new = open.session, "session taken over");
             previous.superseded.cancel();
         });
-        Ok((superseded, finished, predecessor))
+        Ok(Entered {
+            superseded,
+            finished,
+            hole,
+            predecessor,
+        })
     }
 
     fn show_refused_open(&self, open: &Open, reason: Reason) {
@@ -428,6 +462,8 @@ fn own_subscription(from: &str, to: &str) -> String {
     format!("bridge.{from}.{to}")
 }
 
+/// No sequence id: those are below 2^63.
+const NO_HOLE: u64 = u64::MAX;
 /// Topic-partitions that one peer may publish here at once.
 const SLOTS_MAX: usize = 20_000;
 /// A peer that is refused again and again is told of this often.

@@ -120,6 +120,10 @@ impl Flow {
         answer: Result<proto::LastMessageId, ConnectionError>,
     ) -> Result<(), SessionEnd> {
         let last = answer.map_err(|_| SessionEnd::ConsumerLost)?.last_message_id;
+        if last.ledger > i64::MAX as u64 {
+            // −1:−1: the broker has no message left to name, which says nothing about its ids.
+            return Ok(());
+        }
         let last = Position {
             ledger: last.ledger,
             entry: last.entry,

@@ -9,6 +9,7 @@ use super::context::{Cluster, RouteSpec};
 use super::reason::Reason;
 use super::session::Halt;
 use super::window::Position;
+use crate::pulsar::connection::ConnectionError;
 use crate::pulsar::proto::{KeyLongValue, MessageId};
 use crate::pulsar::subscription::Subscription;
 use crate::pulsar::topic::TopicName;
@@ -51,10 +52,11 @@ pub async fn mark(
         pair(LEDGER, refused.ledger),
         pair(ENTRY, refused.entry),
     ];
-    subscription
+    let answer = subscription
         .acknowledge_surely(at, properties)
         .await
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())?;
+    answered(subscription, answer).await
 }
 
 /// Where the subscription's mark-delete position is. Entries that come meanwhile are dropped: the session is over.
@@ -63,15 +65,25 @@ pub async fn mark_delete_position(subscription: &mut Subscription) -> Result<Mes
         .last_message_id()
         .await
         .map_err(|error| error.to_string())?;
+    let answer = answered(subscription, answer).await?;
+    answer
+        .consumer_mark_delete_position
+        .ok_or_else(|| "the broker named no position".into())
+}
+
+/// Awaits an answer while entries still come. They are dropped: the session is over, they are read again in the
+/// next one.
+async fn answered<T>(
+    subscription: &mut Subscription,
+    answer: impl Future<Output = Result<T, ConnectionError>>,
+) -> Result<T, String> {
     tokio::pin!(answer);
     loop {
-        // Entries that still come are dropped: the session is over, they are read again in the next one.
         tokio::select! {
-            answer = &mut answer => {
-                let answer = answer.map_err(|error| error.to_string())?;
-                return answer.consumer_mark_delete_position.ok_or_else(|| "the broker named no position".into());
-            }
-            event = subscription.next() => if event.is_none() { return Err("the connection ended".into()) },
+            answer = &mut answer => return answer.map_err(|error| error.to_string()),
+            event = subscription.next() => if event.is_none() {
+                return Err("the connection ended".into());
+            },
         }
     }
 }

@@ -138,26 +138,30 @@ impl Session<'_> {
             loop {
                 match from_sink.recv().await {
                     None => return Err(SessionEnd::LaneLost),
-                    Some(FromSink::Ready(ready)) if ready.session == session => return Ok(ready),
-                    Some(FromSink::Stop(stop)) if stop.session == session => {
-                        return Err(halted_by_peer(&stop));
-                    }
+                    Some(FromSink::Ready(ready)) if ready.session == session => return Ok(Ok(ready)),
+                    Some(FromSink::Stop(stop)) if stop.session == session => return Ok(Err(stop)),
                     Some(_) => {}
                 }
             }
         };
-        tokio::select! {
+        let answer = tokio::select! {
             () = ended.cancelled() => Err(SessionEnd::LaneLost),
             () = self.stop.cancelled() => Err(SessionEnd::Drained),
             answer = timeout(READY_DEADLINE, answer) => answer.unwrap_or_else(|_| {
                 Err(SessionEnd::Halted(Halt::new(Reason::NotReady, "no Ready came in time")))
             }),
+        }?;
+        match answer {
+            Ok(ready) => Ok(ready),
+            // The sink remembers an entry that was refused in an earlier session.
+            Err(stop) => Err(self.halted_by_peer(&stop, None).await),
         }
     }
 
     async fn stream(&mut self, flow: &mut Flow, from_sink: &mut mpsc::Receiver<FromSink>) -> SessionEnd {
         let drain = self.stop.clone();
         let lane = self.lane.clone();
+        let source = self.subscription.connection().clone();
         let mut last_position: Option<Answer> = None;
         let mut settle_by = None;
         loop {
@@ -189,6 +193,8 @@ impl Session<'_> {
                 biased;
                 () = drain.cancelled(), if !drain.is_cancelled() => Ok(()),
                 () = lane.ended().cancelled() => Err(SessionEnd::LaneLost),
+                // Also while nothing is read for want of room: what is gone shall hold nobody's place.
+                () = source.closed() => Err(SessionEnd::ConsumerLost),
                 event = from_sink.recv() => self.on_sink(flow, event).await,
                 // A sink that confirms nothing keeps nobody from stopping: what is open is sent again some day.
                 () = at(settle_by), if settle_by.is_some() => Err(SessionEnd::Drained),
@@ -268,24 +274,25 @@ impl Session<'_> {
         if entry.stored_len() > ENTRY_LEN_MAX {
             return Err(halt(Reason::EntryTooLarge, "larger than a lane carries"));
         }
-        let taken = self
-            .subscription
-            .taken(entry.facts().messages(), delivery.stored.len())
-            .await;
-        taken.map_err(|_| SessionEnd::ConsumerLost)?;
+        let (messages, stored_len) = (entry.facts().messages(), delivery.stored.len());
         if entry.facts().written_by_bridge() {
             self.progress.row.skipped += 1;
             flow.skip = Some(position);
             flow.settle_skip();
             flow.ack_at.get_or_insert_with(|| Instant::now() + ACK_DELAY);
-            return Ok(());
+        } else {
+            let id = position
+                .sequence_id()
+                .ok_or_else(|| halt(Reason::PositionOverflow, "does not fit"))?;
+            flow.batching
+                .push(id, entry)
+                .map_err(|error| halt(Reason::DuplicateRun, &error.to_string()))?;
         }
-        let id = position
-            .sequence_id()
-            .ok_or_else(|| halt(Reason::PositionOverflow, "does not fit"))?;
-        flow.batching
-            .push(id, entry)
-            .map_err(|error| halt(Reason::DuplicateRun, &error.to_string()))
+        // Last: what cannot be told to the broker any more has been taken all the same.
+        self.subscription
+            .taken(messages, stored_len)
+            .await
+            .map_err(|_| SessionEnd::ConsumerLost)
     }
 
     /// The first entry of a session has to lie where the last one's reading ended, or else somebody moved the
@@ -351,22 +358,35 @@ impl Session<'_> {
     }
 
     async fn stopped_by_peer(&mut self, flow: &mut Flow, stop: &Stop) -> SessionEnd {
-        let end = halted_by_peer(stop);
-        let SessionEnd::Halted(halt) = &end else {
-            return end;
-        };
-        if halt.reason != Reason::Poison {
-            return end;
-        }
-        // All answers came before this: what is confirmed below the refused entry is the prefix to keep.
-        let refused = Position::of_sequence_id(stop.sequence_id.unwrap_or_default());
+        // All answers came before this: what is confirmed below a refused entry is the prefix to keep.
         let last = flow.window.take_acknowledgeable().or(flow.last_acknowledged);
-        let marked = hole::mark(self.subscription, self.route.generation, refused, last).await;
-        let detail = match marked {
-            Ok(()) => format!("{refused} was refused by the destination broker; the subscription is marked"),
-            Err(error) => format!("{refused} was refused by the destination broker; marking failed: {error}"),
+        self.halted_by_peer(stop, last).await
+    }
+
+    /// What a Stop means; after a refused entry the subscription is marked first, at `last` or where it stands.
+    async fn halted_by_peer(&mut self, stop: &Stop, last: Option<Position>) -> SessionEnd {
+        let reason = Reason::from_code(&stop.code).unwrap_or(Reason::RefusedByPeer);
+        let at = stop.sequence_id.map(Position::of_sequence_id);
+        let (Reason::Poison, Some(refused)) = (reason, at) else {
+            let detail = at.map_or("the sink stopped".into(), |at| {
+                format!("the sink stopped at {at}")
+            });
+            return SessionEnd::Halted(Halt::new(reason, &detail));
         };
-        SessionEnd::Halted(Halt::new(Reason::Poison, &detail))
+        let halt = match hole::mark(self.subscription, self.route.generation, refused, last).await {
+            Ok(()) => {
+                let detail =
+                    format!("{refused} was refused by the destination broker; the subscription is marked");
+                Halt::new(Reason::Poison, &detail)
+            }
+            // The sink remembers it and says so again, until the marker stands.
+            Err(error) => {
+                let detail =
+                    format!("{refused} was refused by the destination broker; marking failed: {error}");
+                Halt::new(Reason::SourceUnreachable, &detail)
+            }
+        };
+        SessionEnd::Halted(halt)
     }
 
     /// Nothing came for long. If there is something to come, the broker has forgotten us: subscribe again.
@@ -390,15 +410,6 @@ impl Session<'_> {
         tracing::info!(topic = %self.topic, "backlog without deliveries: subscribing again");
         Err(SessionEnd::ConsumerLost)
     }
-}
-
-fn halted_by_peer(stop: &Stop) -> SessionEnd {
-    let reason = Reason::from_code(&stop.code).unwrap_or(Reason::RefusedByPeer);
-    let detail = match stop.sequence_id {
-        Some(id) => format!("the sink stopped at {}", Position::of_sequence_id(id)),
-        None => "the sink stopped".into(),
-    };
-    SessionEnd::Halted(Halt::new(reason, &detail))
 }
 
 async fn at(instant: Option<Instant>) {

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub struct Sink {
     pub(super) lane: LaneHandle,
     /// Our window, as the lane holds it against the source.
     pub(super) allowance: Arc<Allowance>,
+    /// The refused entry, for the sessions that follow: its successors may be stored.
+    pub(super) hole: Arc<AtomicU64>,
     /// Cancelled when a newer session of the same partition takes over.
     pub(super) superseded: CancellationToken,
 }
@@ -193,6 +196,7 @@ impl Sink {
         });
         let ended = self.lane.ended().clone();
         let drain = self.context.drain.clone();
+        let mut answered_at = Instant::now();
         loop {
             let draining = drain.is_cancelled();
             if draining && publishing.outstanding.is_empty() {
@@ -203,7 +207,9 @@ impl Sink {
             }
             if publishing.outstanding.is_empty() {
                 progress.advanced();
+                answered_at = Instant::now();
             }
+            let confirmed = progress.row.confirmed;
             // Losing the race loses nothing: channels take nothing before they complete. What is cut off
             // inside an arm by the lane's end belongs to a session that is over.
             let step = tokio::select! {
@@ -212,12 +218,21 @@ impl Sink {
                 () = self.superseded.cancelled() => Err(Some(Refusal::of(Reason::Superseded, "a newer session came"))),
                 event = publishing.publisher.next() => self.on_broker(publishing, progress, event).await,
                 () = drain.cancelled(), if !draining => Ok(()),
+                () = sleep_until(answered_at + ANSWER_DEADLINE), if !publishing.outstanding.is_empty() => {
+                    Err(Some(Refusal::of(Reason::DestinationRetry, "the broker does not answer publishes")))
+                }
                 () = sleep_until(progress.next_show()) => Ok(()),
                 event = from_source.recv(), if !draining => tokio::select! {
                     () = ended.cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
+                    () = self.superseded.cancelled() => {
+                        Err(Some(Refusal::of(Reason::Superseded, "a newer session came")))
+                    }
                     step = self.on_source(publishing, progress, event) => step,
                 },
             };
+            if progress.row.confirmed != confirmed {
+                answered_at = Instant::now();
+            }
             progress.row.in_flight = publishing.outstanding.len() as u64;
             progress.show_when_due();
             if let Err(refusal) = step {
@@ -345,6 +360,9 @@ impl Sink {
         self.report(marked).await;
         if let Err(refusal) = outcome {
             if refusal.halt.reason == Reason::Poison {
+                // Before anything else can end this session.
+                self.hole
+                    .store(refusal.sequence_id.unwrap_or_default(), Ordering::Relaxed);
                 publishing.answered(refusal.sequence_id.unwrap_or_default());
                 self.collect_rest(publishing).await;
             }
@@ -472,6 +490,8 @@ const BUSY_RETRY_FIRST: Duration = Duration::from_millis(50);
 const BUSY_RETRY_MAX: Duration = Duration::from_millis(500);
 /// A broker finds a dead holder of the name within 5 s (`connectionLivenessCheckTimeoutMillis`).
 const BUSY_DEADLINE: Duration = Duration::from_secs(8);
+/// A broker that answers nothing for so long will not: its producer has to be made anew, perhaps elsewhere.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(45);
 /// How long the successors of a refused entry may take to be answered.
 const COLLECT_DEADLINE: Duration = Duration::from_secs(10);
 /// `Commands.MESSAGE_SIZE_FRAME_PADDING` is 10 KiB; the SEND command needs some of it.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
@@ -35,8 +35,8 @@ pub struct Source {
     progress: Progress,
     /// The lowest position that an earlier session read without a confirmation: reading goes on there at the latest.
     resume_at: Option<Position>,
-    /// The marker was looked for: only another process, an earlier one, can have left it.
-    marker_checked: bool,
+    /// Behind other replicas, after an attachment that came to nothing.
+    priority: i32,
 }
 
 impl Source {
@@ -65,7 +65,7 @@ impl Source {
             appeared,
             progress,
             resume_at: None,
-            marker_checked: false,
+            priority: 0,
         }
     }
 
@@ -106,6 +106,8 @@ impl Source {
     /// Shows why nothing runs, and waits for the next attempt; `false` when there will be none.
     async fn wait(&mut self, halt: &Halt, backoff: &mut Backoff) -> bool {
         self.progress.halted(halt.reason, &halt.detail);
+        // What is missing now will begin at its beginning.
+        self.appeared |= halt.reason == Reason::SourceMissing;
         let pause = match halt.reason.verdict() {
             Verdict::Soon => backoff.next_delay(),
             Verdict::Later => RETRY_LATER,
@@ -144,12 +146,10 @@ impl Source {
         let Some(lane) = self.await_lane().await else {
             return Ok(());
         };
-        if !self.marker_checked {
-            if hole::is_marked(&self.context.cluster, &self.topic, &self.route).await? {
-                let detail = "the subscription's cursor carries the marker";
-                return Err(Halt::new(Reason::HoleMarker, detail));
-            }
-            self.marker_checked = true;
+        if self.topic.partition_index().is_some() {
+            // Both topics may have grown since the last time.
+            let partitions = self.context.cluster.client.partitions(&self.topic.base()).await;
+            self.partitions = partitions.map_err(broker_halt)?.unwrap_or(self.partitions);
         }
         let share = self.context.source_budget.take();
         let connection = self
@@ -178,6 +178,12 @@ impl Source {
         if !subscription.is_exclusive() && self.await_turn(subscription).await? == Turn::Drained {
             return Ok(());
         }
+        // Only now, and each time: another replica may have stopped here while we stood by.
+        if hole::is_marked(&self.context.cluster, &self.topic, &self.route).await? {
+            let detail = "the subscription's cursor carries the marker";
+            return Err(Halt::new(Reason::HoleMarker, detail));
+        }
+        let give_up_at = Instant::now() + FRUITLESS_MAX;
         let mut retry = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
             let end = self.run_session(&lane, subscription).await;
@@ -191,8 +197,10 @@ impl Source {
                 SessionEnd::LaneLost => Halt::new(Reason::LinkDown, "the lane ended"),
                 SessionEnd::Halted(halt) => halt,
             };
-            // A sink that is not ready leaves the partition to another replica.
+            // One whose sink is not ready leaves the partition to another replica.
+            self.priority = i32::from(!had_run);
             let stays = subscription.is_untouched()
+                && Instant::now() < give_up_at
                 && halt.reason.verdict() == Verdict::Soon
                 && !matches!(halt.reason, Reason::NotReady | Reason::Starting);
             let next_lane = self.context.lanes.pick(&self.route.to, &self.topic.to_string());
@@ -270,8 +278,8 @@ impl Source {
     fn options(&self, inbox_bytes: usize) -> SubscribeOptions {
         let earliest = match self.route.start {
             Start::Earliest => true,
-            Start::Latest => false,
-            Start::FromGrant => self.appeared,
+            // The latest message of a topic that was not there is its first.
+            Start::Latest | Start::FromGrant => self.appeared,
         };
         SubscribeOptions {
             topic: self.topic.clone(),
@@ -283,7 +291,7 @@ impl Source {
             ],
             exclusive: self.context.cluster.single_replica,
             earliest,
-            priority: 0,
+            priority: self.priority,
             inbox_bytes,
         }
     }
@@ -307,6 +315,8 @@ pub(super) fn broker_halt(error: ConnectionError) -> Halt {
     Halt::new(reason, &error.to_string())
 }
 
+/// How long one attachment tries to get a sink; then other replicas have their turn.
+const FRUITLESS_MAX: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// A missing topic is looked for at least this often.
 const RETRY_MAX: Duration = Duration::from_secs(2);

@@ -1,6 +1,6 @@
 //! The link between two sites: transport, trust, handshake, lanes, keepalive, reconnect.
 //! Carries frames and control messages; does not know what they mean. `tls://` only so far: WebSocket and
-//! egress proxies will stand between [`edge`]'s socket and its TLS, an own PKI beside [`trust`].
+//! egress proxies will stand between [`edge`]'s socket and its TLS, an own PKI beside `trust`.
 
 pub mod link;
 pub mod status;

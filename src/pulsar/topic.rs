@@ -31,7 +31,10 @@ impl TopicName {
             Some(_) => return Err(malformed()),
             None => text,
         };
-        if text.len() > NAME_LEN_MAX || rest.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        // A scheme that was mistyped: taken for a tenant, its topic would be waited for, for ever.
+        let is_mistyped = rest.starts_with("persistent:") || rest.starts_with("non-persistent:");
+        let is_odd = |c: char| c.is_control() || c.is_whitespace();
+        if text.len() > NAME_LEN_MAX || is_mistyped || rest.chars().any(is_odd) {
             return Err(malformed());
         }
         let parts: Vec<&str> = rest.split('/').collect();
@@ -107,6 +110,8 @@ mod tests {
                 "persistent://public/default/orders"
             );
         }
+        let with_colon = TopicName::parse("a/b/urn:c").unwrap();
+        assert_eq!(with_colon.to_string(), "persistent://a/b/urn:c");
     }
 
     #[test]
@@ -141,6 +146,8 @@ mod tests {
             "a/b/c/d",
             "a/b/c d",
             "persistent://x",
+            "persistent:/public/x",
+            "persistent:a",
         ];
         for text in bad {
             assert!(

@@ -341,8 +341,8 @@ impl Gate {
         sink.run(from_source).await;
     }
 
-    /// The narrower of both policies: a declared route is allowed by its declarer, and the other side must allow
-    /// it too. The peer checked its own half; this is ours.
+    /// Who declares a route allows it for itself, and the other side must allow it too: what we declared may be
+    /// opened, and of the rest what our policy receives.
     fn admit(&self, peer: &str, open: &Open) -> Result<(), Reason> {
         let topic = TopicName::parse(&open.topic).map_err(|_| Reason::RefusedByPolicy)?;
         if open.partitions > PARTITIONS_MAX {

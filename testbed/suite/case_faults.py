@@ -203,6 +203,9 @@ def source_missing(stage):
     hold_that(row["state"] == "waiting", f"a missing source is waited for, not {row['state']}")
     printed = cli_status(pair)
     hold_that("source_missing" in printed, f"`bridge status` does not say source_missing: {printed}")
+    # A hub without a link makes no progress, whatever its routes say.
+    links = lambda: pair.hub.http.get("/api/v1/status")["links"]  # noqa: E731
+    pair.wait(30, "the link is up", lambda _: any(link["state"] == "up" for link in links()))
     progress = pair.hub.http.get("/progress")
     stage.say(f"waiting; /progress answers 200 {str(progress)[:80]}")
     for site in ("riskfuel", "bank"):

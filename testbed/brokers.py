@@ -15,7 +15,7 @@ import rest
 from places import TestbedError
 
 PULSAR_VERSION = "4.0.8"
-MEMORY = "-Xms512m -Xmx1g -XX:MaxDirectMemorySize=1g"
+MEMORY = "-Xms512m -Xmx1g -XX:MaxDirectMemorySize=2g"
 READY_SECONDS = 240
 HEAL_ATTEMPTS = 5
 # Other locks are invalidated a few times at a start; a quarrel writes thousands of lines in a second.

@@ -82,11 +82,6 @@ impl Publisher {
         self.connection.max_message_size()
     }
 
-    /// Its connection.
-    pub fn connection(&self) -> &Connection {
-        &self.connection
-    }
-
     /// Queues an entry for the socket.
     pub async fn send(&self, outbound: Outbound) -> Result<(), ConnectionError> {
         let command = SendCommand {

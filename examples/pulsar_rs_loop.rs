@@ -100,12 +100,7 @@ async fn producer(args: &Args) -> Result<Producer<TokioExecutor>, pulsar::Error>
         ..ProducerOptions::default()
     };
     let client = Pulsar::builder(&args.to_url, TokioExecutor).build().await?;
-    client
-        .producer()
-        .with_topic(&args.topic)
-        .with_options(options)
-        .build()
-        .await
+    client.producer().with_topic(&args.topic).with_options(options).build().await
 }
 
 /// The oldest message's receipt, then its acknowledgement.
@@ -134,9 +129,7 @@ fn copy(received: &Received) -> producer::Message {
 /// User and system time of this process, all threads (proc(5): fields 14 and 15, 100 ticks a second).
 fn cpu_seconds() -> Result<f64, Box<dyn std::error::Error>> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let (_, after_name) = stat
-        .rsplit_once(')')
-        .ok_or("no process name in /proc/self/stat")?;
+    let (_, after_name) = stat.rsplit_once(')').ok_or("no process name in /proc/self/stat")?;
     let fields: Vec<&str> = after_name.split_whitespace().collect();
     let ticks = |field: usize| fields.get(field - 3).map_or(Ok(0), |text| text.parse::<u64>());
     Ok((ticks(14)? + ticks(15)?) as f64 / 100.0)

@@ -79,13 +79,7 @@ struct Line {
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     match Command::parse() {
         Command::Publish { place, producer } => publish(&place, &producer).await,
-        Command::Read {
-            place,
-            subscription,
-            count,
-            idle,
-            linger,
-        } => {
+        Command::Read { place, subscription, count, idle, linger } => {
             let [idle, linger] = [idle, linger].map(Duration::from_secs_f64);
             read(&place, &subscription, count, idle, linger).await
         }
@@ -118,18 +112,11 @@ async fn publish(place: &Place, name: &str) -> Result<ExitCode, Box<dyn Error>> 
 
 fn described(sent: u64, answer: Option<&ProducerEvent>) -> Value {
     match answer {
-        Some(ProducerEvent::Receipt {
-            sequence_id,
-            duplicate,
-        }) => {
+        Some(ProducerEvent::Receipt { sequence_id, duplicate }) => {
             let answer = if *duplicate { "duplicate" } else { "stored" };
             json!({"sent": sent, "answer": answer, "sequence_id": sequence_id})
         }
-        Some(ProducerEvent::SendError {
-            sequence_id,
-            error,
-            message,
-        }) => {
+        Some(ProducerEvent::SendError { sequence_id, error, message }) => {
             let error = format!("{error:?}");
             json!({"sent": sent, "answer": "refused", "sequence_id": sequence_id, "error": error, "message": message})
         }
@@ -169,9 +156,7 @@ async fn read(
                     Entry::parse(delivery.stored.clone()).map_or(1, |entry| entry.facts().messages());
                 subscription.taken(messages, delivery.stored.len()).await?;
                 let MessageId { ledger, entry } = delivery.id;
-                subscription
-                    .acknowledge(MessageId { ledger, entry }, Vec::new())
-                    .await?;
+                subscription.acknowledge(MessageId { ledger, entry }, Vec::new()).await?;
             }
             Ok(Some(ConsumerEvent::Active(_) | ConsumerEvent::EndOfTopic)) => {}
             Ok(Some(ConsumerEvent::Closed) | None) => return Err("the broker closed the consumer".into()),
@@ -179,11 +164,7 @@ async fn read(
         }
     }
     subscription.close().await;
-    let code = if seen >= count {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    };
+    let code = if seen >= count { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     Ok(code)
 }
 

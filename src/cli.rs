@@ -61,12 +61,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "NAME")]
     pub hub: Option<String>,
     /// The edges' site names
-    #[arg(
-        long,
-        value_name = "NAME",
-        value_delimiter = ',',
-        required_unless_present = "rotate"
-    )]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', required_unless_present = "rotate")]
     pub edge: Vec<String>,
     /// Where edges reach the hub: tls://host:port
     #[arg(long, value_parser = LinkUrl::parse)]
@@ -165,13 +160,8 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        for (text, millis) in [
-            ("500ms", 500),
-            ("0s", 0),
-            ("30s", 30_000),
-            ("5m", 300_000),
-            ("2h", 7_200_000),
-        ] {
+        for (text, millis) in [("500ms", 500), ("0s", 0), ("30s", 30_000), ("5m", 300_000), ("2h", 7_200_000)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)));
         }
         for text in ["", "s", "30", "-1s", "1.5s", "1d", "99999999999s", "1 s"] {

@@ -21,9 +21,9 @@ pub struct BadFilter {
 pub fn start(format: LogFormat) -> Result<(), BadFilter> {
     let lines = fmt().with_env_filter(filter()?).with_writer(io::stderr);
     match format {
-        LogFormat::Text => lines
-            .with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none())
-            .init(),
+        LogFormat::Text => {
+            lines.with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none()).init()
+        }
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
     Ok(())

@@ -94,9 +94,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, Sit
     let state = admin_state(&config, registry, &links, &routes);
     let admin_stop = CancellationToken::new();
     if let Some(address) = config.admin.listen {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| SiteError::Admin { address, error })?;
+        let listener =
+            TcpListener::bind(address).await.map_err(|error| SiteError::Admin { address, error })?;
         tokio::spawn(admin::serve(listener, state.clone(), admin_stop.clone()));
     }
 
@@ -190,13 +189,7 @@ fn cluster(pulsar: &config::Pulsar) -> Result<Cluster, SiteError> {
     });
     let tls = pulsar.service_url.tls;
     let hosts = pulsar.service_url.hosts.iter();
-    let service = hosts
-        .map(|(host, port)| Address {
-            host: host.clone(),
-            port: *port,
-            tls,
-        })
-        .collect();
+    let service = hosts.map(|(host, port)| Address { host: host.clone(), port: *port, tls }).collect();
     let rest = match &pulsar.admin_url {
         Some(url) => Some(AdminRest::new(url, dialer.clone(), credentials.clone())?),
         None => None,

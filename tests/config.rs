@@ -95,28 +95,15 @@ fn every_file_that_ships_loads() {
 #[test]
 fn the_hub_that_ships_says_what_the_contract_says() {
     let config = config::load(&folder().join("hub.json")).unwrap();
-    let Tunnel::Hub(tunnel) = &config.tunnel else {
-        panic!("{:?}", config.tunnel)
-    };
-    assert_eq!(
-        (config.site.as_str(), tunnel.listen.to_string()),
-        ("riskfuel", "0.0.0.0:8001".into())
-    );
+    let Tunnel::Hub(tunnel) = &config.tunnel else { panic!("{:?}", config.tunnel) };
+    assert_eq!((config.site.as_str(), tunnel.listen.to_string()), ("riskfuel", "0.0.0.0:8001".into()));
     assert_eq!(tunnel.identity, folder().join("keys"));
     assert_eq!((tunnel.edges.len(), tunnel.edges[0].max_instances), (1, 8));
-    assert_eq!(
-        (tunnel.limits.handshakes, tunnel.limits.handshakes_per_address),
-        (256, 16)
-    );
+    assert_eq!((tunnel.limits.handshakes, tunnel.limits.handshakes_per_address), (256, 16));
     assert_eq!(config.drain.as_secs(), 30);
     let pulsar = config.pulsar;
-    assert_eq!(
-        (pulsar.replicas, pulsar.deduplication_asserted, pulsar.token),
-        (2, false, None)
-    );
-    let [requests, results] = &config.routes[..] else {
-        panic!("{:?}", config.routes)
-    };
+    assert_eq!((pulsar.replicas, pulsar.deduplication_asserted, pulsar.token), (2, false, None));
+    let [requests, results] = &config.routes[..] else { panic!("{:?}", config.routes) };
     assert_eq!((requests.generation, requests.start), (1, Start::Earliest));
     assert_eq!(requests.subscription_name(), "bridge.riskfuel.bank");
     assert_eq!(results.subscription_name(), "bridge.bank.riskfuel");
@@ -127,19 +114,12 @@ fn the_hub_that_ships_says_what_the_contract_says() {
 fn three_mistakes_are_three_errors_with_paths_and_remedies() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("hub.json");
-    let key = hub()["tunnel"]["edges"][0]["keys"][0]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let key = hub()["tunnel"]["edges"][0]["keys"][0].as_str().unwrap().to_owned();
     let text = fs::read_to_string(folder().join("hub.json")).unwrap();
     let text = text
         .replace("\"service_url\"", "\"servce_url\"")
         .replace(&key, &key.replacen('A', "B", 1))
-        .replacen(
-            "datagen-results\"],\n      \"answers\"",
-            "datagen-.*\"],\n      \"answers\"",
-            1,
-        );
+        .replacen("datagen-results\"],\n      \"answers\"", "datagen-.*\"],\n      \"answers\"", 1);
     fs::write(&file, text).unwrap();
     let refused = config::load(&file).unwrap_err().to_string();
     let expected = [
@@ -148,10 +128,7 @@ fn three_mistakes_are_three_errors_with_paths_and_remedies() {
         "  tunnel.edges[0].keys[0]: the checksum does not fit: a character is missing or changed, copy it again; take the bk1 line that `bridge init` printed",
         "  routes[1].topics[0]: patterns in routes are not in this version; list the topics one by one",
     ];
-    assert_eq!(
-        refused,
-        format!("{}/{}", dir.path().display(), expected.join("\n"))
-    );
+    assert_eq!(refused, format!("{}/{}", dir.path().display(), expected.join("\n")));
 }
 
 #[test]
@@ -163,10 +140,7 @@ fn a_mistake_of_each_kind_is_told_in_these_words() {
         assert!(heard.len() <= 4, "{heard:#?}");
     }
     assert_eq!(mistakes.len(), 40);
-    assert_eq!(
-        told(&json!([])),
-        ["the file is not a JSON object; begin it with { and end it with }"]
-    );
+    assert_eq!(told(&json!([])), ["the file is not a JSON object; begin it with { and end it with }"]);
 }
 
 #[test]
@@ -187,15 +161,7 @@ fn two_routes_on_one_topic_and_site_need_two_subscriptions() {
         ]
     );
     assert!(load(&second(json!("second")), &[]).is_ok());
-    assert_eq!(
-        told(&with(
-            second(json!("second")),
-            "/routes/2/name",
-            json!("requests")
-        ))
-        .len(),
-        1
-    );
+    assert_eq!(told(&with(second(json!("second")), "/routes/2/name", json!("requests"))).len(), 1);
 }
 
 #[test]
@@ -215,11 +181,7 @@ fn a_key_listed_for_two_edges_is_refused() {
 #[test]
 fn routes_of_an_edge_lead_to_one_hub_and_a_site_has_a_cluster() {
     let route = |name: &str, to: &str| json!({"name": name, "from": "bank", "to": to, "topics": [name]});
-    let value = with(
-        edge(),
-        "/routes",
-        json!([route("a", "riskfuel"), route("b", "mint")]),
-    );
+    let value = with(edge(), "/routes", json!([route("a", "riskfuel"), route("b", "mint")]));
     assert_eq!(
         told(&value),
         [
@@ -228,10 +190,7 @@ fn routes_of_an_edge_lead_to_one_hub_and_a_site_has_a_cluster() {
     );
     let value = with(edge(), "/routes", json!([route("a", "riskfuel")]));
     assert!(load(&value, &[]).is_ok());
-    assert_eq!(
-        told(&with(value, "/pulsar", Value::Null)),
-        ["pulsar: missing; add an object"]
-    );
+    assert_eq!(told(&with(value, "/pulsar", Value::Null)), ["pulsar: missing; add an object"]);
 }
 
 #[test]
@@ -242,10 +201,7 @@ fn any_string_may_come_from_the_environment_or_a_file() {
     value["routes"][0]["subscription"] = json!({"file": "secret"});
     value["pulsar"]["auth"] = json!({"token": {"env": "TOKEN"}});
     let config = load(&value, &[("SITE", "riskfuel"), ("TOPIC", "orders")]).unwrap();
-    assert_eq!(
-        config.routes[0].topics[0].to_string(),
-        "persistent://public/default/orders"
-    );
+    assert_eq!(config.routes[0].topics[0].to_string(), "persistent://public/default/orders");
     assert_eq!(config.routes[0].subscription.as_deref(), Some("from-a-file"));
     assert_eq!(config.pulsar.token, Some(TokenSource::Env("TOKEN".into())));
     let told = load(&value, &[("SITE", "riskfuel")]).unwrap_err();
@@ -297,9 +253,7 @@ fn relative_paths_are_relative_to_the_file_that_names_them() {
     ] {
         fs::write(&file, with(edge(), "/tunnel/token_file", named).to_string()).unwrap();
         let config = config::load(&file).unwrap();
-        let Tunnel::Edge(tunnel) = config.tunnel else {
-            panic!("no edge")
-        };
+        let Tunnel::Edge(tunnel) = config.tunnel else { panic!("no edge") };
         assert_eq!(tunnel.token_file, expected);
     }
 }
@@ -313,20 +267,10 @@ fn files_that_are_missing_are_all_named() {
     fs::write(&file, value.to_string()).unwrap();
     let config = config::load(&file).unwrap();
     let missing = || -> Vec<String> {
-        config::missing_files(&config)
-            .into_iter()
-            .map(|problem| problem.path)
-            .collect()
+        config::missing_files(&config).into_iter().map(|problem| problem.path).collect()
     };
-    assert_eq!(
-        missing(),
-        ["tunnel.token_file", "pulsar.auth", "pulsar.tls.ca_file"]
-    );
-    let unset = with(
-        edge(),
-        "/pulsar/auth",
-        json!({"token": {"env": "BRIDGE_TEST_NO_SUCH_TOKEN"}}),
-    );
+    assert_eq!(missing(), ["tunnel.token_file", "pulsar.auth", "pulsar.tls.ca_file"]);
+    let unset = with(edge(), "/pulsar/auth", json!({"token": {"env": "BRIDGE_TEST_NO_SUCH_TOKEN"}}));
     let named = config::missing_files(&load(&unset, &[]).unwrap());
     assert!(named.iter().any(|problem| problem.to_string()
         == "pulsar.auth.token: the environment has no `BRIDGE_TEST_NO_SUCH_TOKEN`; set it to the broker's token"));
@@ -346,23 +290,13 @@ fn topics_keep_the_routes_that_carry_them_and_their_answers() {
     let kept = |topics: &[&str]| {
         let mut config = config.clone();
         let topics: Vec<_> = topics.iter().map(ToString::to_string).collect();
-        config.keep_topics(&topics).map(|()| {
-            config
-                .routes
-                .into_iter()
-                .map(|route| route.name)
-                .collect::<Vec<_>>()
-        })
+        config
+            .keep_topics(&topics)
+            .map(|()| config.routes.into_iter().map(|route| route.name).collect::<Vec<_>>())
     };
     assert_eq!(kept(&["datagen-requests"]).unwrap(), ["requests", "results"]);
-    assert_eq!(
-        kept(&["persistent://public/default/datagen-results"]).unwrap(),
-        ["results"]
-    );
-    assert_eq!(
-        kept(&["logs-partition-2", "datagen-results"]).unwrap(),
-        ["results", "logs"]
-    );
+    assert_eq!(kept(&["persistent://public/default/datagen-results"]).unwrap(), ["results"]);
+    assert_eq!(kept(&["logs-partition-2", "datagen-results"]).unwrap(), ["results", "logs"]);
     assert_eq!(
         kept(&["orders"]).unwrap_err().to_string(),
         "no route carries persistent://public/default/orders; the routes are: \
@@ -370,9 +304,6 @@ fn topics_keep_the_routes_that_carry_them_and_their_answers() {
          results (persistent://public/default/datagen-results), logs (persistent://public/default/logs)"
     );
     assert!(kept(&["a/b"]).is_err());
-    let error = load(&edge(), &[])
-        .unwrap()
-        .keep_topics(&["orders".into()])
-        .unwrap_err();
+    let error = load(&edge(), &[]).unwrap().keep_topics(&["orders".into()]).unwrap_err();
     assert!(error.to_string().contains("declares no routes"), "{error}");
 }

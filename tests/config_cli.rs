@@ -14,20 +14,12 @@ use tempfile::TempDir;
 
 fn bridge(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bridge"));
-    command
-        .args(args)
-        .env_remove("BRIDGE_CONFIG")
-        .env_remove("BRIDGE_LOG")
-        .env_remove("RUST_LOG");
+    command.args(args).env_remove("BRIDGE_CONFIG").env_remove("BRIDGE_LOG").env_remove("RUST_LOG");
     command
 }
 
 fn ended(args: &[&str]) -> (i32, String, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = bridge(args).output().unwrap();
+    let Output { status, stdout, stderr } = bridge(args).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
 }
@@ -52,9 +44,7 @@ fn edge() -> (TempDir, String) {
 }
 
 fn shipped(name: &str) -> String {
-    let file: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("bridge-config")
-        .join(name);
+    let file: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("bridge-config").join(name);
     file.to_str().unwrap().to_owned()
 }
 
@@ -62,10 +52,7 @@ fn shipped(name: &str) -> String {
 fn without_a_configuration_run_says_where_to_get_one() {
     let (code, stdout, stderr) = ended(&["run"]);
     assert_eq!((code, stdout.as_str()), (78, ""));
-    assert!(
-        stderr.contains("give --config FILE or set BRIDGE_CONFIG"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("give --config FILE or set BRIDGE_CONFIG"), "{stderr}");
     assert!(stderr.contains("`bridge init`"), "{stderr}");
 }
 
@@ -83,10 +70,7 @@ fn odd_arguments_are_usage() {
     let (code, _, stderr) = ended(&["run", "--config", &shipped("hub.json"), "--topics", "orders"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("no route carries persistent://public/default/orders; the routes are: requests"));
-    let filtered = bridge(&["run"])
-        .env("BRIDGE_LOG", "bridge=loud")
-        .output()
-        .unwrap();
+    let filtered = bridge(&["run"]).env("BRIDGE_LOG", "bridge=loud").output().unwrap();
     assert_eq!(filtered.status.code(), Some(2));
 }
 
@@ -112,10 +96,7 @@ fn a_refused_configuration_is_told_whole_and_ends_with_78() {
     );
     let (code, stdout, _) = ended(&["check", "--config", file, "--output", "json"]);
     let told: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(
-        (code, &told["ok"], told["problems"].as_array().unwrap().len()),
-        (78, &json!(false), 3)
-    );
+    assert_eq!((code, &told["ok"], told["problems"].as_array().unwrap().len()), (78, &json!(false), 3));
     assert_eq!(told["problems"][0]["path"], "colour");
 }
 
@@ -139,10 +120,7 @@ fn check_says_what_it_looked_at_and_what_not() {
     let expected = "valid\n  site bank, an edge of tls://127.0.0.1:1\n  looked at: keys and values, \
                     routes against each other, that named files are there\n  not tried: the cluster, the link, \
                     the other side's policy\n";
-    assert_eq!(
-        (code, stdout, stderr.as_str()),
-        (0, format!("{file}: {expected}"), "")
-    );
+    assert_eq!((code, stdout, stderr.as_str()), (0, format!("{file}: {expected}"), ""));
 }
 
 #[test]
@@ -158,10 +136,7 @@ fn a_run_of_limited_time_ends_with_its_summary_as_one_line() {
 fn nobody_there_is_69_and_names_the_url() {
     let (code, stdout, stderr) = ended(&["status", "--admin", "http://127.0.0.1:1"]);
     assert_eq!((code, stdout.as_str()), (69, ""));
-    assert!(
-        stderr.contains("http://127.0.0.1:1: ") && stderr.contains("admin.listen"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("http://127.0.0.1:1: ") && stderr.contains("admin.listen"), "{stderr}");
 }
 
 /// A bridge that runs, with its log.
@@ -174,17 +149,9 @@ struct Running {
 impl Running {
     fn start(file: &str) -> Self {
         let mut command = bridge(&["run", "--config", file, "--log-format", "json"]);
-        let mut process = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(process.stderr.take().unwrap());
-        let mut running = Self {
-            process,
-            log,
-            admin: String::new(),
-        };
+        let mut running = Self { process, log, admin: String::new() };
         let line = running.line("admin: listening");
         running.admin = format!("http://{}", line["address"].as_str().unwrap());
         running
@@ -195,10 +162,7 @@ impl Running {
         let mut line = String::new();
         while self.log.read_line(&mut line).unwrap() > 0 {
             let event: Value = serde_json::from_str(&line).unwrap();
-            if event["message"]
-                .as_str()
-                .is_some_and(|text| text.starts_with(message))
-            {
+            if event["message"].as_str().is_some_and(|text| text.starts_with(message)) {
                 return event;
             }
             line.clear();
@@ -207,10 +171,7 @@ impl Running {
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([name, &self.process.id().to_string()])
-            .status()
-            .unwrap();
+        let sent = Command::new("kill").args([name, &self.process.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 }
@@ -241,27 +202,17 @@ fn status_shows_a_running_bridge() {
     let running = Running::start(&file);
     let (code, stdout, stderr) = ended(&["status", "--admin", &running.admin]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(
-        stdout.starts_with("bank  bridge ") && stdout.contains("\nLINK "),
-        "{stdout}"
-    );
+    assert!(stdout.starts_with("bank  bridge ") && stdout.contains("\nLINK "), "{stdout}");
     let (code, stdout, _) = ended(&["status", "--admin", &running.admin, "--output", "json"]);
     let status: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(
-        (code, &status["site"], &status["progress"]["ok"]),
-        (0, &json!("bank"), &json!(false))
-    );
+    assert_eq!((code, &status["site"], &status["progress"]["ok"]), (0, &json!("bank"), &json!(false)));
 }
 
 #[test]
 fn completions_know_the_verbs() {
     let (code, stdout, _) = ended(&["completions", "bash"]);
     assert_eq!(code, 0);
-    assert!(
-        ["run", "check", "status"]
-            .iter()
-            .all(|verb| stdout.contains(verb))
-    );
+    assert!(["run", "check", "status"].iter().all(|verb| stdout.contains(verb)));
 }
 
 /// `bridge init` in a folder of its own.
@@ -275,20 +226,10 @@ fn init(dir: &TempDir, args: &[&str]) -> (i32, String, String) {
 #[test]
 fn init_makes_configurations_that_check_finds_valid() {
     let dir = tempfile::tempdir().unwrap();
-    let first = [
-        "--hub",
-        "riskfuel",
-        "--edge",
-        "bank,mint",
-        "--url",
-        "tls://127.0.0.1:8001",
-    ];
+    let first = ["--hub", "riskfuel", "--edge", "bank,mint", "--url", "tls://127.0.0.1:8001"];
     let (code, stdout, stderr) = init(&dir, &first);
     assert_eq!((code, stderr.as_str()), (0, ""));
-    assert!(
-        stdout.contains("/made/hub/hub.json\n") && stdout.contains("\nnext:\n1. "),
-        "{stdout}"
-    );
+    assert!(stdout.contains("/made/hub/hub.json\n") && stdout.contains("\nnext:\n1. "), "{stdout}");
     let mut valid = 0;
     for file in ["hub/hub.json", "bank/edge.json", "mint/edge.json"] {
         let file = dir.path().join("made").join(file);
@@ -301,15 +242,9 @@ fn init_makes_configurations_that_check_finds_valid() {
     assert_eq!(code, 2);
     assert!(stderr.contains("exists: nothing was written"), "{stderr}");
     let (code, stdout, _) = init(&dir, &["--edge", "third"]);
-    assert!(
-        code == 0 && stdout.contains("\"bk1.third.") && !stdout.contains("bt1."),
-        "{stdout}"
-    );
+    assert!(code == 0 && stdout.contains("\"bk1.third.") && !stdout.contains("bt1."), "{stdout}");
     let (code, stdout, _) = init(&dir, &["--rotate", "bank"]);
-    assert!(
-        code == 0 && stdout.contains("\"bk1.bank.") && !stdout.contains("bt1."),
-        "{stdout}"
-    );
+    assert!(code == 0 && stdout.contains("\"bk1.bank.") && !stdout.contains("bt1."), "{stdout}");
 }
 
 #[test]
@@ -320,10 +255,8 @@ fn an_edges_own_key_never_leaves_its_folder() {
     assert!(code == 0 && stdout.contains("bk1.bank."), "{stdout}{stderr}");
     assert!(!stdout.contains(secret.trim()) && !stderr.contains(secret.trim()));
     let pin = "A".repeat(43);
-    let (code, stdout, stderr) = init(
-        &dir,
-        &["--own-key", "--edge", "bank", "--hub", "riskfuel", "--pin", &pin],
-    );
+    let (code, stdout, stderr) =
+        init(&dir, &["--own-key", "--edge", "bank", "--hub", "riskfuel", "--pin", &pin]);
     assert!(code == 0 && !stdout.contains("bt1."), "{stdout}{stderr}");
     let token = fs::read_to_string(dir.path().join("made/bank/token")).unwrap();
     assert_eq!(JoinToken::parse(&token).unwrap().hub, "riskfuel");

@@ -41,11 +41,7 @@ fn the_readme_lists_every_key_and_no_other() {
     let readme = fs::read_to_string(folder().join("README.md")).unwrap();
     let listed: BTreeSet<String> = readme
         .lines()
-        .filter_map(|line| {
-            line.strip_prefix("| `")?
-                .split_once('`')
-                .map(|(key, _)| key.to_owned())
-        })
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key.to_owned()))
         .collect();
     assert_eq!(keys, listed);
     assert!(keys.len() > 40, "{}", keys.len());
@@ -56,17 +52,8 @@ fn gather(root: &Value, schema: &Value, path: &str, keys: &mut BTreeSet<String>)
     if let Some(items) = schema.get("items") {
         gather(root, items, &format!("{path}[]"), keys);
     }
-    for (key, value) in schema
-        .get("properties")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        let path = if path.is_empty() {
-            key.clone()
-        } else {
-            format!("{path}.{key}")
-        };
+    for (key, value) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         gather(root, value, &path, keys);
         keys.insert(path);
     }
@@ -90,25 +77,16 @@ fn schema_and_loader_refuse_the_same_shapes_at_the_same_places() {
         for changed in changes(&value) {
             fs::write(&file, changed.to_string()).unwrap();
             let by_schema = refusals(&changed);
-            let problems = config::load(&file)
-                .err()
-                .map(|errors| errors.problems)
-                .unwrap_or_default();
+            let problems = config::load(&file).err().map(|errors| errors.problems).unwrap_or_default();
             let told = |place: &String| {
                 let near = |path: &String| path.starts_with(place) || place.starts_with(path.as_str());
                 problems.iter().any(|problem| near(&problem.path))
             };
-            assert!(
-                by_schema.iter().all(told),
-                "schema: {by_schema:#?}\nloader: {problems:#?}\n{changed}"
-            );
+            assert!(by_schema.iter().all(told), "schema: {by_schema:#?}\nloader: {problems:#?}\n{changed}");
             for problem in problems.iter().filter(|problem| is_of_shape(&problem.message)) {
                 let near =
                     |place: &String| place.starts_with(&problem.path) || problem.path.starts_with(place);
-                assert!(
-                    by_schema.iter().any(near),
-                    "only the loader: {problem:?}\n{changed}"
-                );
+                assert!(by_schema.iter().any(near), "only the loader: {problem:?}\n{changed}");
             }
             tried += 1;
             refused += usize::from(!by_schema.is_empty());
@@ -157,16 +135,9 @@ fn changes(value: &Value) -> Vec<Value> {
     walk(value, String::new(), &mut pointers);
     let mut changed = Vec::new();
     for pointer in &pointers {
-        for new in [
-            json!(true),
-            json!(0),
-            json!(-1),
-            json!(1.5),
-            json!(1e9),
-            json!("x"),
-            json!([]),
-            json!({}),
-        ] {
+        for new in
+            [json!(true), json!(0), json!(-1), json!(1.5), json!(1e9), json!("x"), json!([]), json!({})]
+        {
             let mut copy = value.clone();
             *copy.pointer_mut(pointer).unwrap() = new;
             changed.push(copy);
@@ -220,25 +191,10 @@ fn judge(root: &Value, schema: &Value, value: &Value, path: &str, places: &mut V
                 true
             }
             "type" => has_type(value, rule.as_str().unwrap()),
-            "minimum" => value
-                .as_f64()
-                .is_none_or(|number| number >= rule.as_f64().unwrap()),
-            "maximum" => value
-                .as_f64()
-                .is_none_or(|number| number <= rule.as_f64().unwrap()),
-            "anyOf" => rule
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|one| satisfies(root, one, value)),
-            "oneOf" => {
-                rule.as_array()
-                    .unwrap()
-                    .iter()
-                    .filter(|one| satisfies(root, one, value))
-                    .count()
-                    == 1
-            }
+            "minimum" => value.as_f64().is_none_or(|number| number >= rule.as_f64().unwrap()),
+            "maximum" => value.as_f64().is_none_or(|number| number <= rule.as_f64().unwrap()),
+            "anyOf" => rule.as_array().unwrap().iter().any(|one| satisfies(root, one, value)),
+            "oneOf" => rule.as_array().unwrap().iter().filter(|one| satisfies(root, one, value)).count() == 1,
             "required" => {
                 for key in rule.as_array().unwrap().iter().map(|key| key.as_str().unwrap()) {
                     if value.as_object().is_some_and(|object| !object.contains_key(key)) {
@@ -283,16 +239,11 @@ fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     let Some(reference) = schema.get("$ref") else {
         return schema;
     };
-    root.pointer(reference.as_str().unwrap().strip_prefix('#').unwrap())
-        .unwrap()
+    root.pointer(reference.as_str().unwrap().strip_prefix('#').unwrap()).unwrap()
 }
 
 fn joined(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 fn has_type(value: &Value, name: &str) -> bool {

@@ -1,10 +1,7 @@
 //! The house: who may import whom, how long a file may be, how it begins, what it may be called. Reads the
 //! sources as text, because no compiler knows these rules.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot read the sources has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot read the sources has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,10 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tunnel", &["config", "policy"]),
     ("relay", &["pulsar", "tunnel", "policy"]),
     ("admin", &["relay::status", "tunnel::status"]),
-    (
-        "site",
-        &["exit", "pulsar", "policy", "config", "tunnel", "relay", "admin"],
-    ),
+    ("site", &["exit", "pulsar", "policy", "config", "tunnel", "relay", "admin"]),
     // The binary.
     ("main", &["exit"]),
     ("cli", &["config::LinkUrl"]),
@@ -33,9 +27,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 const LINES_MAX: usize = 500;
 
 /// Names of drawers: what is in such a file could be anywhere.
-const DRAWERS: &[&str] = &[
-    "common", "data", "helper", "helpers", "info", "manager", "misc", "shared", "util", "utils",
-];
+const DRAWERS: &[&str] =
+    &["common", "data", "helper", "helpers", "info", "manager", "misc", "shared", "util", "utils"];
 
 /// A source file, its path relative to the crate.
 struct Source {
@@ -60,11 +53,7 @@ impl Source {
 
     /// Its text without comments.
     fn code(&self) -> String {
-        self.text
-            .lines()
-            .map(without_comment)
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.text.lines().map(without_comment).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -127,21 +116,14 @@ fn every_room_imports_only_what_it_may() {
             let own_binary =
                 BINARY.contains(&room.as_str()) && BINARY.iter().any(|file| import.starts_with(file));
             if !own && !own_binary && !allowed.iter().any(fits) {
-                broken.push(format!(
-                    "{}: {room} must not know {import}",
-                    source.path.display()
-                ));
+                broken.push(format!("{}: {room} must not know {import}", source.path.display()));
             }
         }
         met.insert(room);
     }
     assert_eq!(broken, Vec::<String>::new());
     assert!(imports > 40, "only {imports} imports were seen");
-    assert_eq!(
-        met,
-        rules.keys().map(ToString::to_string).collect(),
-        "MAY_IMPORT and src differ"
-    );
+    assert_eq!(met, rules.keys().map(ToString::to_string).collect(), "MAY_IMPORT and src differ");
 }
 
 /// The files of the binary, which may know each other.
@@ -161,11 +143,7 @@ fn imported(source: &Source, rules: &BTreeMap<&str, &[&str]>) -> BTreeSet<String
     }
     found.extend(climbed(&code, source.depth(), rules));
     // A room imported whole tells nothing yet: what is taken from it does.
-    let whole: Vec<String> = found
-        .iter()
-        .filter(|import| !import.contains("::"))
-        .cloned()
-        .collect();
+    let whole: Vec<String> = found.iter().filter(|import| !import.contains("::")).cloned().collect();
     for room in whole {
         let start = format!("{room}::");
         let mut uses = BTreeSet::new();
@@ -190,11 +168,7 @@ fn named(rest: &str, found: &mut BTreeSet<String>) {
             found.insert(first.to_owned());
             continue;
         };
-        found.extend(
-            items(rest)
-                .iter()
-                .map(|second| format!("{first}::{}", word(second))),
-        );
+        found.extend(items(rest).iter().map(|second| format!("{first}::{}", word(second))));
     }
 }
 
@@ -222,9 +196,7 @@ fn items(text: &str) -> Vec<&str> {
 }
 
 fn word(text: &str) -> &str {
-    let end = text
-        .find(|c: char| !c.is_alphanumeric() && c != '_')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
     &text[..end]
 }
 
@@ -254,10 +226,7 @@ fn the_reader_of_imports_sees_every_form_of_them() {
                 fn f() -> relay::source::Source { crate::pulsar::topic::parse(\"http://crate\") }\n\
                 use crate::{\n    admin::{table, client},\n    site::run,\n};\nuse super::super::policy::Policy;\n\
                 use pulsar_bridge::exit::Exit; use my_crate::no::x; relay::status::Board";
-    let source = Source {
-        path: "src/room/file.rs".into(),
-        text: text.into(),
-    };
+    let source = Source { path: "src/room/file.rs".into(), text: text.into() };
     let rules = MAY_IMPORT.iter().copied().collect();
     let seen: Vec<_> = imported(&source, &rules).into_iter().collect();
     let expected = [
@@ -286,27 +255,15 @@ fn every_file_is_short_says_what_it_is_and_is_no_drawer() {
             broken.push(format!("{path}: {lines} lines, at most {LINES_MAX}"));
         }
         if !source.text.starts_with("//!") {
-            broken.push(format!(
-                "{path}: begin it with //!: what it is, what it refuses to do"
-            ));
+            broken.push(format!("{path}: begin it with //!: what it is, what it refuses to do"));
         }
-        let mut names = source
-            .path
-            .components()
-            .filter_map(|part| Path::new(part.as_os_str()).file_stem());
+        let mut names = source.path.components().filter_map(|part| Path::new(part.as_os_str()).file_stem());
         if let Some(drawer) = names.find(|name| DRAWERS.iter().any(|drawer| name == drawer)) {
-            broken.push(format!(
-                "{path}: `{}` is a drawer: name the thing",
-                drawer.display()
-            ));
+            broken.push(format!("{path}: `{}` is a drawer: name the thing", drawer.display()));
         }
     }
     assert_eq!(broken, Vec::<String>::new());
-    assert!(
-        sources.len() > FILES_MIN,
-        "only {} files were read",
-        sources.len()
-    );
+    assert!(sources.len() > FILES_MIN, "only {} files were read", sources.len());
 }
 
 /// What the crate had when this was written.
@@ -315,10 +272,7 @@ const FILES_MIN: usize = 45;
 #[test]
 fn the_map_names_every_room() {
     let Ok(map) = fs::read_to_string(root().join("ARCHITECTURE.md")) else {
-        assert!(
-            !root().join("README.md").exists(),
-            "a README, but no ARCHITECTURE.md"
-        );
+        assert!(!root().join("README.md").exists(), "a README, but no ARCHITECTURE.md");
         return;
     };
     let rooms: BTreeSet<String> = sources(&["src"]).iter().filter_map(Source::room).collect();

@@ -1,9 +1,6 @@
 //! The table of reasons in README.md is the catalogue of the code: same codes, same order, same remedies.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot read the documents has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot read the documents has failed")]
 
 use std::fs;
 use std::path::Path;
@@ -32,11 +29,7 @@ fn the_routes_reasons_stand_in_the_readme_with_what_follows_and_their_remedies()
 fn the_links_reasons_stand_in_the_readme_with_what_follows_and_their_remedies() {
     let reasons = links_reasons();
     let rows = reasons.iter().map(|reason| {
-        let then = if reason.is_refusal() {
-            "**act**"
-        } else {
-            "again soon"
-        };
+        let then = if reason.is_refusal() { "**act**" } else { "again soon" };
         row(reason.code(), then, reason.remedy())
     });
     assert_eq!(table("### Of a link"), rows.collect::<Vec<_>>());
@@ -48,24 +41,16 @@ fn no_reason_of_a_link_is_left_out() {
     let source = read("src/tunnel/reason.rs");
     let (_, from_codes) = source.split_once("fn code(").unwrap();
     let (codes, _) = from_codes.split_once("fn is_refusal(").unwrap();
-    let codes: Vec<_> = codes
-        .lines()
-        .filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\","))
-        .collect();
+    let codes: Vec<_> =
+        codes.lines().filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\",")).collect();
     let listed: Vec<_> = links_reasons().iter().map(LinkReason::code).collect();
     assert_eq!(codes, listed);
 }
 
 fn links_reasons() -> Vec<LinkReason> {
     vec![
-        LinkReason::Intercepted {
-            issuer: String::new(),
-            leaf_sha256: String::new(),
-        },
-        LinkReason::Clock {
-            skew: Duration::ZERO,
-            ahead: false,
-        },
+        LinkReason::Intercepted { issuer: String::new(), leaf_sha256: String::new() },
+        LinkReason::Clock { skew: Duration::ZERO, ahead: false },
         LinkReason::RefusedUnknownKey,
         LinkReason::RefusedSiteMismatch,
         LinkReason::TooManyInstances,

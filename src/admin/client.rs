@@ -40,25 +40,16 @@ pub enum AskError {
 /// The status of the bridge at `http://host:port`.
 pub async fn status(url: &str) -> Result<Status, AskError> {
     let authority = authority(url)?;
-    let unreachable = |reason: String| AskError::Unreachable {
-        url: url.to_owned(),
-        reason,
-    };
+    let unreachable = |reason: String| AskError::Unreachable { url: url.to_owned(), reason };
     let asked = tokio::time::timeout(ANSWER_TIME_MAX, ask(&authority));
     let (code, body) = match asked.await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => return Err(unreachable(error)),
         Err(_) => {
-            return Err(unreachable(format!(
-                "no answer within {} s",
-                ANSWER_TIME_MAX.as_secs()
-            )));
+            return Err(unreachable(format!("no answer within {} s", ANSWER_TIME_MAX.as_secs())));
         }
     };
-    let foreign = |reason: String| AskError::Foreign {
-        url: url.to_owned(),
-        reason,
-    };
+    let foreign = |reason: String| AskError::Foreign { url: url.to_owned(), reason };
     if code != 200 {
         return Err(foreign(format!("HTTP {code}")));
     }
@@ -66,9 +57,7 @@ pub async fn status(url: &str) -> Result<Status, AskError> {
 }
 
 async fn ask(authority: &str) -> Result<(u16, Bytes), String> {
-    let socket = TcpStream::connect(authority)
-        .await
-        .map_err(|error| error.to_string())?;
+    let socket = TcpStream::connect(authority).await.map_err(|error| error.to_string())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
         .await
         .map_err(|error| error.to_string())?;
@@ -77,10 +66,7 @@ async fn ask(authority: &str) -> Result<(u16, Bytes), String> {
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
     let answer = async move {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| error.to_string())?;
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let code = response.status().as_u16();
         let body = Limited::new(response.into_body(), STATUS_LEN_MAX);
         let body = body.collect().await.map_err(|error| error.to_string())?;
@@ -125,12 +111,7 @@ mod tests {
     async fn a_running_bridge_tells_its_status_and_stops_when_told() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let state = AdminState::new(
-            "bank",
-            Registry::default(),
-            Default::default(),
-            Default::default(),
-        );
+        let state = AdminState::new("bank", Registry::default(), Default::default(), Default::default());
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, state.clone(), stop.clone()));
         let told = status(&url).await.unwrap();
@@ -151,10 +132,7 @@ mod tests {
             let (mut socket, _) = listener.accept().await.unwrap();
             let mut request = [0; 256];
             assert!(socket.read(&mut request).await.unwrap() > 0);
-            socket
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
-                .await
-                .unwrap();
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
         });
         let error = status(&url).await.unwrap_err();
         assert!(matches!(error, AskError::Foreign { .. }), "{error}");
@@ -163,15 +141,9 @@ mod tests {
 
     #[test]
     fn other_urls_are_refused() {
-        for url in [
-            "",
-            "127.0.0.1:9600",
-            "https://a:1",
-            "http://a",
-            "http://a:x",
-            "http://a:1/x",
-            "http://u@a:1",
-        ] {
+        for url in
+            ["", "127.0.0.1:9600", "https://a:1", "http://a", "http://a:x", "http://a:1/x", "http://u@a:1"]
+        {
             assert!(matches!(authority(url), Err(AskError::Url(_))), "{url}");
         }
         assert_eq!(authority("http://[::1]:9600/").unwrap(), "[::1]:9600");

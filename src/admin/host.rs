@@ -13,9 +13,7 @@ pub(super) fn is_ours(host: &str, configured: &[String]) -> bool {
 
 /// Whether an `Origin` header is a page of ours.
 pub(super) fn is_our_page(origin: &str, configured: &[String]) -> bool {
-    let authority = origin
-        .strip_prefix("http://")
-        .or_else(|| origin.strip_prefix("https://"));
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     authority.is_some_and(|authority| is_ours(authority, configured))
 }
 

@@ -18,10 +18,7 @@ pub(super) fn register(
     links: &tunnel::status::Board,
     routes: &relay::status::Board,
 ) {
-    registry.register_collector(Box::new(Boards {
-        links: links.clone(),
-        routes: routes.clone(),
-    }));
+    registry.register_collector(Box::new(Boards { links: links.clone(), routes: routes.clone() }));
 }
 
 struct Boards {
@@ -39,14 +36,10 @@ impl Collector for Boards {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let routes = self.routes.rows();
         for (name, help, value) in COUNTERS {
-            family(&mut encoder, name, help, &routes, |row| {
-                ConstCounter::new(value(row))
-            })?;
+            family(&mut encoder, name, help, &routes, |row| ConstCounter::new(value(row)))?;
         }
         for (name, help, value) in GAUGES {
-            family(&mut encoder, name, help, &routes, |row| {
-                ConstGauge::new(value(row))
-            })?;
+            family(&mut encoder, name, help, &routes, |row| ConstGauge::new(value(row)))?;
         }
         link_lanes(&mut encoder, &self.links.rows())
     }
@@ -55,53 +48,27 @@ impl Collector for Boards {
 type Value<N> = fn(&PartitionStatus) -> N;
 
 const COUNTERS: &[(&str, &str, Value<u64>)] = &[
-    (
-        "bridge_route_entries",
-        "Entries sent (source) or published (sink), repeats included",
-        |row| row.entries,
-    ),
-    (
-        "bridge_route_messages",
-        "Messages in those entries, as their metadata claims",
-        |row| row.messages,
-    ),
-    ("bridge_route_bytes", "Bytes of those entries as stored", |row| {
-        row.bytes
+    ("bridge_route_entries", "Entries sent (source) or published (sink), repeats included", |row| {
+        row.entries
     }),
-    (
-        "bridge_route_confirmed",
-        "Entries confirmed by the destination",
-        |row| row.confirmed,
-    ),
-    ("bridge_route_duplicates", "Receipts that said duplicate", |row| {
-        row.duplicates
-    }),
-    (
-        "bridge_route_skipped",
-        "Entries skipped because a bridge wrote them",
-        |row| row.skipped,
-    ),
+    ("bridge_route_messages", "Messages in those entries, as their metadata claims", |row| row.messages),
+    ("bridge_route_bytes", "Bytes of those entries as stored", |row| row.bytes),
+    ("bridge_route_confirmed", "Entries confirmed by the destination", |row| row.confirmed),
+    ("bridge_route_duplicates", "Receipts that said duplicate", |row| row.duplicates),
+    ("bridge_route_skipped", "Entries skipped because a bridge wrote them", |row| row.skipped),
 ];
 
 const GAUGES: &[(&str, &str, Value<i64>)] = &[
-    (
-        "bridge_route_in_flight",
-        "Entries sent and not yet confirmed",
-        |row| signed(row.in_flight),
-    ),
+    ("bridge_route_in_flight", "Entries sent and not yet confirmed", |row| signed(row.in_flight)),
     (
         "bridge_route_stalled_milliseconds",
         "Since the acknowledged position advanced or the backlog was empty",
         |row| signed(row.stalled_ms),
     ),
-    ("bridge_route_running", "1 while entries may flow", |row| {
-        i64::from(row.state == State::Running)
+    ("bridge_route_running", "1 while entries may flow", |row| i64::from(row.state == State::Running)),
+    ("bridge_route_stopped", "1 when it will not go on by itself", |row| {
+        i64::from(row.state == State::Stopped)
     }),
-    (
-        "bridge_route_stopped",
-        "1 when it will not go on by itself",
-        |row| i64::from(row.state == State::Stopped),
-    ),
 ];
 
 fn family<M: EncodeMetric>(
@@ -118,23 +85,14 @@ fn family<M: EncodeMetric>(
             End::Source => "source",
             End::Sink => "sink",
         };
-        let labels = [
-            ("route", row.route.as_str()),
-            ("topic", row.topic.as_str()),
-            ("end", end),
-        ];
+        let labels = [("route", row.route.as_str()), ("topic", row.topic.as_str()), ("end", end)];
         metric(row).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }
 
 fn link_lanes(encoder: &mut DescriptorEncoder<'_>, links: &[LinkStatus]) -> Result<(), fmt::Error> {
-    let up = |peer: &str| {
-        links
-            .iter()
-            .filter(|link| link.peer == peer && link.state == "up")
-            .count()
-    };
+    let up = |peer: &str| links.iter().filter(|link| link.peer == peer && link.state == "up").count();
     let mut peers: Vec<&str> = links.iter().map(|link| link.peer.as_str()).collect();
     peers.sort_unstable();
     peers.dedup();

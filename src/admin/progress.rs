@@ -15,20 +15,13 @@ pub const STALL_MS_MAX: u64 = 30_000;
 pub fn judge(peers: &[String], links: &[LinkStatus], routes: &[PartitionStatus]) -> Progress {
     let mut reasons = link_obstacles(peers, links);
     reasons.extend(routes.iter().filter_map(route_obstacle));
-    Progress {
-        ok: reasons.is_empty(),
-        reasons,
-    }
+    Progress { ok: reasons.is_empty(), reasons }
 }
 
 /// A peer is linked when one of its links is up: its other processes may come and go.
 fn link_obstacles(peers: &[String], links: &[LinkStatus]) -> Vec<Obstacle> {
     let is_up = |link: &LinkStatus| link.state == "up";
-    let up: BTreeSet<&str> = links
-        .iter()
-        .filter(|link| is_up(link))
-        .map(|link| link.peer.as_str())
-        .collect();
+    let up: BTreeSet<&str> = links.iter().filter(|link| is_up(link)).map(|link| link.peer.as_str()).collect();
     let mut told = BTreeSet::new();
     let mut obstacles = Vec::new();
     for link in links {
@@ -41,9 +34,7 @@ fn link_obstacles(peers: &[String], links: &[LinkStatus]) -> Vec<Obstacle> {
             remedy: link.remedy.clone(),
         });
     }
-    let silent = peers
-        .iter()
-        .filter(|peer| !up.contains(peer.as_str()) && !told.contains(peer.as_str()));
+    let silent = peers.iter().filter(|peer| !up.contains(peer.as_str()) && !told.contains(peer.as_str()));
     obstacles.extend(silent.map(|peer| Obstacle {
         subject: format!("link to {peer}"),
         reason: "never_linked".into(),
@@ -83,11 +74,7 @@ mod tests {
     use crate::admin::fixture::{self, link};
 
     fn route(state: State, reason: Option<&str>, stalled_ms: u64) -> PartitionStatus {
-        PartitionStatus {
-            reason: reason.map(str::to_owned),
-            stalled_ms,
-            ..fixture::route("requests", state)
-        }
+        PartitionStatus { reason: reason.map(str::to_owned), stalled_ms, ..fixture::route("requests", state) }
     }
 
     fn reasons(peers: &[&str], links: &[LinkStatus], routes: &[PartitionStatus]) -> Vec<String> {
@@ -102,11 +89,7 @@ mod tests {
     fn a_peer_is_linked_by_any_one_of_its_links() {
         assert!(reasons(&["bank"], &[link("bank", "dialling"), link("bank", "up")], &[]).is_empty());
         assert_eq!(
-            reasons(
-                &["bank", "mint"],
-                &[link("bank", "refused"), link("bank", "dialling")],
-                &[]
-            ),
+            reasons(&["bank", "mint"], &[link("bank", "refused"), link("bank", "dialling")], &[]),
             ["link to bank: intercepted", "link to mint: never_linked"]
         );
         assert_eq!(reasons(&[], &[], &[]), ["links: no_link"]);

@@ -93,26 +93,17 @@ fn answer<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> 
 }
 
 fn refusal<B>(request: &Request<B>, state: &AdminState) -> Option<Response<Full<Bytes>>> {
-    let header = |name: HeaderName| {
-        request
-            .headers()
-            .get(name)
-            .map(|value| value.to_str().unwrap_or_default())
-    };
+    let header =
+        |name: HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
     if !header(HOST).is_some_and(|host| host::is_ours(host, &state.hosts)) {
         return Some(plain(StatusCode::FORBIDDEN, WRONG_HOST));
     }
     if header(ORIGIN).is_some_and(|origin| !host::is_our_page(origin, &state.hosts)) {
-        return Some(plain(
-            StatusCode::FORBIDDEN,
-            "pages of other sites may not ask here\n",
-        ));
+        return Some(plain(StatusCode::FORBIDDEN, "pages of other sites may not ask here\n"));
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "this server is read-only\n");
-        refused
-            .headers_mut()
-            .insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
         return Some(refused);
     }
     None
@@ -120,11 +111,7 @@ fn refusal<B>(request: &Request<B>, state: &AdminState) -> Option<Response<Full<
 
 fn progress(state: &AdminState) -> Response<Full<Bytes>> {
     let progress = state.status().progress;
-    let code = if progress.ok {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let code = if progress.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(code, &progress)
 }
 
@@ -132,20 +119,14 @@ fn metrics(state: &AdminState) -> Response<Full<Bytes>> {
     let mut page = String::new();
     match text::encode(&mut page, &state.registry) {
         Ok(()) => response(StatusCode::OK, OPEN_METRICS, page),
-        Err(_) => plain(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the metrics cannot be written\n",
-        ),
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n"),
     }
 }
 
 fn json(code: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_string(value) {
         Ok(text) => response(code, "application/json", text + "\n"),
-        Err(_) => plain(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the status cannot be written\n",
-        ),
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written\n"),
     }
 }
 
@@ -188,12 +169,7 @@ mod tests {
     use super::*;
 
     fn state() -> AdminState {
-        AdminState::new(
-            "bank",
-            Registry::default(),
-            Default::default(),
-            Default::default(),
-        )
+        AdminState::new("bank", Registry::default(), Default::default(), Default::default())
     }
 
     fn ask(state: &AdminState, method: Method, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
@@ -203,9 +179,7 @@ mod tests {
         }
         let response = answer(&request.body(()).unwrap(), state);
         let code = response.status().as_u16();
-        let body = futures::executor::block_on(response.into_body().collect())
-            .unwrap()
-            .to_bytes();
+        let body = futures::executor::block_on(response.into_body().collect()).unwrap().to_bytes();
         (code, String::from_utf8(body.into()).unwrap())
     }
 
@@ -239,21 +213,9 @@ mod tests {
         let get = |headers| ask(&state, Method::GET, "/api/v1/status", headers).0;
         assert_eq!(get(&[("host", "evil.example")]), 403);
         assert_eq!(get(&[]), 403);
-        assert_eq!(
-            get(&[("host", "localhost"), ("origin", "http://evil.example")]),
-            403
-        );
-        assert_eq!(
-            get(&[("host", "localhost"), ("origin", "http://localhost:9600")]),
-            200
-        );
-        for method in [
-            Method::POST,
-            Method::PUT,
-            Method::DELETE,
-            Method::OPTIONS,
-            Method::CONNECT,
-        ] {
+        assert_eq!(get(&[("host", "localhost"), ("origin", "http://evil.example")]), 403);
+        assert_eq!(get(&[("host", "localhost"), ("origin", "http://localhost:9600")]), 200);
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::CONNECT] {
             assert_eq!(ask(&state, method, "/healthz", OURS).0, 405);
         }
         assert_eq!(ask(&state, Method::HEAD, "/healthz", OURS).0, 200);

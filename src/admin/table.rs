@@ -8,11 +8,7 @@ use crate::relay::status::{End, State};
 /// The status in aligned columns.
 pub fn render(status: &Status) -> String {
     let ready = if status.ready { "ready" } else { "not ready" };
-    let progress = if status.progress.ok {
-        "making progress"
-    } else {
-        "NOT making progress"
-    };
+    let progress = if status.progress.ok { "making progress" } else { "NOT making progress" };
     let mut page = format!(
         "{}  bridge {}, up {}, {ready}, {progress}\n",
         plain(&status.site),
@@ -26,12 +22,7 @@ pub fn render(status: &Status) -> String {
     }
     for obstacle in &status.progress.reasons {
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            page,
-            "  {}: {}",
-            plain(&obstacle.subject),
-            plain(&obstacle.reason)
-        );
+        let _ = writeln!(page, "  {}: {}", plain(&obstacle.subject), plain(&obstacle.reason));
         if let Some(remedy) = &obstacle.remedy {
             let _ = writeln!(page, "    -> {}", plain(remedy));
         }
@@ -40,9 +31,7 @@ pub fn render(status: &Status) -> String {
 }
 
 fn link_rows(status: &Status) -> Vec<Vec<String>> {
-    let mut rows = vec![titles(&[
-        "LINK", "STATE", "ID", "REMOTE", "LANES", "IN", "OUT", "REASON",
-    ])];
+    let mut rows = vec![titles(&["LINK", "STATE", "ID", "REMOTE", "LANES", "IN", "OUT", "REASON"])];
     for link in &status.links {
         let sum = |of: fn(&crate::tunnel::status::LaneStatus) -> u64| link.lanes.iter().map(of).sum::<u64>();
         rows.push(vec![
@@ -106,12 +95,7 @@ fn route_rows(status: &Status) -> Vec<Vec<String>> {
 /// Writes the rows in columns as wide as their widest cell; numbers stand to the right.
 fn section(page: &mut String, rows: &[Vec<String>], numbers: std::ops::RangeInclusive<usize>) {
     let Some(titles) = rows.first() else { return };
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..titles.len()).map(width).collect();
     page.push('\n');
     for row in rows {
@@ -141,11 +125,7 @@ fn optional(text: Option<&str>) -> String {
 
 fn plain(text: &str) -> String {
     let escaped = |c: char| {
-        if c.is_control() {
-            c.escape_debug().collect()
-        } else {
-            String::from(c)
-        }
+        if c.is_control() { c.escape_debug().collect() } else { String::from(c) }
     };
     text.chars().map(escaped).collect()
 }
@@ -246,21 +226,12 @@ in the way:
 
     #[test]
     fn amounts_are_told_in_the_unit_that_fits() {
-        for (count, told) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (5 << 40, "5.0 TiB"),
-        ] {
+        for (count, told) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 40, "5.0 TiB")] {
             assert_eq!(bytes(count), told);
         }
-        for (seconds, told) in [
-            (0, "0 s"),
-            (59, "59 s"),
-            (61, "1 m 1 s"),
-            (3600, "1 h 0 m"),
-            (90_000, "1 d 1 h"),
-        ] {
+        for (seconds, told) in
+            [(0, "0 s"), (59, "59 s"), (61, "1 m 1 s"), (3600, "1 h 0 m"), (90_000, "1 d 1 h")]
+        {
             assert_eq!(duration(seconds), told);
         }
     }

@@ -49,19 +49,9 @@ fn text(file: &str, config: Option<&Config>, problems: &[Problem]) -> String {
     let mut told = format!("{file}: valid\n  site {}, {side}\n", config.site);
     for route in &config.routes {
         let topics: Vec<_> = route.topics.iter().map(ToString::to_string).collect();
-        told += &format!(
-            "  route {}: {} > {}: {}\n",
-            route.name,
-            route.from,
-            route.to,
-            topics.join(", ")
-        );
+        told += &format!("  route {}: {} > {}: {}\n", route.name, route.from, route.to, topics.join(", "));
     }
-    told + &format!(
-        "  looked at: {}\n  not tried: {}\n",
-        LOOKED_AT.join(", "),
-        NOT_TRIED.join(", ")
-    )
+    told + &format!("  looked at: {}\n  not tried: {}\n", LOOKED_AT.join(", "), NOT_TRIED.join(", "))
 }
 
 fn json(file: &str, problems: &[Problem]) -> String {
@@ -75,9 +65,5 @@ fn json(file: &str, problems: &[Problem]) -> String {
     format!("{value}\n")
 }
 
-const LOOKED_AT: [&str; 3] = [
-    "keys and values",
-    "routes against each other",
-    "that named files are there",
-];
+const LOOKED_AT: [&str; 3] = ["keys and values", "routes against each other", "that named files are there"];
 const NOT_TRIED: [&str; 3] = ["the cluster", "the link", "the other side's policy"];

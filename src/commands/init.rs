@@ -27,15 +27,7 @@ pub fn init(args: InitArgs) -> Exit {
 }
 
 fn request(args: InitArgs) -> Result<Request, String> {
-    let InitArgs {
-        hub,
-        edge: edges,
-        url,
-        out,
-        rotate,
-        own_key,
-        pin,
-    } = args;
+    let InitArgs { hub, edge: edges, url, out, rotate, own_key, pin } = args;
     if let Some(edge) = rotate {
         return Ok(Request::Rotate { edge, out });
     }
@@ -45,20 +37,12 @@ fn request(args: InitArgs) -> Result<Request, String> {
             (Some(_), None) => return Err("--hub needs --pin, as the hub's operator told it".into()),
             (None, _) => None,
         };
-        return Ok(Request::OwnKey {
-            edge: only(edges)?,
-            out,
-            hub,
-        });
+        return Ok(Request::OwnKey { edge: only(edges)?, out, hub });
     }
     match (hub, url) {
         (Some(hub), Some(url)) => Ok(Request::New { hub, edges, url, out }),
         (Some(_), None) => Err("--hub needs --url tls://HOST:PORT, where edges reach it".into()),
-        (None, url) => Ok(Request::AddEdge {
-            edge: only(edges)?,
-            out,
-            url,
-        }),
+        (None, url) => Ok(Request::AddEdge { edge: only(edges)?, out, url }),
     }
 }
 
@@ -70,20 +54,9 @@ fn only(mut edges: Vec<String>) -> Result<String, String> {
 }
 
 fn told(outcome: &Outcome) -> String {
-    let files = outcome
-        .written
-        .iter()
-        .map(|file| format!("wrote {}\n", file.display()));
-    let steps = outcome
-        .next_steps
-        .iter()
-        .enumerate()
-        .map(|(index, step)| format!("{}. {step}\n", index + 1));
-    format!(
-        "{}next:\n{}",
-        files.collect::<String>(),
-        steps.collect::<String>()
-    )
+    let files = outcome.written.iter().map(|file| format!("wrote {}\n", file.display()));
+    let steps = outcome.next_steps.iter().enumerate().map(|(index, step)| format!("{}. {step}\n", index + 1));
+    format!("{}next:\n{}", files.collect::<String>(), steps.collect::<String>())
 }
 
 fn exit(error: &InitError) -> Exit {

@@ -46,13 +46,10 @@ fn tell(text: &str) -> Exit {
 }
 
 fn runtime() -> Result<Runtime, Exit> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            eprintln!("bridge: cannot start threads: {error}");
-            Exit::Fault
-        })
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        eprintln!("bridge: cannot start threads: {error}");
+        Exit::Fault
+    })
 }
 
 const NO_CONFIG: &str = "\

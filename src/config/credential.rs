@@ -60,20 +60,13 @@ impl EdgeKey {
         let [edge, hash] = body.split('.').collect::<Vec<_>>()[..] else {
             return Err(CredentialError::Malformed("it must have an edge and one hash"));
         };
-        Ok(Self {
-            edge: site_name(edge)?,
-            spki_sha256: bytes32(hash)?,
-        })
+        Ok(Self { edge: site_name(edge)?, spki_sha256: bytes32(hash)? })
     }
 }
 
 impl fmt::Display for EdgeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let body = format!(
-            "{KEY_PREFIX}{}.{}",
-            self.edge,
-            URL_SAFE_NO_PAD.encode(self.spki_sha256)
-        );
+        let body = format!("{KEY_PREFIX}{}.{}", self.edge, URL_SAFE_NO_PAD.encode(self.spki_sha256));
         write!(f, "{body}.{:08x}", crc32fast::hash(body.as_bytes()))
     }
 }
@@ -100,12 +93,7 @@ impl JoinToken {
         if pins.is_empty() || pins.len() > PINS_MAX {
             return Err(CredentialError::Malformed("it must have one pin or two"));
         }
-        Ok(Self {
-            hub,
-            edge,
-            pins,
-            seed,
-        })
+        Ok(Self { hub, edge, pins, seed })
     }
 
     /// Parses `bt1.…`; space around it is ignored.
@@ -124,12 +112,8 @@ impl JoinToken {
 
     /// The text form, for the token file and nothing else.
     pub fn encode(&self) -> Secret {
-        let mut body = format!(
-            "{TOKEN_PREFIX}{}.{}.{}",
-            self.hub,
-            self.edge,
-            URL_SAFE_NO_PAD.encode(self.seed)
-        );
+        let mut body =
+            format!("{TOKEN_PREFIX}{}.{}.{}", self.hub, self.edge, URL_SAFE_NO_PAD.encode(self.seed));
         for pin in &self.pins {
             body.push('.');
             body.push_str(&URL_SAFE_NO_PAD.encode(pin));
@@ -146,10 +130,7 @@ impl JoinToken {
 
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinToken")
-            .field("hub", &self.hub)
-            .field("edge", &self.edge)
-            .finish_non_exhaustive()
+        f.debug_struct("JoinToken").field("hub", &self.hub).field("edge", &self.edge).finish_non_exhaustive()
     }
 }
 
@@ -190,9 +171,7 @@ fn checked_body<'a>(
 
 fn site_name(text: &str) -> Result<String, CredentialError> {
     if !is_site_name(text) {
-        return Err(CredentialError::Malformed(
-            "site names are 1 to 32 of a-z, 0-9 and inner hyphens",
-        ));
+        return Err(CredentialError::Malformed("site names are 1 to 32 of a-z, 0-9 and inner hyphens"));
     }
     Ok(text.to_owned())
 }
@@ -224,10 +203,7 @@ mod tests {
     }
 
     fn key() -> EdgeKey {
-        EdgeKey {
-            edge: "bank".into(),
-            spki_sha256: [9; 32],
-        }
+        EdgeKey { edge: "bank".into(), spki_sha256: [9; 32] }
     }
 
     #[test]
@@ -242,14 +218,8 @@ mod tests {
 
     #[test]
     fn the_text_forms_are_what_other_releases_wrote() {
-        let key = EdgeKey {
-            edge: "bank".into(),
-            spki_sha256: [0; 32],
-        };
-        assert_eq!(
-            key.to_string(),
-            "bk1.bank.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.8536ea62"
-        );
+        let key = EdgeKey { edge: "bank".into(), spki_sha256: [0; 32] };
+        assert_eq!(key.to_string(), "bk1.bank.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.8536ea62");
         let token = JoinToken::new("riskfuel", "bank", [0; 32], vec![[0; 32]]).unwrap();
         assert_eq!(
             token.encode().expose(),
@@ -269,18 +239,13 @@ mod tests {
     fn one_character_missing_or_changed_anywhere_is_noticed() {
         let (token, key) = (token().encode().expose().to_owned(), key().to_string());
         let mut tried = 0;
-        for (text, parse) in [
-            (&token, (|t| JoinToken::parse(t).err()) as fn(&str) -> _),
-            (&key, |t| EdgeKey::parse(t).err()),
-        ] {
+        for (text, parse) in
+            [(&token, (|t| JoinToken::parse(t).err()) as fn(&str) -> _), (&key, |t| EdgeKey::parse(t).err())]
+        {
             for at in 0..text.len() {
                 let (head, tail) = (&text[..at], &text[at + 1..]);
                 // Every other character, of one byte and of two, and none at all.
-                for put in (' '..='~')
-                    .chain(['é', '\0'])
-                    .map(String::from)
-                    .chain([String::new()])
-                {
+                for put in (' '..='~').chain(['é', '\0']).map(String::from).chain([String::new()]) {
                     let wrong = format!("{head}{put}{tail}");
                     if wrong.trim() == text.as_str() {
                         continue;
@@ -302,19 +267,13 @@ mod tests {
     fn other_texts_are_refused_by_name_and_never_repeated() {
         let secret = token().encode().expose().to_owned();
         assert_eq!(EdgeKey::parse(&secret), Err(CredentialError::TokenForKey));
-        assert_eq!(
-            JoinToken::parse(&key().to_string()).err(),
-            Some(CredentialError::KeyForToken)
-        );
+        assert_eq!(JoinToken::parse(&key().to_string()).err(), Some(CredentialError::KeyForToken));
         let human = JoinToken::parse("correct horse battery staple").unwrap_err();
         assert_eq!(
             human.to_string(),
             "not a join token: it must begin with `bt1.`, as `bridge init` wrote it"
         );
-        assert!(matches!(
-            JoinToken::parse(""),
-            Err(CredentialError::Foreign { .. })
-        ));
+        assert!(matches!(JoinToken::parse(""), Err(CredentialError::Foreign { .. })));
     }
 
     #[test]
@@ -335,19 +294,13 @@ mod tests {
         ];
         for body in bodies {
             let text = format!("{body}.{:08x}", crc32fast::hash(body.as_bytes()));
-            assert!(
-                matches!(JoinToken::parse(&text), Err(CredentialError::Malformed(_))),
-                "{body}"
-            );
+            assert!(matches!(JoinToken::parse(&text), Err(CredentialError::Malformed(_))), "{body}");
         }
     }
 
     #[test]
     fn debugging_a_token_does_not_show_its_seed() {
-        assert_eq!(
-            format!("{:?}", token()),
-            r#"JoinToken { hub: "riskfuel", edge: "bank", .. }"#
-        );
+        assert_eq!(format!("{:?}", token()), r#"JoinToken { hub: "riskfuel", edge: "bank", .. }"#);
     }
 
     #[test]
@@ -355,18 +308,7 @@ mod tests {
         for good in ["a", "7", "bank", "bank-2", "a--b", &"x".repeat(32)] {
             assert!(is_site_name(good), "{good}");
         }
-        for bad in [
-            "",
-            "-",
-            "-a",
-            "a-",
-            "Bank",
-            "a.b",
-            "a b",
-            "é",
-            "a\n",
-            &"x".repeat(33),
-        ] {
+        for bad in ["", "-", "-a", "a-", "Bank", "a.b", "a b", "é", "a\n", &"x".repeat(33)] {
             assert!(!is_site_name(bad), "{bad}");
         }
     }

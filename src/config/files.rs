@@ -36,19 +36,11 @@ pub fn missing_files(config: &Config) -> Vec<Problem> {
         && std::env::var_os(name).is_none()
     {
         let message = format!("the environment has no `{name}`");
-        problems.push(problem(
-            "pulsar.auth.token",
-            message,
-            "set it to the broker's token",
-        ));
+        problems.push(problem("pulsar.auth.token", message, "set it to the broker's token"));
     }
     problems
 }
 
 fn problem(place: &str, message: String, remedy: &str) -> Problem {
-    Problem {
-        path: place.into(),
-        message,
-        remedy: remedy.into(),
-    }
+    Problem { path: place.into(), message, remedy: remedy.into() }
 }

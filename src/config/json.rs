@@ -14,10 +14,7 @@ pub(super) fn read(path: &Path) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
     let refused =
         |message: String, remedy: &str| vec![Place::default().problem(Refusal::new(message, remedy))];
     let cannot = |error: std::io::Error| {
-        refused(
-            format!("cannot be read: {error}"),
-            "name a file that this user may read",
-        )
+        refused(format!("cannot be read: {error}"), "name a file that this user may read")
     };
     let len = fs::metadata(path).map_err(cannot)?.len();
     if len > FILE_LEN_MAX {
@@ -33,13 +30,8 @@ pub(super) fn read(path: &Path) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
 fn parse(text: &str) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
     let mut twice = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let node = Node {
-        place: Place::default(),
-        twice: &mut twice,
-    };
-    let parsed = node
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value));
+    let node = Node { place: Place::default(), twice: &mut twice };
+    let parsed = node.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
     match parsed {
         Ok(value) => {
             let refusal = Refusal::new("this key stands twice", "remove one of them");
@@ -47,10 +39,8 @@ fn parse(text: &str) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
             Ok((value, problems.collect()))
         }
         Err(error) => {
-            let refusal = Refusal::new(
-                format!("not JSON: {error}"),
-                "look for a comma, quote or bracket there",
-            );
+            let refusal =
+                Refusal::new(format!("not JSON: {error}"), "look for a comma, quote or bracket there");
             Err(vec![Place::default().problem(refusal)])
         }
     }
@@ -81,10 +71,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
             let place = self.place.key(&key);
-            let node = Node {
-                place: place.clone(),
-                twice: &mut *self.twice,
-            };
+            let node = Node { place: place.clone(), twice: &mut *self.twice };
             let value = access.next_value_seed(node)?;
             if map.insert(key, value).is_some() {
                 self.twice.push(place);
@@ -96,10 +83,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
         loop {
-            let node = Node {
-                place: self.place.item(items.len()),
-                twice: &mut *self.twice,
-            };
+            let node = Node { place: self.place.item(items.len()), twice: &mut *self.twice };
             let Some(item) = access.next_element_seed(node)? else {
                 break;
             };
@@ -175,10 +159,6 @@ mod tests {
     #[test]
     fn nesting_has_an_end() {
         let deep = "[".repeat(10_000);
-        assert!(
-            told(&deep)[0].contains("recursion limit exceeded"),
-            "{:?}",
-            told(&deep)
-        );
+        assert!(told(&deep)[0].contains("recursion limit exceeded"), "{:?}", told(&deep));
     }
 }

@@ -125,11 +125,7 @@ pub struct TunnelLimits {
 
 impl Default for TunnelLimits {
     fn default() -> Self {
-        Self {
-            handshakes: 256,
-            handshakes_per_address: 16,
-            handshake_timeout: Duration::from_secs(10),
-        }
+        Self { handshakes: 256, handshakes_per_address: 16, handshake_timeout: Duration::from_secs(10) }
     }
 }
 
@@ -213,10 +209,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 /// Reads and checks a file with an environment of the caller's.
 pub fn load_with(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
     let dir = path.parent().unwrap_or(Path::new(""));
-    let refused = |problems| ConfigErrors {
-        file: path.to_owned(),
-        problems,
-    };
+    let refused = |problems| ConfigErrors { file: path.to_owned(), problems };
     let (value, mut problems) = json::read(path).map_err(refused)?;
     match check::check(value, dir, env) {
         Ok(config) if problems.is_empty() => return Ok(config),

@@ -71,11 +71,7 @@ impl Place {
 
     /// What is wrong at this place.
     pub(super) fn problem(&self, refusal: Refusal) -> Problem {
-        Problem {
-            path: self.0.clone(),
-            message: refusal.message,
-            remedy: refusal.remedy,
-        }
+        Problem { path: self.0.clone(), message: refusal.message, remedy: refusal.remedy }
     }
 }
 
@@ -92,20 +88,13 @@ pub struct Refusal {
 impl Refusal {
     /// What is wrong, and what to do about it.
     pub fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            remedy: remedy.into(),
-        }
+        Self { message: message.into(), remedy: remedy.into() }
     }
 }
 
 /// A text of the configuration as a message may show it: one line, and not all of it.
 pub(super) fn shown(text: &str) -> String {
-    let mut shown: String = text
-        .chars()
-        .take(SHOWN_LEN_MAX)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut shown: String = text.chars().take(SHOWN_LEN_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN_LEN_MAX).is_some() {
         shown.push('…');
     }

@@ -49,16 +49,11 @@ pub enum SecretFileError {
 
 /// Reads a secret file of at most `len_max` bytes, following links (Kubernetes' `..data`).
 pub fn read(file: &Path, len_max: u64) -> Result<Secret, SecretFileError> {
-    let unreadable = |source| SecretFileError::Unreadable {
-        file: file.to_owned(),
-        source,
-    };
+    let unreadable = |source| SecretFileError::Unreadable { file: file.to_owned(), source };
     let opened = File::open(file).map_err(unreadable)?;
     let metadata = opened.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(SecretFileError::NotAFile {
-            file: file.to_owned(),
-        });
+        return Err(SecretFileError::NotAFile { file: file.to_owned() });
     }
     match judge(&Seen::of(&opened, &metadata)) {
         Verdict::Fine => {}
@@ -76,15 +71,9 @@ pub fn read(file: &Path, len_max: u64) -> Result<Secret, SecretFileError> {
         }
     }
     let mut text = String::new();
-    let read = opened
-        .take(len_max + 1)
-        .read_to_string(&mut text)
-        .map_err(unreadable)?;
+    let read = opened.take(len_max + 1).read_to_string(&mut text).map_err(unreadable)?;
     if read as u64 > len_max {
-        return Err(SecretFileError::TooLong {
-            file: file.to_owned(),
-            max: len_max,
-        });
+        return Err(SecretFileError::TooLong { file: file.to_owned(), max: len_max });
     }
     Ok(Secret::new(text))
 }
@@ -106,11 +95,7 @@ impl Seen {
                 || rustix::process::getgroups()
                     .is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid))
         };
-        Self {
-            mode: metadata.mode() & PERMISSION_BITS,
-            group_is_ours: ours(metadata.gid()),
-            read_only_mount,
-        }
+        Self { mode: metadata.mode() & PERMISSION_BITS, group_is_ours: ours(metadata.gid()), read_only_mount }
     }
 }
 
@@ -151,11 +136,7 @@ mod tests {
     use super::*;
 
     fn seen(mode: u32) -> Seen {
-        Seen {
-            mode,
-            group_is_ours: false,
-            read_only_mount: false,
-        }
+        Seen { mode, group_is_ours: false, read_only_mount: false }
     }
 
     #[test]
@@ -167,15 +148,9 @@ mod tests {
         for mode in [0o600, 0o400, 0o700] {
             assert_eq!(judge(&seen(mode)), Verdict::Fine, "{mode:o}");
         }
-        let fs_group = Seen {
-            group_is_ours: true,
-            ..seen(0o440)
-        };
+        let fs_group = Seen { group_is_ours: true, ..seen(0o440) };
         assert_eq!(judge(&fs_group), Verdict::Fine);
-        let compose = Seen {
-            read_only_mount: true,
-            ..seen(0o444)
-        };
+        let compose = Seen { read_only_mount: true, ..seen(0o444) };
         assert_eq!(judge(&compose), Verdict::WorldReadableMount);
     }
 
@@ -186,18 +161,12 @@ mod tests {
         std::fs::write(&file, "canary-551").unwrap();
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
         let error = read(&file, 100).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("chmod 0600 {}", file.display())),
-            "{error}"
-        );
+        assert!(error.contains(&format!("chmod 0600 {}", file.display())), "{error}");
         assert!(!error.contains("canary"), "{error}");
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
         assert_eq!(read(&file, 100).unwrap().expose(), "canary-551");
         assert!(matches!(read(&file, 5), Err(SecretFileError::TooLong { .. })));
-        assert!(matches!(
-            read(dir.path(), 5),
-            Err(SecretFileError::NotAFile { .. })
-        ));
+        assert!(matches!(read(dir.path(), 5), Err(SecretFileError::NotAFile { .. })));
         let missing = read(&dir.path().join("none"), 5);
         assert!(matches!(missing, Err(SecretFileError::Unreadable { .. })));
     }

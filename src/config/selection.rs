@@ -33,10 +33,7 @@ impl Config {
         let mut kept = BTreeSet::new();
         for text in topics {
             let topic = TopicName::parse(text.trim())?;
-            let carriers = self
-                .routes
-                .iter()
-                .filter(|route| route.topics.contains(&topic.base()));
+            let carriers = self.routes.iter().filter(|route| route.topics.contains(&topic.base()));
             let carriers: Vec<_> = carriers.map(|route| route.name.clone()).collect();
             if carriers.is_empty() {
                 let routes = self.routes.iter().map(described).collect::<Vec<_>>().join(", ");
@@ -45,11 +42,7 @@ impl Config {
             kept.extend(carriers);
         }
         let kept = |route: &Route| {
-            kept.contains(&route.name)
-                || route
-                    .answers
-                    .as_ref()
-                    .is_some_and(|answers| kept.contains(answers))
+            kept.contains(&route.name) || route.answers.as_ref().is_some_and(|answers| kept.contains(answers))
         };
         self.routes.retain(kept);
         Ok(())

@@ -67,10 +67,7 @@ mod tests {
         std::fs::write(dir.path().join("token"), "\n").unwrap();
         assert!(matches!(source.read(), Err(TokenError::Empty)));
         std::fs::set_permissions(dir.path().join("token"), PermissionsExt::from_mode(0o644)).unwrap();
-        assert!(matches!(
-            source.read(),
-            Err(TokenError::File(SecretFileError::TooOpen { .. }))
-        ));
+        assert!(matches!(source.read(), Err(TokenError::File(SecretFileError::TooOpen { .. }))));
     }
 
     #[test]
@@ -83,12 +80,6 @@ mod tests {
     #[test]
     fn an_unset_variable_is_named() {
         let source = TokenSource::Env("BRIDGE_TEST_NO_SUCH_TOKEN".into());
-        assert!(
-            source
-                .read()
-                .unwrap_err()
-                .to_string()
-                .contains("BRIDGE_TEST_NO_SUCH_TOKEN")
-        );
+        assert!(source.read().unwrap_err().to_string().contains("BRIDGE_TEST_NO_SUCH_TOKEN"));
     }
 }

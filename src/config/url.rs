@@ -30,9 +30,8 @@ impl ServiceUrl {
         };
         let default_port = if tls { TLS_PORT } else { PLAIN_PORT };
         let hosts = rest.trim_end_matches('/').split(',');
-        let hosts: Vec<_> = hosts
-            .map(|host| host_port(host, Some(default_port)))
-            .collect::<Result<_, _>>()?;
+        let hosts: Vec<_> =
+            hosts.map(|host| host_port(host, Some(default_port))).collect::<Result<_, _>>()?;
         if hosts.len() > HOSTS_MAX {
             return Err(Refusal::new(
                 "too many hosts",
@@ -134,11 +133,7 @@ fn without_password(text: &str) -> Result<(), Refusal> {
 /// Host and port; IPv6 addresses in brackets. Without a default the port must be there.
 fn host_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Refusal> {
     let refused = || {
-        let form = if default_port.is_some() {
-            "host or host:port"
-        } else {
-            "host:port"
-        };
+        let form = if default_port.is_some() { "host or host:port" } else { "host:port" };
         Refusal::new(
             format!("{} is not {form}", shown(text)),
             "name a host and a port from 1 to 65535, and nothing behind them",
@@ -199,10 +194,7 @@ mod tests {
             ("pulsar://a:1,b,10.0.0.7:3/", "pulsar://a:1,b:6650,10.0.0.7:3"),
             ("pulsar://[::1]:7,[fe80::1]", "pulsar://[::1]:7,[fe80::1]:6650"),
         ] {
-            assert_eq!(
-                ServiceUrl::parse(text).map(|url| url.to_string()),
-                Ok(expected.into())
-            );
+            assert_eq!(ServiceUrl::parse(text).map(|url| url.to_string()), Ok(expected.into()));
         }
     }
 
@@ -228,14 +220,7 @@ mod tests {
         ] {
             assert!(ServiceUrl::parse(text).is_err(), "{text}");
         }
-        for text in [
-            "tls://hub",
-            "hub:8001",
-            "https://hub:1",
-            "tls://hub:1/x",
-            "wss://hub",
-            "tls://:1",
-        ] {
+        for text in ["tls://hub", "hub:8001", "https://hub:1", "tls://hub:1/x", "wss://hub", "tls://:1"] {
             assert!(LinkUrl::parse(text).is_err(), "{text}");
         }
         for text in ["pulsar://a", "http://", "http://a/admin", "http://u:p@a"] {
@@ -253,10 +238,7 @@ mod tests {
 
     #[test]
     fn links_and_admin_urls_have_one_form() {
-        assert_eq!(
-            LinkUrl::parse("tls://hub:8001/").map(|url| url.to_string()),
-            Ok("tls://hub:8001".into())
-        );
+        assert_eq!(LinkUrl::parse("tls://hub:8001/").map(|url| url.to_string()), Ok("tls://hub:8001".into()));
         assert_eq!(admin_url("http://pulsar:8080/"), Ok("http://pulsar:8080".into()));
         assert_eq!(admin_url("https://pulsar"), Ok("https://pulsar:443".into()));
     }

@@ -68,10 +68,7 @@ impl TopicRules {
         let mut bad = Vec::new();
         for (item, text) in items.iter().enumerate() {
             if item == ITEMS_MAX {
-                bad.push(BadRule {
-                    item,
-                    error: RuleError::TooMany,
-                });
+                bad.push(BadRule { item, error: RuleError::TooMany });
                 break;
             }
             if let Err(error) = rules.add(text) {
@@ -141,10 +138,8 @@ fn anchored(text: &str) -> Result<Regex, RuleError> {
 }
 
 fn compile(pattern: &str) -> Result<Regex, RuleError> {
-    let regex = RegexBuilder::new(pattern)
-        .size_limit(COMPILED_LEN_MAX)
-        .dfa_size_limit(COMPILED_LEN_MAX)
-        .build()?;
+    let regex =
+        RegexBuilder::new(pattern).size_limit(COMPILED_LEN_MAX).dfa_size_limit(COMPILED_LEN_MAX).build()?;
     Ok(regex)
 }
 
@@ -189,32 +184,16 @@ mod tests {
     #[test]
     fn an_exact_topic_allows_itself_and_its_partitions_only() {
         let rules = rules(&["persistent://a/b/c", "orders"]).unwrap();
-        for topic in [
-            "persistent://a/b/c",
-            "a/b/c-partition-0",
-            "a/b/c-partition-12",
-            "orders",
-        ] {
+        for topic in ["persistent://a/b/c", "a/b/c-partition-0", "a/b/c-partition-12", "orders"] {
             assert!(allows(&rules, topic), "{topic}");
         }
-        for topic in [
-            "a/b/cd",
-            "a/b/",
-            "a/x/c",
-            "x/b/c",
-            "a/b/c-partition-x",
-            "a/b/xc",
-            "a/b/orders",
-        ] {
+        for topic in ["a/b/cd", "a/b/", "a/x/c", "x/b/c", "a/b/c-partition-x", "a/b/xc", "a/b/orders"] {
             let Ok(topic) = TopicName::parse(topic) else {
                 continue;
             };
             assert!(!rules.allows(&topic), "{topic}");
         }
-        assert_eq!(
-            rules.texts(),
-            ["persistent://a/b/c", "persistent://public/default/orders"]
-        );
+        assert_eq!(rules.texts(), ["persistent://a/b/c", "persistent://public/default/orders"]);
     }
 
     #[test]
@@ -245,19 +224,9 @@ mod tests {
 
     #[test]
     fn a_pattern_cannot_climb_out_of_its_anchors() {
-        for text in [
-            "persistent://a/b/c)|(?:.*",
-            "persistent://a/b/(",
-            "persistent://a/b/(?x)c #",
-        ] {
+        for text in ["persistent://a/b/c)|(?:.*", "persistent://a/b/(", "persistent://a/b/(?x)c #"] {
             assert!(
-                matches!(
-                    rules(&[text]).unwrap_err()[..],
-                    [BadRule {
-                        item: 0,
-                        error: RuleError::Syntax(_)
-                    }]
-                ),
+                matches!(rules(&[text]).unwrap_err()[..], [BadRule { item: 0, error: RuleError::Syntax(_) }]),
                 "{text}"
             );
         }
@@ -282,23 +251,14 @@ mod tests {
         .unwrap_err();
         let told: Vec<_> = bad.iter().map(|bad| (bad.item, bad.error.to_string())).collect();
         let expected = [
-            (
-                1,
-                "`a/b` is not a topic: write persistent://tenant/namespace/topic",
-            ),
-            (
-                2,
-                "non-persistent topics have no positions and cannot be relayed (non_persistent)",
-            ),
+            (1, "`a/b` is not a topic: write persistent://tenant/namespace/topic"),
+            (2, "non-persistent topics have no positions and cannot be relayed (non_persistent)"),
             (3, "names one partition"),
             (4, "a pattern that does not begin with persistent://"),
             (5, "not a regular expression: unclosed character class"),
             (6, "the pattern is too large"),
             (7, "the pattern is too large"),
-            (
-                8,
-                "non-persistent topics have no positions and cannot be relayed (non_persistent)",
-            ),
+            (8, "non-persistent topics have no positions and cannot be relayed (non_persistent)"),
         ];
         assert_eq!(told, expected.map(|(item, text)| (item, text.to_owned())));
     }
@@ -308,10 +268,7 @@ mod tests {
         let items: Vec<String> = (0..=ITEMS_MAX).map(|n| format!("topic-{n}")).collect();
         assert_eq!(
             TopicRules::parse(&items).unwrap_err(),
-            [BadRule {
-                item: ITEMS_MAX,
-                error: RuleError::TooMany
-            }]
+            [BadRule { item: ITEMS_MAX, error: RuleError::TooMany }]
         );
         assert!(TopicRules::parse(&items[1..]).is_ok());
     }

@@ -35,16 +35,9 @@ struct Owner {
 impl Client {
     /// A client of the cluster behind any of the `service` addresses.
     pub fn new(service: Vec<Address>, dialer: Dialer, credentials: Credentials) -> Self {
-        let inner = Inner {
-            service,
-            dialer,
-            credentials,
-            turn: AtomicUsize::new(0),
-            questions: Mutex::new(None),
-        };
-        Self {
-            inner: Arc::new(inner),
-        }
+        let inner =
+            Inner { service, dialer, credentials, turn: AtomicUsize::new(0), questions: Mutex::new(None) };
+        Self { inner: Arc::new(inner) }
     }
 
     /// How many partitions a topic has: `None` when there is no such topic, `Some(0)` when it is not partitioned.
@@ -60,11 +53,8 @@ impl Client {
             }),
             ..BaseCommand::default()
         };
-        let answer = connection
-            .request(request_id, &question)
-            .await?
-            .partition_metadata_response
-            .unwrap_or_default();
+        let answer =
+            connection.request(request_id, &question).await?.partition_metadata_response.unwrap_or_default();
         match (answer.response, answer.error) {
             (Some(LOOKUP_TYPE_FAILED_METADATA), error) => {
                 let refusal =
@@ -97,11 +87,7 @@ impl Client {
             }),
             ..BaseCommand::default()
         };
-        let answer = connection
-            .request(request_id, &question)
-            .await?
-            .get_schema_response
-            .unwrap_or_default();
+        let answer = connection.request(request_id, &question).await?.get_schema_response.unwrap_or_default();
         match answer.error {
             None => Ok(answer.schema),
             Some(error) => {
@@ -129,31 +115,17 @@ impl Client {
                 }),
                 ..BaseCommand::default()
             };
-            let answer = connection
-                .request(request_id, &question)
-                .await?
-                .lookup_response
-                .unwrap_or_default();
-            let url = if service.tls {
-                answer.broker_service_url_tls
-            } else {
-                answer.broker_service_url
-            };
+            let answer = connection.request(request_id, &question).await?.lookup_response.unwrap_or_default();
+            let url = if service.tls { answer.broker_service_url_tls } else { answer.broker_service_url };
             let broker = || Address::parse(url.as_deref().unwrap_or_default());
             match answer.response {
                 Some(LOOKUP_CONNECT) if answer.proxy_through_service_url.unwrap_or(false) => {
                     let broker = broker()?;
                     let proxied = (broker != service).then(|| format!("{}:{}", broker.host, broker.port));
-                    return Ok(Owner {
-                        address: service,
-                        proxied,
-                    });
+                    return Ok(Owner { address: service, proxied });
                 }
                 Some(LOOKUP_CONNECT) => {
-                    return Ok(Owner {
-                        address: broker()?,
-                        proxied: None,
-                    });
+                    return Ok(Owner { address: broker()?, proxied: None });
                 }
                 Some(LOOKUP_REDIRECT) => {
                     authoritative = answer.authoritative.unwrap_or(false);
@@ -161,27 +133,17 @@ impl Client {
                 }
                 Some(_) | None => {
                     let error = answer.error.unwrap_or_default();
-                    return Err(ConnectionError::refused(
-                        error,
-                        answer.message.unwrap_or_default(),
-                    ));
+                    return Err(ConnectionError::refused(error, answer.message.unwrap_or_default()));
                 }
             }
         }
-        Err(ConnectionError::Lost(format!(
-            "a lookup was redirected more than {REDIRECTS_MAX} times"
-        )))
+        Err(ConnectionError::Lost(format!("a lookup was redirected more than {REDIRECTS_MAX} times")))
     }
 
     /// The connection for questions, opened anew when the last one has ended. Two callers at once may each
     /// open one; the later one is kept.
     async fn questions(&self) -> Result<Connection, ConnectionError> {
-        let kept = self
-            .inner
-            .questions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let kept = self.inner.questions.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(connection) = kept.filter(|connection| !connection.is_closed()) {
             return Ok(connection);
         }
@@ -195,11 +157,7 @@ impl Client {
             }
         }
         let connection = outcome?;
-        *self
-            .inner
-            .questions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+        *self.inner.questions.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
         Ok(connection)
     }
 

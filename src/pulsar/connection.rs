@@ -50,10 +50,7 @@ impl ConnectionError {
     /// A refusal in the broker's terms.
     pub fn refused(error: i32, message: impl Into<String>) -> Self {
         let error = ServerError::try_from(error).unwrap_or(ServerError::Unknown);
-        Self::Refused {
-            error,
-            message: message.into(),
-        }
+        Self::Refused { error, message: message.into() }
     }
 
     /// The broker's code, when it was a refusal.
@@ -156,22 +153,15 @@ impl Connection {
         let mut stream = dialer.dial(address).await?;
         let hello = connect_command(credentials, proxied)?;
         let shake = handshake(&mut stream, hello);
-        let (connected, splitter) = tokio::time::timeout(ANSWER_DEADLINE, shake)
-            .await
-            .map_err(|_| ConnectionError::NoAnswer)??;
+        let (connected, splitter) =
+            tokio::time::timeout(ANSWER_DEADLINE, shake).await.map_err(|_| ConnectionError::NoAnswer)??;
         let max_message_size = u32::try_from(connected.max_message_size.unwrap_or(0)).unwrap_or(0);
-        let max_message_size = if max_message_size == 0 {
-            MAX_MESSAGE_SIZE
-        } else {
-            max_message_size
-        };
+        let max_message_size = if max_message_size == 0 { MAX_MESSAGE_SIZE } else { max_message_size };
         let flags = connected.feature_flags.unwrap_or_default();
         let facts = Facts {
             address: address.clone(),
             max_message_size: max_message_size.min(MAX_MESSAGE_SIZE_BOUND),
-            metadata_without_creation: flags
-                .supports_partition_metadata_without_creation
-                .unwrap_or(false),
+            metadata_without_creation: flags.supports_partition_metadata_without_creation.unwrap_or(false),
         };
         Ok(Self::start(stream, splitter, facts, credentials.clone()))
     }
@@ -188,13 +178,8 @@ impl Connection {
         let mailboxes = Arc::new(Mailboxes::default());
         let closed = CancellationToken::new();
         let (read_half, write_half) = tokio::io::split(stream);
-        let reader = Reader {
-            splitter,
-            mailboxes: mailboxes.clone(),
-            pongs,
-            outbox: outbox.downgrade(),
-            credentials,
-        };
+        let reader =
+            Reader { splitter, mailboxes: mailboxes.clone(), pongs, outbox: outbox.downgrade(), credentials };
         let at_reader = closed.clone();
         let address = facts.address.clone();
         tokio::spawn(async move {
@@ -214,15 +199,7 @@ impl Connection {
             at_end.cancelled().await;
             ended_routes.end();
         });
-        Self {
-            inner: Arc::new(Inner {
-                outbox,
-                mailboxes,
-                closed,
-                ids: AtomicU64::new(1),
-                facts,
-            }),
-        }
+        Self { inner: Arc::new(Inner { outbox, mailboxes, closed, ids: AtomicU64::new(1), facts }) }
     }
 
     /// Where it leads.
@@ -278,14 +255,9 @@ impl Connection {
     ) -> Result<impl Future<Output = Result<BaseCommand, ConnectionError>> + Send + use<>, ConnectionError>
     {
         let (sender, receiver) = oneshot::channel();
-        let mut guard = AnswerGuard {
-            mailboxes: self.inner.mailboxes.clone(),
-            request_id,
-        };
+        let mut guard = AnswerGuard { mailboxes: self.inner.mailboxes.clone(), request_id };
         if !self.inner.mailboxes.expect_answer(request_id, sender) {
-            return Err(ConnectionError::Lost(
-                "it has ended, or too many answers are awaited".into(),
-            ));
+            return Err(ConnectionError::Lost("it has ended, or too many answers are awaited".into()));
         }
         self.send(Outgoing::Command(frame::encode(command))).await?;
         Ok(async move {
@@ -330,11 +302,7 @@ impl Connection {
     pub fn register_consumer(&self, consumer_id: u64, bytes_max: usize) -> mpsc::Receiver<ConsumerEvent> {
         let (sender, receiver) = mpsc::channel(INBOX_LEN);
         let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX).max(1);
-        let inbox = Inbox {
-            sender,
-            bytes: Arc::new(Semaphore::new(bytes_max as usize)),
-            bytes_max,
-        };
+        let inbox = Inbox { sender, bytes: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max };
         self.inner.mailboxes.lock().consumers.insert(consumer_id, inbox);
         receiver
     }
@@ -407,10 +375,7 @@ async fn handshake(
     match (command.connected, command.error) {
         (Some(connected), _) => Ok((connected, splitter)),
         (None, Some(error)) => Err(ConnectionError::refused(error.error, error.message)),
-        (None, None) => Err(ConnectionError::Lost(format!(
-            "command {} before CONNECTED",
-            command.r#type
-        ))),
+        (None, None) => Err(ConnectionError::Lost(format!("command {} before CONNECTED", command.r#type))),
     }
 }
 
@@ -423,10 +388,8 @@ pub(super) async fn next_frame<R: AsyncRead + Unpin>(
         if let Some(frame) = splitter.next_frame()? {
             return Ok(frame);
         }
-        let read = stream
-            .read_buf(splitter.inlet())
-            .await
-            .map_err(|e| ConnectionError::Lost(e.to_string()))?;
+        let read =
+            stream.read_buf(splitter.inlet()).await.map_err(|e| ConnectionError::Lost(e.to_string()))?;
         if read == 0 {
             return Err(ConnectionError::Lost("closed by the broker".into()));
         }

@@ -69,13 +69,7 @@ impl Entry {
         }
         let metadata = rest.split_to(metadata_len);
         let facts = Facts::read(&metadata)?;
-        Ok(Self {
-            stored,
-            metadata,
-            payload: rest,
-            checksum,
-            facts,
-        })
+        Ok(Self { stored, metadata, payload: rest, checksum, facts })
     }
 
     /// What the metadata says.
@@ -239,15 +233,12 @@ impl Facts {
     /// How many messages the entry claims to hold: what the broker takes off a consumer's permits.
     /// At least 1, at most what a permit counter holds, whatever it claims.
     pub fn messages(&self) -> u32 {
-        self.num_messages_in_batch
-            .map_or(1, |claimed| claimed.max(1).unsigned_abs())
+        self.num_messages_in_batch.map_or(1, |claimed| claimed.max(1).unsigned_abs())
     }
 
     /// Whether a bridge wrote it, by the name that bridges register.
     pub fn written_by_bridge(&self) -> bool {
-        self.producer_name
-            .as_ref()
-            .is_some_and(|name| name.starts_with(BRIDGE_NAME_PREFIX.as_bytes()))
+        self.producer_name.as_ref().is_some_and(|name| name.starts_with(BRIDGE_NAME_PREFIX.as_bytes()))
     }
 
     fn read(metadata: &Bytes) -> Result<Self, EntryError> {
@@ -323,10 +314,7 @@ impl Facts {
     fn is_rewritten(&self, number: u32, value: &Value<'_>) -> bool {
         match value {
             Value::Varint(_) => {
-                matches!(
-                    number,
-                    tag::SEQUENCE_ID | tag::HIGHEST_SEQUENCE_ID | tag::TXN_LEAST | tag::TXN_MOST
-                )
+                matches!(number, tag::SEQUENCE_ID | tag::HIGHEST_SEQUENCE_ID | tag::TXN_LEAST | tag::TXN_MOST)
             }
             Value::Bytes(_) => match number {
                 tag::PRODUCER_NAME | tag::REPLICATED_FROM | tag::SCHEMA_VERSION => true,

@@ -162,9 +162,7 @@ mod tests {
     use super::*;
 
     fn all(message: &[u8]) -> Result<Vec<(u32, Value<'_>)>, FieldError> {
-        Fields::of(message)
-            .map(|field| field.map(|field| (field.number, field.value)))
-            .collect()
+        Fields::of(message).map(|field| field.map(|field| (field.number, field.value))).collect()
     }
 
     #[test]
@@ -186,14 +184,8 @@ mod tests {
         let cases: [(&[u8], FieldError); 7] = [
             (b"\x08", FieldError::Truncated { at: 0 }),
             (b"\x08\x01\x12\x05hi", FieldError::Truncated { at: 2 }),
-            (
-                b"\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
-                FieldError::Truncated { at: 0 },
-            ),
-            (
-                b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
-                FieldError::Malformed { at: 0 },
-            ),
+            (b"\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", FieldError::Truncated { at: 0 }),
+            (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", FieldError::Malformed { at: 0 }),
             (b"\x00\x01", FieldError::Malformed { at: 0 }),
             (b"\x0b\x01\x0c", FieldError::WireType { at: 0, wire_type: 3 }),
             (b"\x0f", FieldError::WireType { at: 0, wire_type: 7 }),

@@ -60,10 +60,7 @@ pub struct FrameSplitter {
 impl FrameSplitter {
     /// A splitter that refuses frames announced longer than `frame_len_max`.
     pub fn new(frame_len_max: u32) -> Self {
-        Self {
-            unread: BytesMut::new(),
-            frame_len_max,
-        }
+        Self { unread: BytesMut::new(), frame_len_max }
     }
 
     /// Sets the bound anew, once the broker has told its `max_message_size`.
@@ -75,10 +72,7 @@ impl FrameSplitter {
     /// frame has begun, so that it is not copied again with every read.
     pub fn inlet(&mut self) -> &mut BytesMut {
         if self.unread.capacity() - self.unread.len() < READ_LEN_MIN {
-            let announced = self
-                .unread
-                .first_chunk::<4>()
-                .map_or(0, |prefix| u32::from_be_bytes(*prefix));
+            let announced = self.unread.first_chunk::<4>().map_or(0, |prefix| u32::from_be_bytes(*prefix));
             let missing = (announced as usize + 4).saturating_sub(self.unread.len());
             self.unread.reserve(missing.clamp(READ_LEN, READ_LEN_MAX));
         }
@@ -93,10 +87,7 @@ impl FrameSplitter {
         let len = u32::from_be_bytes(*prefix);
         if len > self.frame_len_max {
             // Before buffering: this is the peer's word, not a fact.
-            return Err(FrameError::TooLong {
-                len,
-                max: self.frame_len_max,
-            });
+            return Err(FrameError::TooLong { len, max: self.frame_len_max });
         }
         let end = 4 + len as usize;
         if self.unread.len() < end {
@@ -104,10 +95,7 @@ impl FrameSplitter {
         }
         let mut body = self.unread.split_to(end).freeze();
         body.advance(4);
-        let overrun = |command_len, body_len| FrameError::CommandOverrun {
-            command_len,
-            body_len,
-        };
+        let overrun = |command_len, body_len| FrameError::CommandOverrun { command_len, body_len };
         let command_len = body.try_get_u32().map_err(|_| overrun(0, len as usize))? as usize;
         if command_len > body.len() {
             return Err(overrun(command_len, body.len()));
@@ -155,11 +143,7 @@ mod tests {
             let early = splitter.next_frame().unwrap();
             splitter.inlet().extend_from_slice(&wire[cut..]);
             let frame = early.or_else(|| splitter.next_frame().unwrap()).unwrap();
-            assert_eq!(
-                (&frame.command[..], &frame.rest[..]),
-                (&b"CM"[..], &b"pay"[..]),
-                "cut at {cut}"
-            );
+            assert_eq!((&frame.command[..], &frame.rest[..]), (&b"CM"[..], &b"pay"[..]), "cut at {cut}");
             assert_eq!(splitter.next_frame(), Ok(None));
         }
     }
@@ -169,13 +153,7 @@ mod tests {
         let mut splitter = FrameSplitter::new(1000);
         splitter.inlet().extend_from_slice(&0x7fff_ffff_u32.to_be_bytes());
         let capacity = splitter.unread.capacity();
-        assert_eq!(
-            splitter.next_frame(),
-            Err(FrameError::TooLong {
-                len: 0x7fff_ffff,
-                max: 1000
-            })
-        );
+        assert_eq!(splitter.next_frame(), Err(FrameError::TooLong { len: 0x7fff_ffff, max: 1000 }));
         assert!(capacity <= READ_LEN + READ_LEN_MIN);
     }
 
@@ -184,20 +162,13 @@ mod tests {
         for wire in [&b"\0\0\0\x04\0\0\0\x01"[..], &b"\0\0\0\x02\0\0"[..]] {
             let mut splitter = FrameSplitter::new(64);
             splitter.inlet().extend_from_slice(wire);
-            assert!(matches!(
-                splitter.next_frame(),
-                Err(FrameError::CommandOverrun { .. })
-            ));
+            assert!(matches!(splitter.next_frame(), Err(FrameError::CommandOverrun { .. })));
         }
     }
 
     #[test]
     fn a_ping_is_what_the_java_client_writes() {
-        let ping = BaseCommand {
-            r#type: kind::PING,
-            ping: Some(Empty {}),
-            ..BaseCommand::default()
-        };
+        let ping = BaseCommand { r#type: kind::PING, ping: Some(Empty {}), ..BaseCommand::default() };
         assert_eq!(&encode(&ping)[..], b"\0\0\0\x09\0\0\0\x05\x08\x12\x92\x01\x00");
     }
 }

@@ -13,10 +13,7 @@ pub struct Permits {
 impl Permits {
     /// Nothing granted yet.
     pub fn new() -> Self {
-        Self {
-            outstanding: 0,
-            bytes_per_message: FIRST_GUESS,
-        }
+        Self { outstanding: 0, bytes_per_message: FIRST_GUESS }
     }
 
     /// An entry arrived that claims this many messages.
@@ -69,10 +66,7 @@ mod tests {
             granted += i64::from(permits.due());
         }
         let ahead = granted - 1000 * 1000;
-        assert!(
-            (47_000..=110_000).contains(&ahead),
-            "{ahead} messages of 110 bytes ahead"
-        );
+        assert!((47_000..=110_000).contains(&ahead), "{ahead} messages of 110 bytes ahead");
     }
 
     #[test]

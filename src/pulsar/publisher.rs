@@ -63,12 +63,7 @@ impl Publisher {
         }
         let success = outcome?.producer_success.unwrap_or_default();
         let last_sequence_id = success.last_sequence_id.unwrap_or(-1);
-        Ok(Self {
-            connection,
-            producer_id,
-            last_sequence_id,
-            events,
-        })
+        Ok(Self { connection, producer_id, last_sequence_id, events })
     }
 
     /// The highest sequence id that was pushed under this name, −1 if the broker knows none. A hint, never an
@@ -94,9 +89,7 @@ impl Publisher {
             }),
         };
         let frame_head = frame::encode_before(&command, outbound.head.len() + outbound.payload.len());
-        self.connection
-            .send_entry(frame_head, outbound.head, outbound.payload)
-            .await
+        self.connection.send_entry(frame_head, outbound.head, outbound.payload).await
     }
 
     /// The next receipt or refusal; `None` when the connection has ended. Cancel-safe.
@@ -129,10 +122,7 @@ impl Publisher {
         let answer = answer.get_or_create_schema_response.unwrap_or_default();
         match answer.error {
             None => Ok(answer.schema_version.filter(|version| !version.is_empty())),
-            Some(error) => Err(ConnectionError::refused(
-                error,
-                answer.message.unwrap_or_default(),
-            )),
+            Some(error) => Err(ConnectionError::refused(error, answer.message.unwrap_or_default())),
         }
     }
 
@@ -141,10 +131,7 @@ impl Publisher {
         let request_id = self.connection.next_id();
         let close = BaseCommand {
             r#type: kind::CLOSE_PRODUCER,
-            close_producer: Some(proto::CloseProducer {
-                producer_id: self.producer_id,
-                request_id,
-            }),
+            close_producer: Some(proto::CloseProducer { producer_id: self.producer_id, request_id }),
             ..BaseCommand::default()
         };
         // Best effort: a connection that is gone has closed the producer for us.

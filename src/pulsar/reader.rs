@@ -64,17 +64,11 @@ impl Reader {
         let Some(inbox) = self.mailboxes.lock().consumers.get(&message.consumer_id).cloned() else {
             return Ok(());
         };
-        let share = u32::try_from(frame.rest.len())
-            .unwrap_or(u32::MAX)
-            .min(inbox.bytes_max);
+        let share = u32::try_from(frame.rest.len()).unwrap_or(u32::MAX).min(inbox.bytes_max);
         let Ok(share) = inbox.bytes.acquire_many_owned(share).await else {
             return Ok(());
         };
-        let delivery = Delivery {
-            id: message.message_id,
-            stored: frame.rest,
-            _share: share,
-        };
+        let delivery = Delivery { id: message.message_id, stored: frame.rest, _share: share };
         // A receiver that is gone has no more use for entries.
         let _ = inbox.sender.send(ConsumerEvent::Entry(delivery)).await;
         Ok(())
@@ -85,15 +79,10 @@ impl Reader {
         let Some(receipt) = hot.send_receipt else {
             return Ok(());
         };
-        let duplicate = receipt
-            .message_id
-            .is_some_and(|id| id.ledger == u64::MAX && id.entry == u64::MAX);
+        let duplicate = receipt.message_id.is_some_and(|id| id.ledger == u64::MAX && id.entry == u64::MAX);
         self.tell_producer(
             receipt.producer_id,
-            ProducerEvent::Receipt {
-                sequence_id: receipt.sequence_id,
-                duplicate,
-            },
+            ProducerEvent::Receipt { sequence_id: receipt.sequence_id, duplicate },
         )
         .await;
         Ok(())
@@ -142,8 +131,7 @@ impl Reader {
             }
             kind::REACHED_END => {
                 if let Some(end) = command.reached_end {
-                    self.tell_consumer(end.consumer_id, ConsumerEvent::EndOfTopic)
-                        .await;
+                    self.tell_consumer(end.consumer_id, ConsumerEvent::EndOfTopic).await;
                 }
             }
             kind::AUTH_CHALLENGE => self.answer_challenge().await?,
@@ -195,10 +183,7 @@ impl Reader {
 
 /// A producer that waits for exclusive access gets a second success later.
 fn producer_ready(command: &BaseCommand) -> bool {
-    command
-        .producer_success
-        .as_ref()
-        .is_none_or(|success| success.producer_ready.unwrap_or(true))
+    command.producer_success.as_ref().is_none_or(|success| success.producer_ready.unwrap_or(true))
 }
 
 fn answered_request(command: &BaseCommand) -> Option<u64> {

@@ -123,24 +123,19 @@ impl AdminRest {
 
     /// Creates a topic without partitions; `false` when it is there already.
     pub async fn create_unpartitioned(&self, topic: &TopicName) -> Result<bool, RestError> {
-        self.create(Method::PUT, &topic_path(topic, ""), String::new())
-            .await
+        self.create(Method::PUT, &topic_path(topic, ""), String::new()).await
     }
 
     /// Raises the number of partitions. A broker refuses to lower it.
     pub async fn grow(&self, topic: &TopicName, partitions: u32) -> Result<(), RestError> {
         let path = topic_path(topic, "/partitions");
-        let answer = self
-            .exchange
-            .run(Method::POST, &path, partitions.to_string(), NEEDS_ADMIN)
-            .await?;
+        let answer = self.exchange.run(Method::POST, &path, partitions.to_string(), NEEDS_ADMIN).await?;
         answer.accepted(&path)
     }
 
     /// The names of its subscriptions; `None` when there is no such topic.
     pub async fn subscriptions(&self, topic: &TopicName) -> Result<Option<Vec<String>>, RestError> {
-        self.get(&topic_path(topic, "/subscriptions"), NEEDS_CONSUME)
-            .await
+        self.get(&topic_path(topic, "/subscriptions"), NEEDS_CONSUME).await
     }
 
     /// What the last acknowledgement of a subscription left behind at its cursor (ack properties); `None`
@@ -181,11 +176,7 @@ impl AdminRest {
     /// The clusters a topic's namespace replicates to, its own among them; `None` without such a namespace.
     pub async fn replication_clusters(&self, topic: &TopicName) -> Result<Option<Vec<String>>, RestError> {
         let [tenant, namespace, _] = topic.rest_parts();
-        let path = format!(
-            "/admin/v2/namespaces/{}/{}/replication",
-            encode(tenant),
-            encode(namespace)
-        );
+        let path = format!("/admin/v2/namespaces/{}/{}/replication", encode(tenant), encode(namespace));
         self.get(&path, NEEDS_ADMIN).await
     }
 
@@ -212,12 +203,7 @@ impl AdminRest {
 
 fn topic_path(topic: &TopicName, rest: &str) -> String {
     let [tenant, namespace, name] = topic.rest_parts();
-    format!(
-        "/admin/v2/persistent/{}/{}/{}{rest}",
-        encode(tenant),
-        encode(namespace),
-        encode(name)
-    )
+    format!("/admin/v2/persistent/{}/{}/{}{rest}", encode(tenant), encode(namespace), encode(name))
 }
 
 /// One path segment, as Pulsar's own client (java.net.URLEncoder) writes it. Dots alone would be taken for a

@@ -59,10 +59,8 @@ impl Subscription {
         let consumer_id = connection.next_id();
         let request_id = connection.next_id();
         let events = connection.register_consumer(consumer_id, options.inbox_bytes);
-        let pair = |(key, value): &(String, String)| proto::KeyValue {
-            key: key.clone(),
-            value: value.clone(),
-        };
+        let pair =
+            |(key, value): &(String, String)| proto::KeyValue { key: key.clone(), value: value.clone() };
         let subscribe = BaseCommand {
             r#type: kind::SUBSCRIBE,
             subscribe: Some(proto::Subscribe {
@@ -87,14 +85,7 @@ impl Subscription {
             connection.forget_consumer(consumer_id);
         }
         outcome?;
-        Ok(Self {
-            connection,
-            consumer_id,
-            untouched: true,
-            events,
-            permits: Permits::new(),
-            exclusive,
-        })
+        Ok(Self { connection, consumer_id, untouched: true, events, permits: Permits::new(), exclusive })
     }
 
     /// Its connection.
@@ -138,9 +129,7 @@ impl Subscription {
         position: MessageId,
         properties: Vec<proto::KeyLongValue>,
     ) -> Result<(), ConnectionError> {
-        self.connection
-            .tell(&self.ack_command(position, properties, None))
-            .await
+        self.connection.tell(&self.ack_command(position, properties, None)).await
     }
 
     /// The same; the answer says that the broker has taken it. Answered only while the socket is read, so go on
@@ -157,10 +146,7 @@ impl Subscription {
             let answer = answer.await?.ack_response.unwrap_or_default();
             match answer.error {
                 None => Ok(()),
-                Some(error) => Err(ConnectionError::refused(
-                    error,
-                    answer.message.unwrap_or_default(),
-                )),
+                Some(error) => Err(ConnectionError::refused(error, answer.message.unwrap_or_default())),
             }
         })
     }
@@ -195,10 +181,7 @@ impl Subscription {
         let request_id = self.connection.next_id();
         let question = BaseCommand {
             r#type: kind::GET_LAST_MESSAGE_ID,
-            get_last_message_id: Some(proto::GetLastMessageId {
-                consumer_id: self.consumer_id,
-                request_id,
-            }),
+            get_last_message_id: Some(proto::GetLastMessageId { consumer_id: self.consumer_id, request_id }),
             ..BaseCommand::default()
         };
         let answer = self.connection.begin_request(request_id, &question).await?;
@@ -214,10 +197,7 @@ impl Subscription {
         let request_id = self.connection.next_id();
         let close = BaseCommand {
             r#type: kind::CLOSE_CONSUMER,
-            close_consumer: Some(proto::CloseConsumer {
-                consumer_id: self.consumer_id,
-                request_id,
-            }),
+            close_consumer: Some(proto::CloseConsumer { consumer_id: self.consumer_id, request_id }),
             ..BaseCommand::default()
         };
         // Best effort: a connection that is gone has closed the consumer for us.
@@ -231,10 +211,7 @@ impl Subscription {
         }
         let flow = BaseCommand {
             r#type: kind::FLOW,
-            flow: Some(proto::Flow {
-                consumer_id: self.consumer_id,
-                message_permits,
-            }),
+            flow: Some(proto::Flow { consumer_id: self.consumer_id, message_permits }),
             ..BaseCommand::default()
         };
         self.connection.tell(&flow).await

@@ -46,11 +46,7 @@ impl TopicName {
         if tenant.is_empty() || namespace.is_empty() || name.is_empty() {
             return Err(malformed());
         }
-        Ok(Self {
-            tenant: tenant.into(),
-            namespace: namespace.into(),
-            name: name.into(),
-        })
+        Ok(Self { tenant: tenant.into(), namespace: namespace.into(), name: name.into() })
     }
 
     /// This partition of it.
@@ -70,10 +66,7 @@ impl TopicName {
     /// The topic without a partition suffix.
     pub fn base(&self) -> Self {
         match (self.partition_index(), self.name.rsplit_once(PARTITION_MARK)) {
-            (Some(_), Some((base, _))) => Self {
-                name: base.into(),
-                ..self.clone()
-            },
+            (Some(_), Some((base, _))) => Self { name: base.into(), ..self.clone() },
             _ => self.clone(),
         }
     }
@@ -100,15 +93,8 @@ mod tests {
 
     #[test]
     fn short_and_full_names_meet_in_one_form() {
-        for text in [
-            "orders",
-            "public/default/orders",
-            "persistent://public/default/orders",
-        ] {
-            assert_eq!(
-                TopicName::parse(text).unwrap().to_string(),
-                "persistent://public/default/orders"
-            );
+        for text in ["orders", "public/default/orders", "persistent://public/default/orders"] {
+            assert_eq!(TopicName::parse(text).unwrap().to_string(), "persistent://public/default/orders");
         }
         let with_colon = TopicName::parse("a/b/urn:c").unwrap();
         assert_eq!(with_colon.to_string(), "persistent://a/b/urn:c");
@@ -133,10 +119,7 @@ mod tests {
 
     #[test]
     fn what_is_no_topic_is_refused() {
-        assert_eq!(
-            TopicName::parse("non-persistent://a/b/c"),
-            Err(TopicError::NonPersistent)
-        );
+        assert_eq!(TopicName::parse("non-persistent://a/b/c"), Err(TopicError::NonPersistent));
         let bad = [
             "",
             "a/b",
@@ -150,10 +133,7 @@ mod tests {
             "persistent:a",
         ];
         for text in bad {
-            assert!(
-                matches!(TopicName::parse(text), Err(TopicError::Malformed(_))),
-                "{text}"
-            );
+            assert!(matches!(TopicName::parse(text), Err(TopicError::Malformed(_))), "{text}");
         }
     }
 }

@@ -26,9 +26,7 @@ pub struct Address {
 impl Address {
     /// Parses `pulsar://host[:port]`, `pulsar+ssl://…`, `http://…` or `https://…`.
     pub fn parse(url: &str) -> Result<Self, TransportError> {
-        let bad = || TransportError::Url {
-            url: url.chars().take(256).collect(),
-        };
+        let bad = || TransportError::Url { url: url.chars().take(256).collect() };
         let (scheme, rest) = url.split_once("://").ok_or_else(bad)?;
         let (tls, default_port) = match scheme {
             "pulsar" => (false, 6650),
@@ -46,23 +44,13 @@ impl Address {
         if host.is_empty() || host.contains(['@', ' ']) {
             return Err(bad());
         }
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-            tls,
-        })
+        Ok(Self { host: host.to_owned(), port, tls })
     }
 }
 
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}:{}{}",
-            self.host,
-            self.port,
-            if self.tls { " (TLS)" } else { "" }
-        )
+        write!(f, "{}:{}{}", self.host, self.port, if self.tls { " (TLS)" } else { "" })
     }
 }
 
@@ -122,10 +110,7 @@ impl Dialer {
         let Some(ca_file) = &files.ca_file else {
             return Ok(Self { tls: None });
         };
-        let refuse = |file: &PathBuf, problem: String| TransportError::File {
-            file: file.clone(),
-            problem,
-        };
+        let refuse = |file: &PathBuf, problem: String| TransportError::File { file: file.clone(), problem };
         let mut roots = RootCertStore::empty();
         for cert in certificates(ca_file)? {
             roots.add(cert).map_err(|e| refuse(ca_file, e.to_string()))?;
@@ -145,17 +130,12 @@ impl Dialer {
             }
             (_, _) => builder.with_no_client_auth(),
         };
-        Ok(Self {
-            tls: Some(Arc::new(config)),
-        })
+        Ok(Self { tls: Some(Arc::new(config)) })
     }
 
     /// Connects, with TLS where the address says so.
     pub async fn dial(&self, address: &Address) -> Result<Box<dyn Stream>, TransportError> {
-        let failed = |source| TransportError::Dial {
-            address: address.clone(),
-            source,
-        };
+        let failed = |source| TransportError::Dial { address: address.clone(), source };
         let attempt = async {
             let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
             tcp.set_nodelay(true)?;
@@ -169,9 +149,7 @@ impl Dialer {
         };
         match tokio::time::timeout(DIAL_DEADLINE, attempt).await {
             Ok(outcome) => outcome.map_err(failed),
-            Err(_) => Err(TransportError::Silent {
-                address: address.clone(),
-            }),
+            Err(_) => Err(TransportError::Silent { address: address.clone() }),
         }
     }
 }
@@ -181,13 +159,9 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TransportError> {
-    let refuse = |problem: String| TransportError::File {
-        file: file.clone(),
-        problem,
-    };
-    let certs: Vec<_> = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect)
-        .map_err(|e| refuse(e.to_string()))?;
+    let refuse = |problem: String| TransportError::File { file: file.clone(), problem };
+    let certs: Vec<_> =
+        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|e| refuse(e.to_string()))?;
     if certs.is_empty() {
         return Err(refuse("holds no certificate".into()));
     }
@@ -213,11 +187,7 @@ mod tests {
         ];
         for (url, (host, port, tls)) in cases {
             let address = Address::parse(url).unwrap();
-            assert_eq!(
-                (address.host.as_str(), address.port, address.tls),
-                (host, port, tls),
-                "{url}"
-            );
+            assert_eq!((address.host.as_str(), address.port, address.tls), (host, port, tls), "{url}");
         }
         for url in ["a:6650", "ftp://a", "pulsar://", "pulsar://a:x", "pulsar://u@a"] {
             assert!(Address::parse(url).is_err(), "{url}");

@@ -67,19 +67,11 @@ fn enqueue(queue: &mut WriteQueue, outgoing: Outgoing) {
 }
 
 fn ping() -> Bytes {
-    frame::encode(&BaseCommand {
-        r#type: kind::PING,
-        ping: Some(Empty {}),
-        ..BaseCommand::default()
-    })
+    frame::encode(&BaseCommand { r#type: kind::PING, ping: Some(Empty {}), ..BaseCommand::default() })
 }
 
 fn pong() -> Bytes {
-    frame::encode(&BaseCommand {
-        r#type: kind::PONG,
-        pong: Some(Empty {}),
-        ..BaseCommand::default()
-    })
+    frame::encode(&BaseCommand { r#type: kind::PONG, pong: Some(Empty {}), ..BaseCommand::default() })
 }
 
 /// Half of a broker's 30 s keepalive (`PulsarHandler.handleKeepAliveTimeout`), so that one may be late.

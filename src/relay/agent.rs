@@ -75,24 +75,13 @@ impl Agent {
             slots: Mutex::default(),
             said: Mutex::default(),
         };
-        Self {
-            context,
-            gate: Arc::new(gate),
-            routes: running,
-            tasks,
-        }
+        Self { context, gate: Arc::new(gate), routes: running, tasks }
     }
 
     /// Runs until the process drains; returns when every source and sink has come to its end.
     pub async fn run(self, mut events: mpsc::Receiver<TunnelEvent>) {
         let site = self.context.site.clone();
-        let own = self
-            .gate
-            .declared
-            .iter()
-            .filter(|route| route.from == site)
-            .cloned()
-            .collect();
+        let own = self.gate.declared.iter().filter(|route| route.from == site).cloned().collect();
         lock(&self.routes).apply(&site, own);
         self.gate.show_awaited();
         let gate = self.gate.clone();
@@ -175,17 +164,10 @@ impl Gate {
             return Ok(Vec::new());
         };
         let earliest = self.policies.of(peer).is_some_and(|policy| policy.from_earliest);
-        let start = if earliest {
-            Start::Earliest
-        } else {
-            Start::FromGrant
-        };
+        let start = if earliest { Start::Earliest } else { Start::FromGrant };
         let declared = control::check(declaration, &self.context.site, peer, start)?;
         let (mut believed, mut refusals) = (Vec::new(), Vec::new());
-        for mut route in declared
-            .into_iter()
-            .filter(|route| route.from == self.context.site)
-        {
+        for mut route in declared.into_iter().filter(|route| route.from == self.context.site) {
             if self.clashes(&route) {
                 continue;
             }
@@ -196,11 +178,7 @@ impl Gate {
                 let allowed = is_its_own && self.may_send(peer, topic);
                 if !allowed {
                     let code = Reason::RefusedByPolicy.code().into();
-                    refusals.push(RefusedTopic {
-                        route: name.clone(),
-                        topic: topic.to_string(),
-                        code,
-                    });
+                    refusals.push(RefusedTopic { route: name.clone(), topic: topic.to_string(), code });
                 }
                 allowed
             });
@@ -233,11 +211,7 @@ impl Gate {
         let Some(route) = self.declared.iter().find(ours) else {
             return;
         };
-        let Some(topic) = route
-            .topics
-            .iter()
-            .find(|topic| topic.to_string() == refused.topic)
-        else {
+        let Some(topic) = route.topics.iter().find(|topic| topic.to_string() == refused.topic) else {
             return;
         };
         let reason = Reason::from_code(&refused.code).unwrap_or(Reason::RefusedByPeer);
@@ -256,28 +230,16 @@ impl Gate {
     }
 
     fn row(&self, end: End, route: &str, from: &str, to: &str, topic: &TopicName) -> Progress {
-        Progress::new(
-            self.context.board.clone(),
-            end,
-            route,
-            &topic.to_string(),
-            from,
-            to,
-        )
+        Progress::new(self.context.board.clone(), end, route, &topic.to_string(), from, to)
     }
 
     fn may_send(&self, peer: &str, topic: &TopicName) -> bool {
-        self.policies
-            .of(peer)
-            .is_some_and(|policy| policy.send.allows(topic))
+        self.policies.of(peer).is_some_and(|policy| policy.send.allows(topic))
     }
 
     /// A route of our own has the name: the own one counts.
     fn clashes(&self, route: &RouteSpec) -> bool {
-        let clashes = self
-            .declared
-            .iter()
-            .any(|own| own.name == route.name && own.from == route.from);
+        let clashes = self.declared.iter().any(|own| own.name == route.name && own.from == route.from);
         if clashes {
             tracing::warn!(route = %route.name, "the peer declares a route that is declared here too: ours counts");
         }
@@ -294,24 +256,11 @@ impl Gate {
     ) {
         let refuse = |reason: Reason, sequence_id: Option<u64>| {
             let (number, session) = (open.number, open.session);
-            Kind::Stop(Stop {
-                number,
-                session,
-                code: reason.code().into(),
-                sequence_id,
-                by_source: false,
-            })
+            Kind::Stop(Stop { number, session, code: reason.code().into(), sequence_id, by_source: false })
         };
         let admitted = self.admit(&lane.link().peer, &open);
-        let entered = admitted
-            .map_err(|reason| (reason, None))
-            .and_then(|()| self.enter(&open));
-        let Entered {
-            superseded,
-            finished,
-            hole,
-            predecessor,
-        } = match entered {
+        let entered = admitted.map_err(|reason| (reason, None)).and_then(|()| self.enter(&open));
+        let Entered { superseded, finished, hole, predecessor } = match entered {
             Ok(entered) => entered,
             Err((reason, sequence_id)) => {
                 self.show_refused_open(&open, reason);
@@ -328,14 +277,7 @@ impl Gate {
             }
         }
         let context = self.context.clone();
-        let sink = Sink {
-            context,
-            open,
-            lane,
-            allowance,
-            hole,
-            superseded,
-        };
+        let sink = Sink { context, open, lane, allowance, hole, superseded };
         // Also when the sink panics: the next session waits for it.
         let _finished = finished.drop_guard();
         sink.run(from_source).await;
@@ -353,9 +295,7 @@ impl Gate {
             return Err(Reason::RefusedByPolicy);
         }
         // `x-partition-7` of a topic that has no such partition would be an ordinary topic beside it.
-        if topic
-            .partition_index()
-            .is_some_and(|index| index >= open.partitions)
+        if topic.partition_index().is_some_and(|index| index >= open.partitions)
             || topic.partition_index().is_none() && open.partitions > 0
         {
             return Err(Reason::PartitionMismatch);
@@ -365,19 +305,12 @@ impl Gate {
         let declared = self.declared.iter().find(ours);
         let allowed = match declared {
             Some(route) => route.topics.contains(&topic.base()) && route.generation <= open.generation,
-            None => self
-                .policies
-                .of(peer)
-                .is_some_and(|policy| policy.receive.allows(&topic)),
+            None => self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic)),
         };
         if !allowed && declared.is_some_and(|route| route.generation > open.generation) {
             return Err(Reason::GenerationBehind);
         }
-        if allowed {
-            Ok(())
-        } else {
-            Err(Reason::RefusedByPolicy)
-        }
+        if allowed { Ok(()) } else { Err(Reason::RefusedByPolicy) }
     }
 
     /// Takes the partition's slot; gives what to wait for before it is really free.
@@ -420,28 +353,19 @@ impl Gate {
             tracing::debug!(topic = %open.topic, old = previous.session, new = open.session, "session taken over");
             previous.superseded.cancel();
         });
-        Ok(Entered {
-            superseded,
-            finished,
-            hole,
-            predecessor,
-        })
+        Ok(Entered { superseded, finished, hole, predecessor })
     }
 
     fn show_refused_open(&self, open: &Open, reason: Reason) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = said
-            .get(&open.from)
-            .is_none_or(|(at, _)| at.elapsed() >= REFUSALS_SAID_EVERY);
+        let fresh = said.get(&open.from).is_none_or(|(at, _)| at.elapsed() >= REFUSALS_SAID_EVERY);
         if !fresh || said.len() > PEERS_SAID_MAX {
             if let Some((_, unsaid)) = said.get_mut(&open.from) {
                 *unsaid += 1;
             }
             return;
         }
-        let unsaid = said
-            .insert(open.from.clone(), (Instant::now(), 0))
-            .map_or(0, |(_, unsaid)| unsaid);
+        let unsaid = said.insert(open.from.clone(), (Instant::now(), 0)).map_or(0, |(_, unsaid)| unsaid);
         drop(said);
         // A refused topic gets no row: its name is the peer's word, and there may be any number of them.
         let topic = open.topic.chars().take(SHOWN_LEN_MAX).collect::<String>();

@@ -13,11 +13,7 @@ pub struct Backoff {
 impl Backoff {
     /// From `first` up to `max`.
     pub fn new(first: Duration, max: Duration) -> Self {
-        Self {
-            first,
-            max,
-            next: first,
-        }
+        Self { first, max, next: first }
     }
 
     /// The next delay.

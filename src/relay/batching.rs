@@ -89,10 +89,7 @@ impl Batching {
     /// A session with the destination begins: what waited is forgotten, the caller pushes again from the
     /// lowest entry without a receipt.
     pub fn begin(&mut self, boundary: Boundary) {
-        *self = Self {
-            boundary,
-            ..Self::new(self.limits)
-        };
+        *self = Self { boundary, ..Self::new(self.limits) };
     }
 
     /// Queues an entry behind the others.
@@ -133,9 +130,7 @@ impl Batching {
             })
         {
             len += next.entry.stored_len();
-            batch
-                .get_or_insert_with(|| Batch::new(&first.entry))
-                .push(&next.entry);
+            batch.get_or_insert_with(|| Batch::new(&first.entry)).push(&next.entry);
             unit.last = next.id;
             unit.entries += 1;
         }
@@ -179,10 +174,7 @@ impl Limits {
 }
 
 fn sticky_key(facts: &Facts) -> (Option<&Bytes>, Option<(&Bytes, bool)>, bool) {
-    let partition_key = facts
-        .partition_key
-        .as_ref()
-        .map(|key| (key, facts.partition_key_b64));
+    let partition_key = facts.partition_key.as_ref().map(|key| (key, facts.partition_key_b64));
     match &facts.ordering_key {
         Some(key) => (Some(key), None, false),
         None => (None, partition_key, facts.null_partition_key),
@@ -208,9 +200,7 @@ pub struct Boundary {
 impl Boundary {
     /// From ProducerSuccess; negative is "nothing known".
     pub fn new(last_sequence_id: i64) -> Self {
-        Self {
-            last: u64::try_from(last_sequence_id).ok(),
-        }
+        Self { last: u64::try_from(last_sequence_id).ok() }
     }
 
     /// The highest id that the destination had been sent.
@@ -225,11 +215,7 @@ impl Boundary {
 
     /// What a receipt for a unit that ends with `last` is worth.
     pub fn judge(&self, last: u64, duplicate: bool) -> Judgement {
-        if duplicate && self.is_above(last) {
-            Judgement::OtherWriter
-        } else {
-            Judgement::Confirmed
-        }
+        if duplicate && self.is_above(last) { Judgement::OtherWriter } else { Judgement::Confirmed }
     }
 }
 

@@ -15,12 +15,7 @@ impl Budget {
     /// `total` bytes in shares of `share_min` to `share_max`. The smallest share is given even when nothing is
     /// left, so that no partition stands still: the real bound is `total` + partitions × `share_min`.
     pub fn new(total: usize, share_min: usize, share_max: usize) -> Self {
-        Self {
-            left: Arc::new(Mutex::new(total)),
-            total,
-            share_min,
-            share_max,
-        }
+        Self { left: Arc::new(Mutex::new(total)), total, share_min, share_max }
     }
 
     /// A quarter of what is left, within the bounds of a share.
@@ -29,11 +24,7 @@ impl Budget {
         let bytes = (*left / 4).clamp(self.share_min, self.share_max);
         let charged = bytes.min(*left);
         *left -= charged;
-        Share {
-            budget: self.clone(),
-            bytes,
-            charged,
-        }
+        Share { budget: self.clone(), bytes, charged }
     }
 
     /// The whole.

@@ -102,10 +102,8 @@ pub enum DeclarationError {
 
 /// Our routes towards `peer`, as a message; `None` if they do not fit into one.
 pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
-    let declared = routes
-        .iter()
-        .filter(|route| route.from == peer || route.to == peer)
-        .map(|route| DeclaredRoute {
+    let declared =
+        routes.iter().filter(|route| route.from == peer || route.to == peer).map(|route| DeclaredRoute {
             name: route.name.clone(),
             from: route.from.clone(),
             to: route.to.clone(),
@@ -118,21 +116,13 @@ pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
                 any_key: limits.any_key,
             }),
         });
-    let declaration = Some(Declaration {
-        routes: declared.collect(),
-    });
-    encode_message(&ControlMessage {
-        declaration,
-        refusals: Vec::new(),
-    })
+    let declaration = Some(Declaration { routes: declared.collect() });
+    encode_message(&ControlMessage { declaration, refusals: Vec::new() })
 }
 
 /// What we do not let out, as a message; `None` if it does not fit into one.
 pub fn encode_refusals(refusals: Vec<RefusedTopic>) -> Option<Bytes> {
-    encode_message(&ControlMessage {
-        declaration: None,
-        refusals,
-    })
+    encode_message(&ControlMessage { declaration: None, refusals })
 }
 
 fn encode_message(message: &ControlMessage) -> Option<Bytes> {
@@ -159,11 +149,7 @@ pub fn check(
     if !declaration.routes.iter().all(|route| names.insert(&route.name)) {
         return Err(DeclarationError::Route("its name, which another has"));
     }
-    declaration
-        .routes
-        .into_iter()
-        .map(|route| check_route(route, site, peer, start))
-        .collect()
+    declaration.routes.into_iter().map(|route| check_route(route, site, peer, start)).collect()
 }
 
 fn check_route(
@@ -183,15 +169,11 @@ fn check_route(
         return Err(DeclarationError::Route("its subscription is reserved"));
     }
     let topics = route.topics.iter().map(|topic| TopicName::parse(topic));
-    let topics = topics
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| DeclarationError::Route("a topic"))?;
+    let topics = topics.collect::<Result<Vec<_>, _>>().map_err(|_| DeclarationError::Route("a topic"))?;
     let mut seen = BTreeSet::new();
     let is_plain = |topic: &TopicName| topic.partition_index().is_none() && topic.to_string().is_ascii();
     if !topics.iter().all(|topic| is_plain(topic) && seen.insert(topic)) {
-        return Err(DeclarationError::Route(
-            "a topic that is a partition, repeated, or not ASCII",
-        ));
+        return Err(DeclarationError::Route("a topic that is a partition, repeated, or not ASCII"));
     }
     if route.generation == 0 {
         return Err(DeclarationError::Route("its generation"));
@@ -240,11 +222,7 @@ mod tests {
             generation: 2,
             subscription: "bridge.bank.riskfuel".into(),
             start: Start::Latest,
-            joining: Some(super::super::batching::Limits {
-                messages: 10,
-                bytes: 2000,
-                any_key: false,
-            }),
+            joining: Some(super::super::batching::Limits { messages: 10, bytes: 2000, any_key: false }),
         }
     }
 
@@ -256,13 +234,7 @@ mod tests {
     fn a_declaration_arrives_as_it_was_sent_with_the_receivers_start() {
         let message = encode(&[spec()], "bank").unwrap();
         let routes = received(&message, "bank", Start::FromGrant).unwrap();
-        assert_eq!(
-            routes,
-            [RouteSpec {
-                start: Start::FromGrant,
-                ..spec()
-            }]
-        );
+        assert_eq!(routes, [RouteSpec { start: Start::FromGrant, ..spec() }]);
         let others = encode(&[spec()], "elsewhere").unwrap();
         assert_eq!(received(&others, "elsewhere", Start::Latest), Ok(Vec::new()));
     }
@@ -270,42 +242,17 @@ mod tests {
     #[test]
     fn what_no_configuration_would_accept_is_refused() {
         let cases = [
-            RouteSpec {
-                name: "with\nnewline".into(),
-                ..spec()
-            },
-            RouteSpec {
-                name: "x".repeat(300),
-                ..spec()
-            },
-            RouteSpec {
-                subscription: "pulsar.dedup".into(),
-                ..spec()
-            },
-            RouteSpec {
-                generation: 0,
-                ..spec()
-            },
+            RouteSpec { name: "with\nnewline".into(), ..spec() },
+            RouteSpec { name: "x".repeat(300), ..spec() },
+            RouteSpec { subscription: "pulsar.dedup".into(), ..spec() },
+            RouteSpec { generation: 0, ..spec() },
         ];
         for case in cases {
             let message = encode(&[case], "bank").unwrap();
-            assert!(matches!(
-                received(&message, "bank", Start::Latest),
-                Err(DeclarationError::Route(_))
-            ));
+            assert!(matches!(received(&message, "bank", Start::Latest), Err(DeclarationError::Route(_))));
         }
-        let foreign = encode(
-            &[RouteSpec {
-                to: "third".into(),
-                ..spec()
-            }],
-            "bank",
-        )
-        .unwrap();
-        assert_eq!(
-            received(&foreign, "bank", Start::Latest),
-            Err(DeclarationError::Foreign)
-        );
+        let foreign = encode(&[RouteSpec { to: "third".into(), ..spec() }], "bank").unwrap();
+        assert_eq!(received(&foreign, "bank", Start::Latest), Err(DeclarationError::Foreign));
         assert_eq!(decode(b"\xff"), Err(DeclarationError::Malformed));
     }
 }

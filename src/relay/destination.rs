@@ -22,18 +22,12 @@ pub(super) async fn prepare(cluster: &Cluster, open: &Open) -> Result<Destinatio
     let topic = TopicName::parse(&open.topic)
         .map_err(|error| Refusal::of(Reason::RefusedByPolicy, &error.to_string()))?;
     let base = topic.base();
-    let found = cluster
-        .client
-        .partitions(&base)
-        .await
-        .map_err(|error| refusal_of(&error))?;
+    let found = cluster.client.partitions(&base).await.map_err(|error| refusal_of(&error))?;
     match found {
         Some(partitions) if partitions == open.partitions => {}
         Some(partitions) => {
-            let detail = format!(
-                "{base} has {} partitions at the source and {partitions} here",
-                open.partitions
-            );
+            let detail =
+                format!("{base} has {} partitions at the source and {partitions} here", open.partitions);
             return Err(Refusal::of(Reason::PartitionMismatch, &detail));
         }
         None => create(cluster, &base, open.partitions).await?,
@@ -56,9 +50,7 @@ async fn create(cluster: &Cluster, base: &TopicName, partitions: u32) -> Result<
         partitions => rest.create_partitioned(base, partitions).await,
     };
     // "There already" is as good: another partition's session was first.
-    created
-        .map(|_| ())
-        .map_err(|error| Refusal::of(Reason::DestinationMissing, &error.to_string()))
+    created.map(|_| ()).map_err(|error| Refusal::of(Reason::DestinationMissing, &error.to_string()))
 }
 
 /// Whether the destination deduplicates, as far as can be known: the binary protocol does not tell.
@@ -67,17 +59,12 @@ pub(super) async fn deduplicates(cluster: &Cluster, destination: &Destination) -
         return Ok(cluster.deduplication_asserted);
     };
     let unreachable = |error: RestError| Refusal::of(Reason::DestinationUnreachable, &error.to_string());
-    let stats = rest
-        .stats(&destination.topic)
-        .await
-        .map_err(unreachable)?
-        .unwrap_or_default();
+    let stats = rest.stats(&destination.topic).await.map_err(unreachable)?.unwrap_or_default();
     match stats.deduplication() {
         Deduplication::Enabled => Ok(true),
         Deduplication::Disabled => Ok(false),
-        Deduplication::Changing => Err(Refusal::of(
-            Reason::DestinationRetry,
-            "deduplication is being switched at the destination",
-        )),
+        Deduplication::Changing => {
+            Err(Refusal::of(Reason::DestinationRetry, "deduplication is being switched at the destination"))
+        }
     }
 }

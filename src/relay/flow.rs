@@ -85,17 +85,9 @@ impl Flow {
         let Some(unit) = self.batching.take() else {
             return Ok(());
         };
-        let Unit {
-            first,
-            last,
-            messages,
-            entries,
-            ..
-        } = unit;
+        let Unit { first, last, messages, entries, .. } = unit;
         let highest_sequence_id = unit.is_joined().then_some(last);
-        let sent = self
-            .window
-            .sent(first, Position::of_sequence_id(last), unit.stored.len());
+        let sent = self.window.sent(first, Position::of_sequence_id(last), unit.stored.len());
         sent.map_err(|reason| {
             let detail = format!("at {}", Position::of_sequence_id(first));
             SessionEnd::Halted(Halt::new(reason, &detail))
@@ -104,12 +96,7 @@ impl Flow {
         progress.row.messages += u64::from(messages);
         progress.row.bytes += unit.stored.len() as u64;
         let number = self.registration.number;
-        let head = EntryHead {
-            number,
-            session: self.session,
-            sequence_id: first,
-            highest_sequence_id,
-        };
+        let head = EntryHead { number, session: self.session, sequence_id: first, highest_sequence_id };
         place.send([frames::encode_entry_head(head, unit.stored.len()), unit.stored]);
         self.settle_skip();
         Ok(())
@@ -124,10 +111,7 @@ impl Flow {
             // −1:−1: the broker has no message left to name, which says nothing about its ids.
             return Ok(());
         }
-        let last = Position {
-            ledger: last.ledger,
-            entry: last.entry,
-        };
+        let last = Position { ledger: last.ledger, entry: last.entry };
         self.window.judge_last_position(last).map_err(|reason| {
             let detail = format!("the source topic ends at {last}, before what the destination has");
             SessionEnd::Halted(Halt::new(reason, &detail))

@@ -218,9 +218,7 @@ pub enum LaneFrameError {
 /// Decodes a frame; the entry's bytes stay in `frame.rest`.
 pub fn decode(frame: &Frame) -> Result<Kind, LaneFrameError> {
     let envelope = LaneFrame::decode(frame.command.clone()).map_err(FrameError::Command)?;
-    envelope.kind.ok_or(LaneFrameError::Unknown {
-        first: frame.command.first().copied().unwrap_or(0),
-    })
+    envelope.kind.ok_or(LaneFrameError::Unknown { first: frame.command.first().copied().unwrap_or(0) })
 }
 
 /// The first byte of a schema's answer, the one frame of control that may be large: field 8, length-delimited.
@@ -233,12 +231,7 @@ pub fn encode(kind: Kind) -> Bytes {
 
 /// The beginning of an entry's frame, to be written before the entry.
 pub fn encode_entry_head(head: EntryHead, entry_len: usize) -> Bytes {
-    encode_before(
-        &LaneFrame {
-            kind: Some(Kind::Entry(head)),
-        },
-        entry_len,
-    )
+    encode_before(&LaneFrame { kind: Some(Kind::Entry(head)) }, entry_len)
 }
 
 /// A lane's frame is an entry and some; a peer that announces more is cut off.
@@ -253,16 +246,9 @@ mod tests {
 
     #[test]
     fn an_entry_crosses_with_its_head_and_its_bytes() {
-        let head = EntryHead {
-            number: 7,
-            session: 9,
-            sequence_id: 1 << 40,
-            highest_sequence_id: None,
-        };
+        let head = EntryHead { number: 7, session: 9, sequence_id: 1 << 40, highest_sequence_id: None };
         let mut splitter = FrameSplitter::new(LANE_FRAME_LEN_MAX);
-        splitter
-            .inlet()
-            .extend_from_slice(&encode_entry_head(head.clone(), 3));
+        splitter.inlet().extend_from_slice(&encode_entry_head(head.clone(), 3));
         splitter.inlet().extend_from_slice(b"abc");
         let frame = splitter.next_frame().unwrap().unwrap();
         assert_eq!(decode(&frame).unwrap(), Kind::Entry(head));
@@ -275,21 +261,12 @@ mod tests {
             marked: vec![Receipts::mark(5, false), Receipts::mark((1 << 63) - 1, true)],
             ..Receipts::default()
         };
-        assert_eq!(
-            receipts.iter().collect::<Vec<_>>(),
-            [(5, false), ((1 << 63) - 1, true)]
-        );
+        assert_eq!(receipts.iter().collect::<Vec<_>>(), [(5, false), ((1 << 63) - 1, true)]);
     }
 
     #[test]
     fn an_unknown_kind_is_refused_by_name() {
-        let frame = Frame {
-            command: Bytes::from_static(b"\xfa\x06\x00"),
-            rest: Bytes::new(),
-        };
-        assert!(matches!(
-            decode(&frame),
-            Err(LaneFrameError::Unknown { first: 0xfa })
-        ));
+        let frame = Frame { command: Bytes::from_static(b"\xfa\x06\x00"), rest: Bytes::new() };
+        assert!(matches!(decode(&frame), Err(LaneFrameError::Unknown { first: 0xfa })));
     }
 }

@@ -37,38 +37,21 @@ pub async fn mark(
     last: Option<Position>,
 ) -> Result<(), String> {
     let at = match last {
-        Some(last) => MessageId {
-            ledger: last.ledger,
-            entry: last.entry,
-        },
+        Some(last) => MessageId { ledger: last.ledger, entry: last.entry },
         None => mark_delete_position(subscription).await?,
     };
-    let pair = |key: &str, value| KeyLongValue {
-        key: key.into(),
-        value,
-    };
-    let properties = vec![
-        pair(GENERATION, generation.into()),
-        pair(LEDGER, refused.ledger),
-        pair(ENTRY, refused.entry),
-    ];
-    let answer = subscription
-        .acknowledge_surely(at, properties)
-        .await
-        .map_err(|error| error.to_string())?;
+    let pair = |key: &str, value| KeyLongValue { key: key.into(), value };
+    let properties =
+        vec![pair(GENERATION, generation.into()), pair(LEDGER, refused.ledger), pair(ENTRY, refused.entry)];
+    let answer = subscription.acknowledge_surely(at, properties).await.map_err(|error| error.to_string())?;
     answered(subscription, answer).await
 }
 
 /// Where the subscription's mark-delete position is. Entries that come meanwhile are dropped: the session is over.
 pub async fn mark_delete_position(subscription: &mut Subscription) -> Result<MessageId, String> {
-    let answer = subscription
-        .last_message_id()
-        .await
-        .map_err(|error| error.to_string())?;
+    let answer = subscription.last_message_id().await.map_err(|error| error.to_string())?;
     let answer = answered(subscription, answer).await?;
-    answer
-        .consumer_mark_delete_position
-        .ok_or_else(|| "the broker named no position".into())
+    answer.consumer_mark_delete_position.ok_or_else(|| "the broker named no position".into())
 }
 
 /// Awaits an answer while entries still come. They are dropped: the session is over, they are read again in the

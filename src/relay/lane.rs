@@ -129,12 +129,7 @@ impl LaneHandle {
     pub fn start(lane: RelayLane, open_sink: OpenSink) -> Self {
         let (urgent, urgent_queued) = mpsc::channel(URGENT_LEN);
         let (bulk, bulk_queued) = mpsc::channel(BULK_LEN);
-        let RelayLane {
-            link,
-            index,
-            stream,
-            ended,
-        } = lane;
+        let RelayLane { link, index, stream, ended } = lane;
         let inner = Inner {
             link,
             index,
@@ -145,17 +140,10 @@ impl LaneHandle {
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
             ended,
         };
-        let handle = Self {
-            inner: Arc::new(inner),
-        };
+        let handle = Self { inner: Arc::new(inner) };
         let (read_half, write_half) = tokio::io::split(stream);
         tokio::spawn(handle.clone().read(read_half, open_sink));
-        tokio::spawn(write(
-            write_half,
-            urgent_queued,
-            bulk_queued,
-            handle.inner.ended.clone(),
-        ));
+        tokio::spawn(write(write_half, urgent_queued, bulk_queued, handle.inner.ended.clone()));
         handle
     }
 
@@ -190,23 +178,13 @@ impl LaneHandle {
         let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel(FROM_SINK_LEN);
         self.lock().sources.insert(number, sender);
-        (
-            SourceRegistration {
-                lane: self.clone(),
-                number,
-            },
-            receiver,
-        )
+        (SourceRegistration { lane: self.clone(), number }, receiver)
     }
 
     /// Forgets a sink, if it is still this session's.
     pub fn forget_sink(&self, number: u32, session: u64) {
         let mut table = self.lock();
-        if table
-            .sinks
-            .get(&number)
-            .is_some_and(|inbox| inbox.session == session)
-        {
+        if table.sinks.get(&number).is_some_and(|inbox| inbox.session == session) {
             table.sinks.remove(&number);
         }
     }
@@ -242,9 +220,7 @@ impl LaneHandle {
                 // Before it is decoded: a decoded frame is many times its length.
                 let is_schema = frame.command.first() == Some(&frames::SCHEMA_ANSWER_TAG);
                 if frame.command.len() > CONTROL_LEN_MAX && !is_schema {
-                    return Err(LaneError::ControlTooLong {
-                        len: frame.command.len(),
-                    });
+                    return Err(LaneError::ControlTooLong { len: frame.command.len() });
                 }
                 match frames::decode(&frame)? {
                     Kind::Keepalive(_) => {}
@@ -272,19 +248,12 @@ impl LaneHandle {
                         self.to_source(receipts.number, FromSink::Receipts(receipts))?
                     }
                     Kind::SchemaAsk(ask) if ask.version.len() > SCHEMA_VERSION_LEN_MAX => {
-                        return Err(LaneError::ControlTooLong {
-                            len: ask.version.len(),
-                        });
+                        return Err(LaneError::ControlTooLong { len: ask.version.len() });
                     }
                     Kind::SchemaAsk(ask) => self.to_source(ask.number, FromSink::SchemaAsk(ask))?,
                 }
             }
-            if socket
-                .read_buf(splitter.inlet())
-                .await
-                .map_err(LaneError::Socket)?
-                == 0
-            {
+            if socket.read_buf(splitter.inlet()).await.map_err(LaneError::Socket)? == 0 {
                 return Err(LaneError::Closed);
             }
         }
@@ -298,11 +267,7 @@ impl LaneHandle {
         {
             let mut table = self.lock();
             // A newer session of the same partition: the older one hears it by its channel's end.
-            let inbox = SinkInbox {
-                session: open.session,
-                sender,
-                allowance: allowance.clone(),
-            };
+            let inbox = SinkInbox { session: open.session, sender, allowance: allowance.clone() };
             table.sinks.insert(open.number, inbox);
         }
         open_sink(self.clone(), open, allowance, receiver);

@@ -18,10 +18,7 @@ pub struct Lanes {
 impl Lanes {
     /// No lane yet.
     pub fn new() -> Self {
-        Self {
-            table: Arc::default(),
-            changed: watch::Sender::new(()),
-        }
+        Self { table: Arc::default(), changed: watch::Sender::new(()) }
     }
 
     /// A lane came up.
@@ -46,11 +43,7 @@ impl Lanes {
     /// order holds. `None` while it is not up.
     pub fn pick(&self, site: &str, topic: &str) -> Option<LaneHandle> {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let living = table
-            .get(site)?
-            .iter()
-            .rev()
-            .filter(|lane| !lane.ended().is_cancelled());
+        let living = table.get(site)?.iter().rev().filter(|lane| !lane.ended().is_cancelled());
         let mut hasher = DefaultHasher::new();
         topic.hash(&mut hasher);
         let hash = hasher.finish();
@@ -68,11 +61,7 @@ impl Lanes {
     /// How many are up.
     pub fn count(&self) -> usize {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table
-            .values()
-            .flatten()
-            .filter(|lane| !lane.ended().is_cancelled())
-            .count()
+        table.values().flatten().filter(|lane| !lane.ended().is_cancelled()).count()
     }
 }
 

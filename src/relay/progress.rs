@@ -48,10 +48,7 @@ impl Progress {
         // Counters go on from an earlier session's, and what was said of it is not said again.
         let row = match board.row(&(route.into(), topic.into(), end)) {
             None => fresh,
-            Some(before) if before.state == State::Waiting => PartitionStatus {
-                in_flight: 0,
-                ..before
-            },
+            Some(before) if before.state == State::Waiting => PartitionStatus { in_flight: 0, ..before },
             Some(before) => PartitionStatus {
                 state: State::Waiting,
                 reason: fresh.reason,
@@ -60,13 +57,8 @@ impl Progress {
                 ..before
             },
         };
-        let progress = Self {
-            row,
-            board,
-            shown_at: Instant::now(),
-            shown: true,
-            advanced_at: Instant::now(),
-        };
+        let progress =
+            Self { row, board, shown_at: Instant::now(), shown: true, advanced_at: Instant::now() };
         progress.board.put(progress.row.clone());
         progress
     }
@@ -90,11 +82,7 @@ impl Progress {
     /// It waits or has stopped, and why. `detail` goes to our own log only.
     pub fn halted(&mut self, reason: Reason, detail: &str) {
         use super::reason::Verdict;
-        let state = if reason.verdict() == Verdict::Stop {
-            State::Stopped
-        } else {
-            State::Waiting
-        };
+        let state = if reason.verdict() == Verdict::Stop { State::Stopped } else { State::Waiting };
         let news = self.row.state != state || self.row.reason.as_deref() != Some(reason.code());
         self.row.state = state;
         self.row.reason = Some(reason.code().into());
@@ -106,32 +94,14 @@ impl Progress {
             let (route, topic, end, code, remedy) =
                 (&row.route, &row.topic, row.end, reason.code(), reason.remedy());
             if state == State::Stopped {
-                tracing::error!(
-                    route,
-                    topic,
-                    ?end,
-                    session,
-                    reason = code,
-                    detail,
-                    remedy,
-                    "route stopped"
-                );
+                tracing::error!(route, topic, ?end, session, reason = code, detail, remedy, "route stopped");
             } else if matches!(
                 reason,
                 Reason::Starting | Reason::Standby | Reason::SourceMissing | Reason::NotOpened
             ) {
                 tracing::info!(route, topic, ?end, session, reason = code, detail, "route waits");
             } else {
-                tracing::warn!(
-                    route,
-                    topic,
-                    ?end,
-                    session,
-                    reason = code,
-                    detail,
-                    remedy,
-                    "route waits"
-                );
+                tracing::warn!(route, topic, ?end, session, reason = code, detail, remedy, "route waits");
             }
         }
         self.show();
@@ -165,8 +135,7 @@ impl Progress {
 
     /// Takes the row off the board.
     pub fn remove(&self) {
-        self.board
-            .remove(&(self.row.route.clone(), self.row.topic.clone(), self.row.end));
+        self.board.remove(&(self.row.route.clone(), self.row.topic.clone(), self.row.end));
     }
 }
 

@@ -14,17 +14,11 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn of(reason: Reason, detail: &str) -> Self {
-        Self {
-            halt: Halt::new(reason, detail),
-            sequence_id: None,
-        }
+        Self { halt: Halt::new(reason, detail), sequence_id: None }
     }
 
     pub(super) fn at(reason: Reason, sequence_id: u64, detail: &str) -> Self {
-        Self {
-            halt: Halt::new(reason, detail),
-            sequence_id: Some(sequence_id),
-        }
+        Self { halt: Halt::new(reason, detail), sequence_id: Some(sequence_id) }
     }
 }
 
@@ -44,10 +38,7 @@ pub(super) fn refusal_of(error: &ConnectionError) -> Refusal {
 /// What a refused send means. The first three are judged before deduplication and belong to the entry; what is
 /// stored after it makes a later re-send look like a duplicate (`Producer.checkAndStartPublish`, `PersistentTopic`).
 pub(super) fn send_error_reason(error: ServerError, message: &str) -> Reason {
-    if matches!(
-        error,
-        ServerError::Checksum | ServerError::NotAllowed | ServerError::Metadata
-    ) {
+    if matches!(error, ServerError::Checksum | ServerError::NotAllowed | ServerError::Metadata) {
         return Reason::Poison;
     }
     if error == ServerError::TopicTerminated {

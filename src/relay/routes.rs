@@ -27,11 +27,7 @@ pub struct Routes {
 impl Routes {
     /// None yet. `tasks` tracks every source, so that a drain can wait for them.
     pub fn new(context: Arc<Context>, tasks: TaskTracker) -> Self {
-        Self {
-            context,
-            tasks,
-            running: BTreeMap::new(),
-        }
+        Self { context, tasks, running: BTreeMap::new() }
     }
 
     /// Makes what runs for `declarer` equal to `routes`; what stays the same is not touched.
@@ -108,13 +104,7 @@ impl Topic {
     }
 
     fn start(&self, topic: TopicName, partitions: u32, appeared: bool) {
-        let source = Source::new(
-            self.context.clone(),
-            self.route.clone(),
-            topic,
-            partitions,
-            appeared,
-        );
+        let source = Source::new(self.context.clone(), self.route.clone(), topic, partitions, appeared);
         self.tasks.spawn(source.run(self.stop.clone()));
     }
 
@@ -143,9 +133,7 @@ impl Topic {
                 }
                 Ok(None) => {
                     appeared = true;
-                    progress
-                        .get_or_insert_with(row)
-                        .halted(Reason::SourceMissing, "no such topic");
+                    progress.get_or_insert_with(row).halted(Reason::SourceMissing, "no such topic");
                 }
                 Err(error) => {
                     let halt = broker_halt(error);

@@ -38,11 +38,7 @@ pub struct Halt {
 impl Halt {
     /// A halt before anything ran.
     pub fn new(reason: Reason, detail: &str) -> Self {
-        Self {
-            reason,
-            detail: detail.into(),
-            had_run: false,
-        }
+        Self { reason, detail: detail.into(), had_run: false }
     }
 }
 
@@ -98,11 +94,7 @@ impl Session<'_> {
         self.lane.tell(Kind::Open(open)).await;
         let end = match self.await_ready(&mut from_sink, session).await {
             Ok(ready) => {
-                let promise = if ready.effectively_once {
-                    "effectively-once"
-                } else {
-                    "at-least-once"
-                };
+                let promise = if ready.effectively_once { "effectively-once" } else { "at-least-once" };
                 self.progress.running(promise);
                 let mut flow = Flow::new(registration, session, &ready, self.route);
                 let end = self.stream(&mut flow, &mut from_sink).await;
@@ -116,13 +108,7 @@ impl Session<'_> {
         if !self.lane.ended().is_cancelled() {
             let code = Reason::Starting.code().into();
             self.lane
-                .tell(Kind::Stop(Stop {
-                    number,
-                    session,
-                    code,
-                    sequence_id: None,
-                    by_source: true,
-                }))
+                .tell(Kind::Stop(Stop { number, session, code, sequence_id: None, by_source: true }))
                 .await;
         }
         end
@@ -259,10 +245,7 @@ impl Session<'_> {
     }
 
     async fn on_entry(&mut self, flow: &mut Flow, delivery: Delivery) -> Result<(), SessionEnd> {
-        let position = Position {
-            ledger: delivery.id.ledger,
-            entry: delivery.id.entry,
-        };
+        let position = Position { ledger: delivery.id.ledger, entry: delivery.id.entry };
         if !flow.has_read {
             self.hold_to_order(position).await?;
             flow.has_read = true;
@@ -281,18 +264,11 @@ impl Session<'_> {
             flow.settle_skip();
             flow.ack_at.get_or_insert_with(|| Instant::now() + ACK_DELAY);
         } else {
-            let id = position
-                .sequence_id()
-                .ok_or_else(|| halt(Reason::PositionOverflow, "does not fit"))?;
-            flow.batching
-                .push(id, entry)
-                .map_err(|error| halt(Reason::DuplicateRun, &error.to_string()))?;
+            let id = position.sequence_id().ok_or_else(|| halt(Reason::PositionOverflow, "does not fit"))?;
+            flow.batching.push(id, entry).map_err(|error| halt(Reason::DuplicateRun, &error.to_string()))?;
         }
         // Last: what cannot be told to the broker any more has been taken all the same.
-        self.subscription
-            .taken(messages, stored_len)
-            .await
-            .map_err(|_| SessionEnd::ConsumerLost)
+        self.subscription.taken(messages, stored_len).await.map_err(|_| SessionEnd::ConsumerLost)
     }
 
     /// The first entry of a session has to lie where the last one's reading ended, or else somebody moved the
@@ -324,14 +300,8 @@ impl Session<'_> {
         let Some(position) = flow.window.take_acknowledgeable() else {
             return Ok(());
         };
-        let id = MessageId {
-            ledger: position.ledger,
-            entry: position.entry,
-        };
-        self.subscription
-            .acknowledge(id, Vec::new())
-            .await
-            .map_err(|_| SessionEnd::ConsumerLost)?;
+        let id = MessageId { ledger: position.ledger, entry: position.entry };
+        self.subscription.acknowledge(id, Vec::new()).await.map_err(|_| SessionEnd::ConsumerLost)?;
         flow.last_acknowledged = Some(position);
         self.progress.row.acknowledged = Some(position.to_string());
         self.progress.advanced();
@@ -339,20 +309,10 @@ impl Session<'_> {
     }
 
     async fn answer_schema(&mut self, flow: &Flow, ask: SchemaAsk) -> Result<(), SessionEnd> {
-        let schema = self
-            .context
-            .cluster
-            .client
-            .schema(&self.topic.base(), &ask.version)
-            .await;
+        let schema = self.context.cluster.client.schema(&self.topic.base(), &ask.version).await;
         let schema = schema.map_err(|error| SessionEnd::Halted(super::source::broker_halt(error)))?;
         let number = flow.registration.number;
-        let answer = SchemaAnswer {
-            number,
-            session: flow.session,
-            version: ask.version,
-            schema,
-        };
+        let answer = SchemaAnswer { number, session: flow.session, version: ask.version, schema };
         self.lane.tell(Kind::SchemaAnswer(answer)).await;
         Ok(())
     }
@@ -368,9 +328,7 @@ impl Session<'_> {
         let reason = Reason::from_code(&stop.code).unwrap_or(Reason::RefusedByPeer);
         let at = stop.sequence_id.map(Position::of_sequence_id);
         let (Reason::Poison, Some(refused)) = (reason, at) else {
-            let detail = at.map_or("the sink stopped".into(), |at| {
-                format!("the sink stopped at {at}")
-            });
+            let detail = at.map_or("the sink stopped".into(), |at| format!("the sink stopped at {at}"));
             return SessionEnd::Halted(Halt::new(reason, &detail));
         };
         let halt = match hole::mark(self.subscription, self.route.generation, refused, last).await {
@@ -391,11 +349,7 @@ impl Session<'_> {
 
     /// Nothing came for long. If there is something to come, the broker has forgotten us: subscribe again.
     async fn check_silence(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
-        let asked = self
-            .subscription
-            .last_message_id()
-            .await
-            .map_err(|_| SessionEnd::ConsumerLost)?;
+        let asked = self.subscription.last_message_id().await.map_err(|_| SessionEnd::ConsumerLost)?;
         let answer = tokio::select! {
             answer = asked => answer.map_err(|_| SessionEnd::ConsumerLost)?,
             event = self.subscription.next() => return self.on_event(flow, event).await,

@@ -93,9 +93,7 @@ impl Sink {
         };
         let refusal = match outcome {
             Ok(mut publishing) => {
-                let refusal = self
-                    .publish(&mut publishing, &mut progress, &mut from_source)
-                    .await;
+                let refusal = self.publish(&mut publishing, &mut progress, &mut from_source).await;
                 publishing.publisher.close().await;
                 refusal
             }
@@ -108,13 +106,7 @@ impl Sink {
         };
         progress.halted(refusal.halt.reason, &refusal.halt.detail);
         let code = refusal.halt.reason.code().into();
-        let stop = Stop {
-            number,
-            session,
-            code,
-            sequence_id: refusal.sequence_id,
-            by_source: false,
-        };
+        let stop = Stop { number, session, code, sequence_id: refusal.sequence_id, by_source: false };
         if !ended.is_cancelled() {
             self.lane.tell(Kind::Stop(stop)).await;
         }
@@ -146,12 +138,7 @@ impl Sink {
         let mut backoff = Backoff::new(BUSY_RETRY_FIRST, BUSY_RETRY_MAX);
         let give_up = Instant::now() + BUSY_DEADLINE;
         loop {
-            let connection = self
-                .context
-                .cluster
-                .client
-                .connect_to_owner(&destination.topic)
-                .await;
+            let connection = self.context.cluster.client.connect_to_owner(&destination.topic).await;
             let connection = connection.map_err(|error| refusal_of(&error))?;
             match Publisher::create(connection.clone(), &destination.topic, name).await {
                 Ok(publisher) => return Ok(publisher),
@@ -189,21 +176,14 @@ impl Sink {
             window_entries: WINDOW_ENTRIES,
         };
         self.lane.tell(Kind::Ready(ready)).await;
-        progress.running(if effectively_once {
-            "effectively-once"
-        } else {
-            "at-least-once"
-        });
+        progress.running(if effectively_once { "effectively-once" } else { "at-least-once" });
         let ended = self.lane.ended().clone();
         let drain = self.context.drain.clone();
         let mut answered_at = Instant::now();
         loop {
             let draining = drain.is_cancelled();
             if draining && publishing.outstanding.is_empty() {
-                return Some(Refusal::of(
-                    Reason::Draining,
-                    "everything that was sent is answered",
-                ));
+                return Some(Refusal::of(Reason::Draining, "everything that was sent is answered"));
             }
             if publishing.outstanding.is_empty() {
                 progress.advanced();
@@ -252,11 +232,7 @@ impl Sink {
             None | Some(FromSource::Stop(_)) => Err(None),
             Some(FromSource::Entry(head, stored)) => {
                 let entry = Entry::parse(stored).map_err(|error| {
-                    Some(Refusal::at(
-                        Reason::EntryMalformed,
-                        head.sequence_id,
-                        &error.to_string(),
-                    ))
+                    Some(Refusal::at(Reason::EntryMalformed, head.sequence_id, &error.to_string()))
                 })?;
                 publishing.held.push_back((head, entry));
                 self.send_held(publishing, progress).await
@@ -289,22 +265,12 @@ impl Sink {
             let Some((_, entry)) = publishing.held.front() else {
                 return Ok(());
             };
-            let version = entry
-                .facts()
-                .schema_version
-                .clone()
-                .filter(|version| !version.is_empty());
+            let version = entry.facts().schema_version.clone().filter(|version| !version.is_empty());
             if let Some(version) = version.filter(|version| !publishing.schemas.contains_key(version)) {
                 let Open { number, session, .. } = self.open;
                 publishing.asked = Some(version.clone());
                 self.allowance.asks_schema();
-                self.lane
-                    .tell(Kind::SchemaAsk(SchemaAsk {
-                        number,
-                        session,
-                        version,
-                    }))
-                    .await;
+                self.lane.tell(Kind::SchemaAsk(SchemaAsk { number, session, version })).await;
                 return Ok(());
             }
             let Some((head, entry)) = publishing.held.pop_front() else {
@@ -329,28 +295,18 @@ impl Sink {
             Some(event.ok_or_else(|| Refusal::of(Reason::DestinationMoved, "the connection ended"))?);
         let outcome = loop {
             match next {
-                Some(ProducerEvent::Receipt {
-                    sequence_id,
-                    duplicate,
-                }) => {
+                Some(ProducerEvent::Receipt { sequence_id, duplicate }) => {
                     publishing.answered(sequence_id);
                     progress.row.confirmed += 1;
                     progress.row.duplicates += u64::from(duplicate);
                     marked.push(Receipts::mark(sequence_id, duplicate));
                 }
-                Some(ProducerEvent::SendError {
-                    sequence_id,
-                    error,
-                    message,
-                }) => {
+                Some(ProducerEvent::SendError { sequence_id, error, message }) => {
                     let first = publishing.first_of(sequence_id);
                     break Err(Refusal::at(send_error_reason(error, &message), first, &message));
                 }
                 Some(ProducerEvent::Closed) => {
-                    break Err(Refusal::of(
-                        Reason::DestinationMoved,
-                        "the broker closed the producer",
-                    ));
+                    break Err(Refusal::of(Reason::DestinationMoved, "the broker closed the producer"));
                 }
                 None => break Ok(()),
             }
@@ -361,8 +317,7 @@ impl Sink {
         if let Err(refusal) = outcome {
             if refusal.halt.reason == Reason::Poison {
                 // Before anything else can end this session.
-                self.hole
-                    .store(refusal.sequence_id.unwrap_or_default(), Ordering::Relaxed);
+                self.hole.store(refusal.sequence_id.unwrap_or_default(), Ordering::Relaxed);
                 publishing.answered(refusal.sequence_id.unwrap_or_default());
                 self.collect_rest(publishing).await;
             }
@@ -377,10 +332,7 @@ impl Sink {
             let mut marked = Vec::new();
             while !publishing.outstanding.is_empty() {
                 match publishing.publisher.next().await {
-                    Some(ProducerEvent::Receipt {
-                        sequence_id,
-                        duplicate,
-                    }) => {
+                    Some(ProducerEvent::Receipt { sequence_id, duplicate }) => {
                         publishing.answered(sequence_id);
                         marked.push(Receipts::mark(sequence_id, duplicate));
                     }
@@ -397,13 +349,7 @@ impl Sink {
     async fn report(&self, marked: Vec<u64>) {
         if !marked.is_empty() {
             let Open { number, session, .. } = self.open;
-            self.lane
-                .tell(Kind::Receipts(Receipts {
-                    number,
-                    session,
-                    marked,
-                }))
-                .await;
+            self.lane.tell(Kind::Receipts(Receipts { number, session, marked })).await;
         }
     }
 }
@@ -411,30 +357,19 @@ impl Sink {
 impl Publishing {
     async fn send(&mut self, head: &EntryHead, entry: &Entry) -> Result<(), Option<Refusal>> {
         let facts = entry.facts();
-        let version = facts
-            .schema_version
-            .as_ref()
-            .and_then(|version| self.schemas.get(version).cloned().flatten());
+        let version =
+            facts.schema_version.as_ref().and_then(|version| self.schemas.get(version).cloned().flatten());
         let heading = Heading {
             producer_name: &self.producer_name,
             sequence_id: head.sequence_id,
             highest_sequence_id: head.highest_sequence_id,
-            schema_version: version
-                .as_deref()
-                .map_or(SchemaVersion::Remove, SchemaVersion::Set),
+            schema_version: version.as_deref().map_or(SchemaVersion::Remove, SchemaVersion::Set),
         };
         let new_head = entry.rehead(&heading);
         let len = new_head.len() + entry.payload().len();
         if len > self.publisher.max_message_size() as usize + HEAD_PADDING {
-            let detail = format!(
-                "{len} bytes, the broker takes {}",
-                self.publisher.max_message_size()
-            );
-            return Err(Some(Refusal::at(
-                Reason::EntryTooLarge,
-                head.sequence_id,
-                &detail,
-            )));
+            let detail = format!("{len} bytes, the broker takes {}", self.publisher.max_message_size());
+            return Err(Some(Refusal::at(Reason::EntryTooLarge, head.sequence_id, &detail)));
         }
         self.outstanding.push_back(Sent {
             first: head.sequence_id,
@@ -448,33 +383,24 @@ impl Publishing {
             head: new_head,
             payload: entry.payload().clone(),
         };
-        self.publisher
-            .send(outbound)
-            .await
-            .map_err(|error| Some(refusal_of(&error)))
+        self.publisher.send(outbound).await.map_err(|error| Some(refusal_of(&error)))
     }
 
     async fn register_schema(&self, schema: Bytes) -> Result<Option<Bytes>, Refusal> {
-        self.publisher
-            .register_schema(&self.destination.topic.base(), schema)
-            .await
-            .map_err(|error| {
-                let refusal = refusal_of(&error);
-                match error.server_error() {
-                    Some(ServerError::IncompatibleSchema | ServerError::NotAllowed) => {
-                        Refusal::of(Reason::SchemaRefused, &error.to_string())
-                    }
-                    Some(_) | None => refusal,
+        self.publisher.register_schema(&self.destination.topic.base(), schema).await.map_err(|error| {
+            let refusal = refusal_of(&error);
+            match error.server_error() {
+                Some(ServerError::IncompatibleSchema | ServerError::NotAllowed) => {
+                    Refusal::of(Reason::SchemaRefused, &error.to_string())
                 }
-            })
+                Some(_) | None => refusal,
+            }
+        })
     }
 
     /// Receipts echo the first id; refusals name the highest.
     fn answered(&mut self, id: u64) {
-        let sent = self
-            .outstanding
-            .iter()
-            .position(|sent| sent.first == id || sent.highest == id);
+        let sent = self.outstanding.iter().position(|sent| sent.first == id || sent.highest == id);
         if let Some(sent) = sent.and_then(|index| self.outstanding.remove(index)) {
             self.allowance.confirmed(sent.entry_len);
         }

@@ -124,13 +124,8 @@ impl Source {
 
     /// The subscription has to exist before anything is published that nobody else would keep.
     async fn create_subscription(&mut self) -> Result<(), Halt> {
-        let connection = self
-            .context
-            .cluster
-            .client
-            .connect_to_owner(&self.topic)
-            .await
-            .map_err(broker_halt)?;
+        let connection =
+            self.context.cluster.client.connect_to_owner(&self.topic).await.map_err(broker_halt)?;
         let outcome = Subscription::create(connection.clone(), &self.options(0)).await;
         connection.close();
         match outcome {
@@ -152,13 +147,8 @@ impl Source {
             self.partitions = partitions.map_err(broker_halt)?.unwrap_or(self.partitions);
         }
         let share = self.context.source_budget.take();
-        let connection = self
-            .context
-            .cluster
-            .client
-            .connect_to_owner(&self.topic)
-            .await
-            .map_err(broker_halt)?;
+        let connection =
+            self.context.cluster.client.connect_to_owner(&self.topic).await.map_err(broker_halt)?;
         let mut subscription = Subscription::open(connection.clone(), &self.options(share.bytes()))
             .await
             .map_err(broker_halt)?;
@@ -238,8 +228,7 @@ impl Source {
             if let Some(lane) = self.context.lanes.pick(&self.route.to, &self.topic.to_string()) {
                 return Some(lane);
             }
-            self.progress
-                .halted(Reason::LinkDown, "no lane to the destination site");
+            self.progress.halted(Reason::LinkDown, "no lane to the destination site");
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 changed = changes.changed() => changed.ok()?,
@@ -260,16 +249,10 @@ impl Source {
                 Ok(Some(ConsumerEvent::Active(false) | ConsumerEvent::EndOfTopic)) => {}
                 // Only the active one is sent entries, after its word: whatever this is, it begins anew.
                 Ok(Some(ConsumerEvent::Entry(_))) => {
-                    return Err(Halt::new(
-                        Reason::Starting,
-                        "the source broker sent an entry out of turn",
-                    ));
+                    return Err(Halt::new(Reason::Starting, "the source broker sent an entry out of turn"));
                 }
                 Ok(Some(ConsumerEvent::Closed) | None) => {
-                    return Err(Halt::new(
-                        Reason::Starting,
-                        "the source broker closed the consumer",
-                    ));
+                    return Err(Halt::new(Reason::Starting, "the source broker closed the consumer"));
                 }
             }
         }

@@ -26,10 +26,7 @@ impl Position {
 
     /// The position behind a sequence id.
     pub fn of_sequence_id(sequence_id: u64) -> Self {
-        Self {
-            ledger: sequence_id >> ENTRY_BITS,
-            entry: sequence_id & ((1 << ENTRY_BITS) - 1),
-        }
+        Self { ledger: sequence_id >> ENTRY_BITS, entry: sequence_id & ((1 << ENTRY_BITS) - 1) }
     }
 }
 
@@ -114,11 +111,7 @@ impl Window {
     /// has, the source's ids went back.
     pub fn judge_last_position(&self, last: Position) -> Result<(), Reason> {
         let went_back = |meet| last.sequence_id().is_none_or(|id| id < meet);
-        if self.to_meet.is_some_and(went_back) {
-            Err(Reason::DuplicateRun)
-        } else {
-            Ok(())
-        }
+        if self.to_meet.is_some_and(went_back) { Err(Reason::DuplicateRun) } else { Ok(()) }
     }
 
     /// An entry (or a joined batch from `first` to `last`) is sent.
@@ -138,32 +131,19 @@ impl Window {
         }
         self.highest_read = Some(highest);
         self.bytes += bytes;
-        self.items.push_back(Item {
-            first,
-            last,
-            bytes,
-            confirmed: false,
-        });
+        self.items.push_back(Item { first, last, bytes, confirmed: false });
         Ok(())
     }
 
     /// An entry was read that is not to be sent; it is acknowledged in its turn.
     pub fn skipped(&mut self, position: Position) {
-        self.items.push_back(Item {
-            first: SKIPPED,
-            last: position,
-            bytes: 0,
-            confirmed: true,
-        });
+        self.items.push_back(Item { first: SKIPPED, last: position, bytes: 0, confirmed: true });
         self.settle();
     }
 
     /// The destination answered for `first`. An answer for nothing of ours means that the two sides disagree.
     pub fn receipt(&mut self, first: u64, duplicate: bool) -> Result<(), Reason> {
-        let item = self
-            .items
-            .iter_mut()
-            .find(|item| item.first == first && !item.confirmed);
+        let item = self.items.iter_mut().find(|item| item.first == first && !item.confirmed);
         let item = item.ok_or(Reason::AnotherWriter)?;
         if duplicate {
             let highest = item.last.sequence_id().ok_or(Reason::PositionOverflow)?;
@@ -324,24 +304,12 @@ mod tests {
         let mut window = Window::new(100, 10, Boundary::new(-1));
         window.sent(id(1), at(1), 1).unwrap();
         assert_eq!(window.sent(id(1), at(1), 1), Err(Reason::DuplicateRun));
-        let beyond = [
-            Position {
-                ledger: 1 << 35,
-                entry: 0,
-            },
-            Position {
-                ledger: 1,
-                entry: 1 << 28,
-            },
-        ];
+        let beyond = [Position { ledger: 1 << 35, entry: 0 }, Position { ledger: 1, entry: 1 << 28 }];
         for position in beyond {
             assert_eq!(position.sequence_id(), None);
             assert_eq!(window.sent(id(2), position, 1), Err(Reason::PositionOverflow));
         }
-        let highest = Position {
-            ledger: (1 << 35) - 1,
-            entry: (1 << 28) - 1,
-        };
+        let highest = Position { ledger: (1 << 35) - 1, entry: (1 << 28) - 1 };
         assert_eq!(highest.sequence_id(), Some((1 << 63) - 1));
         assert_eq!(Position::of_sequence_id((1 << 63) - 1), highest);
     }

@@ -85,22 +85,16 @@ pub enum Turn {
 impl Admission {
     /// Nobody yet.
     pub fn new(bounds: Bounds) -> Self {
-        Self {
-            sockets: BTreeMap::new(),
-            next_ticket: 0,
-            bounds,
-        }
+        Self { sockets: BTreeMap::new(), next_ticket: 0, bounds }
     }
 
     /// Lets a new socket in, always; when a bound is met, an older one goes for it.
     pub fn enter(&mut self, address: Address) -> (u64, Option<Displaced>) {
         let displaced = if self.count_of(address) >= self.bounds.sockets_per_address {
-            self.oldest(|socket| socket.address == address)
-                .map(|ticket| (ticket, Bound::Address))
+            self.oldest(|socket| socket.address == address).map(|ticket| (ticket, Bound::Address))
         } else if self.sockets.len() >= self.bounds.sockets {
             let busiest = self.busiest(|_| true);
-            self.oldest(|socket| Some(socket.address) == busiest)
-                .map(|ticket| (ticket, Bound::Sockets))
+            self.oldest(|socket| Some(socket.address) == busiest).map(|ticket| (ticket, Bound::Sockets))
         } else {
             None
         };
@@ -136,10 +130,7 @@ impl Admission {
                 return Turn::Wait;
             };
             self.leave(idle);
-            displaced = Some(Displaced {
-                ticket: idle,
-                bound: Bound::Computing,
-            });
+            displaced = Some(Displaced { ticket: idle, bound: Bound::Computing });
         }
         self.set_stage(ticket, Stage::Computes { since: now });
         Turn::Go(displaced)
@@ -168,10 +159,7 @@ impl Admission {
     }
 
     fn next_to_compute(&self) -> Option<u64> {
-        let waiting = self
-            .sockets
-            .iter()
-            .filter(|(_, s)| s.stage == Stage::WaitsToCompute);
+        let waiting = self.sockets.iter().filter(|(_, s)| s.stage == Stage::WaitsToCompute);
         waiting
             .min_by_key(|(ticket, socket)| (self.count_of(socket.address), **ticket))
             .map(|(ticket, _)| *ticket)
@@ -187,18 +175,13 @@ impl Admission {
     }
 
     fn count_of(&self, address: Address) -> usize {
-        self.sockets
-            .values()
-            .filter(|socket| socket.address == address)
-            .count()
+        self.sockets.values().filter(|socket| socket.address == address).count()
     }
 
     /// The address with the most sockets, among those that have one of this kind.
     fn busiest(&self, kind: impl Fn(&Socket) -> bool) -> Option<Address> {
         let of_kind = self.sockets.values().filter(|socket| kind(socket));
-        of_kind
-            .map(|socket| socket.address)
-            .max_by_key(|address| self.count_of(*address))
+        of_kind.map(|socket| socket.address).max_by_key(|address| self.count_of(*address))
     }
 
     fn oldest(&self, kind: impl Fn(&Socket) -> bool) -> Option<u64> {
@@ -216,11 +199,7 @@ pub const COMPUTING_GRACE: Duration = Duration::from_millis(500);
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds {
-        sockets: 256,
-        sockets_per_address: 16,
-        computing: 2,
-    };
+    const BOUNDS: Bounds = Bounds { sockets: 256, sockets_per_address: 16, computing: 2 };
 
     fn address(n: u8) -> Address {
         IpAddr::from([198, 18, 0, n]).into()
@@ -233,13 +212,7 @@ mod tests {
             assert_eq!(admission.enter(address(1)).1, None);
         }
         let (_, displaced) = admission.enter(address(1));
-        assert_eq!(
-            displaced,
-            Some(Displaced {
-                ticket: 0,
-                bound: Bound::Address
-            })
-        );
+        assert_eq!(displaced, Some(Displaced { ticket: 0, bound: Bound::Address }));
         assert_eq!(admission.enter(address(2)).1, None);
         assert_eq!(admission.len(), BOUNDS.sockets_per_address + 1);
     }
@@ -279,19 +252,9 @@ mod tests {
         assert_eq!(admission.ask_to_compute(flood[2], at(0)), Turn::Wait);
         let (honest, _) = admission.enter(address(2));
         assert_eq!(admission.ask_to_compute(honest, at(1)), Turn::Wait);
-        assert_eq!(
-            admission.ask_to_compute(flood[2], at(500)),
-            Turn::Wait,
-            "the other comes first"
-        );
-        let displaced = Displaced {
-            ticket: flood[0],
-            bound: Bound::Computing,
-        };
-        assert_eq!(
-            admission.ask_to_compute(honest, at(500)),
-            Turn::Go(Some(displaced))
-        );
+        assert_eq!(admission.ask_to_compute(flood[2], at(500)), Turn::Wait, "the other comes first");
+        let displaced = Displaced { ticket: flood[0], bound: Bound::Computing };
+        assert_eq!(admission.ask_to_compute(honest, at(500)), Turn::Go(Some(displaced)));
         assert_eq!(admission.computing(), 2);
         admission.computed(honest);
         assert_eq!(admission.ask_to_compute(flood[2], at(501)), Turn::Go(None));

@@ -64,9 +64,8 @@ pub fn edge_tls(token: &JoinToken, own: &EdgeCertificate) -> Result<Arc<ClientCo
 
 /// The name that the edge puts into SNI: the URL's host, whatever the hub is called.
 pub fn server_name(host: &str) -> Result<ServerName<'static>, Reason> {
-    ServerName::try_from(host.to_owned()).map_err(|_| Reason::Unreachable {
-        error: "the host is neither a dns name nor an address".into(),
-    })
+    ServerName::try_from(host.to_owned())
+        .map_err(|_| Reason::Unreachable { error: "the host is neither a dns name nor an address".into() })
 }
 
 /// Whether both sides agreed on our protocol; without it nothing of ours is sent.
@@ -82,20 +81,16 @@ pub fn meter_of(tls: &Tls) -> Arc<Meter> {
 
 /// Reads a handshake frame.
 pub async fn receive(tls: &mut Tls) -> Result<Frame, Reason> {
-    read_frame(tls, HANDSHAKE_LEN_MAX)
-        .await
-        .map_err(|error| match error {
-            WireError::Io(error) => reason_of(&error),
-            WireError::TooLong { .. } | WireError::Empty => Reason::Malformed,
-        })
+    read_frame(tls, HANDSHAKE_LEN_MAX).await.map_err(|error| match error {
+        WireError::Io(error) => reason_of(&error),
+        WireError::TooLong { .. } | WireError::Empty => Reason::Malformed,
+    })
 }
 
 /// Writes a handshake message; returns its encoded body.
 pub async fn send(tls: &mut Tls, kind: u8, message: &impl Message) -> Result<Vec<u8>, Reason> {
     let body = message.encode_to_vec();
-    write_frame(tls, kind, &body)
-        .await
-        .map_err(|error| reason_of(&error))?;
+    write_frame(tls, kind, &body).await.map_err(|error| reason_of(&error))?;
     Ok(body)
 }
 
@@ -106,14 +101,10 @@ pub fn lane_id(tls: &Tls, hello: &[u8], welcome: &[u8]) -> Result<String, Reason
     let output = [0_u8; 32];
     let exported = match tls {
         TlsStream::Client(tls) => {
-            tls.get_ref()
-                .1
-                .export_keying_material(output, EXPORTER_LABEL, Some(&context))
+            tls.get_ref().1.export_keying_material(output, EXPORTER_LABEL, Some(&context))
         }
         TlsStream::Server(tls) => {
-            tls.get_ref()
-                .1
-                .export_keying_material(output, EXPORTER_LABEL, Some(&context))
+            tls.get_ref().1.export_keying_material(output, EXPORTER_LABEL, Some(&context))
         }
     };
     let id = exported.map_err(|_| Reason::Malformed)?;
@@ -138,11 +129,9 @@ pub fn reason_of(error: &io::Error) -> Reason {
 fn reason_of_tls(error: &rustls::Error) -> Reason {
     use rustls::{AlertDescription, CertificateError, Error};
     match error {
-        Error::InvalidCertificate(CertificateError::Other(other)) => other
-            .0
-            .downcast_ref::<Reason>()
-            .cloned()
-            .unwrap_or(Reason::NotABridge),
+        Error::InvalidCertificate(CertificateError::Other(other)) => {
+            other.0.downcast_ref::<Reason>().cloned().unwrap_or(Reason::NotABridge)
+        }
         Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
         | Error::AlertReceived(AlertDescription::AccessDenied) => Reason::RefusedUnknownKey,
         // A hub's CertificateVerify or Finished that does not fit its certificate: somebody else has it.

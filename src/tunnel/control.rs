@@ -133,10 +133,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
     let mut pings = tokio::time::interval(KEEPALIVE);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut outbound_open = true;
-    let mut waiting = Waiting {
-        gauge: &metrics.control_waiting,
-        shown: 0,
-    };
+    let mut waiting = Waiting { gauge: &metrics.control_waiting, shown: 0 };
     loop {
         // Receiving loses nothing when it loses the race; writing happens after it.
         let (kind, body) = tokio::select! {
@@ -153,10 +150,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
         };
         waiting.show(outbound.len());
         if body.len() > CONTROL_MESSAGE_LEN_MAX {
-            tracing::error!(
-                len = body.len(),
-                "control message too long, not sent: a fault of this program"
-            );
+            tracing::error!(len = body.len(), "control message too long, not sent: a fault of this program");
             return Reason::Malformed;
         }
         if let Err(error) = write_frame(&mut writer, kind, &body).await {
@@ -190,9 +184,7 @@ fn note_round_trip(body: &[u8], born: Instant, metrics: &TunnelMetrics) {
         return;
     };
     let micros = micros_since(born).saturating_sub(u64::from_be_bytes(sent));
-    metrics
-        .control_round_trip
-        .set(i64::try_from(micros).unwrap_or(i64::MAX));
+    metrics.control_round_trip.set(i64::try_from(micros).unwrap_or(i64::MAX));
 }
 
 fn micros_since(born: Instant) -> u64 {
@@ -241,9 +233,7 @@ mod tests {
     async fn while_our_consumer_is_slow_the_peer_is_not_silent() {
         let meter = Meter::new(0);
         let (inbound, mut consumer) = mpsc::channel(1);
-        hand_over(Bytes::from_static(b"1"), &inbound, &meter)
-            .await
-            .unwrap();
+        hand_over(Bytes::from_static(b"1"), &inbound, &meter).await.unwrap();
         let waiting = tokio::spawn({
             let (inbound, meter) = (inbound.clone(), meter.clone());
             async move { hand_over(Bytes::from_static(b"2"), &inbound, &meter).await }

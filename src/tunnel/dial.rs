@@ -32,10 +32,7 @@ pub(super) struct Failed {
 
 impl From<Reason> for Failed {
     fn from(reason: Reason) -> Self {
-        Self {
-            declined: reason.into(),
-            elsewhere: None,
-        }
+        Self { declined: reason.into(), elsewhere: None }
     }
 }
 
@@ -59,9 +56,7 @@ impl Edge {
         // An egress proxy's CONNECT or SOCKS5 belongs here, and the outer layer of wss:// after it.
         let socket = TcpStream::connect((url.host.as_str(), url.port))
             .await
-            .map_err(|error| Reason::Unreachable {
-                error: error.to_string(),
-            })?;
+            .map_err(|error| Reason::Unreachable { error: error.to_string() })?;
         socket.set_nodelay(true).map_err(|error| reason_of(&error))?;
         let metered = MeteredSocket::new(socket, Meter::new(UNAUTHENTICATED_READ_MAX));
         let connector = TlsConnector::from(self.tls.clone());

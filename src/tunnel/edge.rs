@@ -105,10 +105,8 @@ impl EdgeDialer {
 fn read_token(cfg: &EdgeTunnel, site: &str) -> Result<JoinToken, TunnelError> {
     let file = &cfg.token_file;
     let text = secret_file::read(file, TOKEN_FILE_LEN_MAX)?;
-    let token = JoinToken::parse(text.expose()).map_err(|source| TunnelError::Token {
-        file: file.clone(),
-        source,
-    })?;
+    let token = JoinToken::parse(text.expose())
+        .map_err(|source| TunnelError::Token { file: file.clone(), source })?;
     if token.edge != site {
         return Err(TunnelError::TokenOfAnother {
             file: file.clone(),
@@ -166,8 +164,7 @@ impl Edge {
             }
             self.note_failure(url, &declined.reason);
             let wish = Duration::from_millis(declined.retry_after_ms.into());
-            self.pause(backoff.next_delay(jitter()).max(wish), &self.stop)
-                .await;
+            self.pause(backoff.next_delay(jitter()).max(wish), &self.stop).await;
             if self.stop.is_cancelled() {
                 return;
             }
@@ -175,9 +172,7 @@ impl Edge {
     }
 
     fn control_lane(&self) -> Lane {
-        Lane::Control {
-            relay_lanes: self.cfg.lanes,
-        }
+        Lane::Control { relay_lanes: self.cfg.lanes }
     }
 
     /// A link from its Welcome to its end.
@@ -201,15 +196,8 @@ impl Edge {
         tracing::info!(peer = link.peer, link = id, kind = "control", lane_id, %url, "lane up");
         let (outbound, to_write) = mpsc::channel(MESSAGES_MAX);
         let (read, inbound) = mpsc::channel(MESSAGES_MAX);
-        let mailbox = Mailbox {
-            outbound: to_write,
-            inbound: read,
-        };
-        let up = LinkUp {
-            link: link.clone(),
-            outbound,
-            inbound,
-        };
+        let mailbox = Mailbox { outbound: to_write, inbound: read };
+        let up = LinkUp { link: link.clone(), outbound, inbound };
         let reason = match self.events.send(TunnelEvent::LinkUp(up)).await {
             Ok(()) => self.run_control(tls, mailbox, &link, &shown, url).await,
             Err(_) => Reason::Ended,
@@ -238,8 +226,7 @@ impl Edge {
     ) -> Reason {
         for index in 0..link.relay_lanes {
             let (link, shown, url) = (link.clone(), shown.clone(), url.clone());
-            self.tasks
-                .spawn(self.clone().keep_relay_lane(link, shown, url, index));
+            self.tasks.spawn(self.clone().keep_relay_lane(link, shown, url, index));
         }
         let meter = meter_of(&tls);
         tokio::select! {
@@ -278,8 +265,7 @@ impl Edge {
             if since.elapsed() >= LASTED {
                 backoff.reset();
             }
-            self.pause(backoff.next_delay(jitter()).max(wish), &link.ended)
-                .await;
+            self.pause(backoff.next_delay(jitter()).max(wish), &link.ended).await;
         }
     }
 
@@ -289,14 +275,7 @@ impl Edge {
         let ended = link.ended.child_token();
         let lane = shown.lane(Kind::Relay, index, &lane_id, meter.clone());
         let id = link_id(link.id);
-        tracing::info!(
-            peer = link.peer,
-            link = id,
-            kind = "relay",
-            index,
-            lane_id,
-            "lane up"
-        );
+        tracing::info!(peer = link.peer, link = id, kind = "relay", index, lane_id, "lane up");
         let relay = RelayLane {
             link: link.clone(),
             index,
@@ -390,11 +369,7 @@ impl Edge {
             return;
         }
         let refused = reason.is_some_and(Reason::is_refusal);
-        let before = self
-            .board
-            .rows()
-            .into_iter()
-            .find(|row| row.link.is_none() && row.peer == self.hub);
+        let before = self.board.rows().into_iter().find(|row| row.link.is_none() && row.peer == self.hub);
         let row = LinkStatus {
             peer: self.hub.clone(),
             link: None,

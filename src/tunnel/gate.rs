@@ -47,10 +47,7 @@ impl Gate {
             computing: cores * COMPUTING_PER_CORE,
         };
         Arc::new(Self {
-            inner: Mutex::new(Inner {
-                admission: Admission::new(bounds),
-                displace: HashMap::new(),
-            }),
+            inner: Mutex::new(Inner { admission: Admission::new(bounds), displace: HashMap::new() }),
             turn: Notify::new(),
             opened: Instant::now(),
             metrics,
@@ -65,11 +62,7 @@ impl Gate {
         inner.displace.insert(id, token.clone());
         self.displace(&mut inner, displaced);
         self.show(&inner);
-        Ticket {
-            gate: self.clone(),
-            id,
-            displaced: token,
-        }
+        Ticket { gate: self.clone(), id, displaced: token }
     }
 
     fn displace(&self, inner: &mut Inner, displaced: Option<Displaced>) {
@@ -110,9 +103,7 @@ impl Ticket {
             let woken = self.gate.turn.notified();
             {
                 let mut inner = self.gate.lock();
-                let turn = inner
-                    .admission
-                    .ask_to_compute(self.id, self.gate.opened.elapsed());
+                let turn = inner.admission.ask_to_compute(self.id, self.gate.opened.elapsed());
                 if let Turn::Go(displaced) = turn {
                     self.gate.displace(&mut inner, displaced);
                     self.gate.show(&inner);

@@ -89,25 +89,16 @@ pub fn judge_hello(frame: &Frame, edge: &str) -> Result<Asked, Refusal> {
     }
     let instance = Instance::try_from(&hello.instance[..]).map_err(|_| Refusal::Malformed)?;
     let asked = hello.lane.ok_or(Refusal::Malformed)?;
-    Ok(Asked {
-        version,
-        instance,
-        attempt: asked.attempt,
-        lane: judge_lane(&asked)?,
-        time_ms: hello.time_ms,
-    })
+    Ok(Asked { version, instance, attempt: asked.attempt, lane: judge_lane(&asked)?, time_ms: hello.time_ms })
 }
 
 fn judge_lane(asked: &LaneAsked) -> Result<Lane, Refusal> {
     let small = |n: u32| u16::try_from(n).map_err(|_| Refusal::LaneRefused);
     match (Kind::try_from(asked.kind), asked.link) {
-        (Ok(Kind::Control), 0) if asked.index == 0 => Ok(Lane::Control {
-            relay_lanes: small(asked.relay_lanes)?,
-        }),
-        (Ok(Kind::Relay), link) if link != 0 => Ok(Lane::Relay {
-            link,
-            index: small(asked.index)?,
-        }),
+        (Ok(Kind::Control), 0) if asked.index == 0 => {
+            Ok(Lane::Control { relay_lanes: small(asked.relay_lanes)? })
+        }
+        (Ok(Kind::Relay), link) if link != 0 => Ok(Lane::Relay { link, index: small(asked.index)? }),
         (Ok(Kind::Control | Kind::Relay | Kind::Unset) | Err(_), _) => Err(Refusal::LaneRefused),
     }
 }
@@ -189,11 +180,7 @@ pub struct Declined {
 
 impl From<Reason> for Declined {
     fn from(reason: Reason) -> Self {
-        Self {
-            reason,
-            retry_after_ms: 0,
-            instance: None,
-        }
+        Self { reason, retry_after_ms: 0, instance: None }
     }
 }
 
@@ -215,21 +202,16 @@ pub fn judge_answer(frame: &Frame, hub: &str, asked: &Lane) -> Result<Agreed, De
     let limits = welcome.limits.unwrap_or_default();
     let relay_lanes = match asked {
         // The hub may tell fewer than we like, never more.
-        Lane::Control { relay_lanes } => u16::try_from(limits.relay_lanes)
-            .unwrap_or(u16::MAX)
-            .min(*relay_lanes),
+        Lane::Control { relay_lanes } => {
+            u16::try_from(limits.relay_lanes).unwrap_or(u16::MAX).min(*relay_lanes)
+        }
         Lane::Relay { link, .. } if *link == welcome.link => 0,
         Lane::Relay { .. } => return Err(Reason::Malformed.into()),
     };
     if welcome.link == 0 {
         return Err(Reason::Malformed.into());
     }
-    Ok(Agreed {
-        instance,
-        link: welcome.link,
-        relay_lanes,
-        time_ms: welcome.time_ms,
-    })
+    Ok(Agreed { instance, link: welcome.link, relay_lanes, time_ms: welcome.time_ms })
 }
 
 fn judge_refused(frame: &Frame) -> Declined {
@@ -263,10 +245,7 @@ mod tests {
     const CONTROL: Lane = Lane::Control { relay_lanes: 2 };
 
     fn frame(kind: u8, message: &impl Message) -> Frame {
-        Frame {
-            kind,
-            body: message.encode_to_vec().into(),
-        }
+        Frame { kind, body: message.encode_to_vec().into() }
     }
 
     fn a_hello() -> Hello {
@@ -281,13 +260,7 @@ mod tests {
     fn a_right_hello_is_understood() {
         assert_eq!(
             asked(),
-            Asked {
-                version: 1,
-                instance: [7; 16],
-                attempt: 3,
-                lane: CONTROL,
-                time_ms: 1_000
-            }
+            Asked { version: 1, instance: [7; 16], attempt: 3, lane: CONTROL, time_ms: 1_000 }
         );
         let relay = Lane::Relay { link: 5, index: 1 };
         let asked = judge_hello(&frame(HELLO, &hello("bank", [7; 16], &relay, 4, 0)), "bank").unwrap();
@@ -296,139 +269,56 @@ mod tests {
 
     #[test]
     fn an_edge_that_names_itself_after_another_is_refused() {
-        assert_eq!(
-            judge_hello(&frame(HELLO, &a_hello()), "other"),
-            Err(Refusal::SiteMismatch)
-        );
+        assert_eq!(judge_hello(&frame(HELLO, &a_hello()), "other"), Err(Refusal::SiteMismatch));
     }
 
     #[test]
     fn versions_without_a_common_one_are_refused() {
         for versions in [vec![], vec![0], vec![2, 99]] {
-            let hello = Hello {
-                versions,
-                ..a_hello()
-            };
+            let hello = Hello { versions, ..a_hello() };
             assert_eq!(judge_hello(&frame(HELLO, &hello), "bank"), Err(Refusal::Version));
         }
-        let newer = Hello {
-            versions: vec![1, 2, 3],
-            ..a_hello()
-        };
+        let newer = Hello { versions: vec![1, 2, 3], ..a_hello() };
         assert_eq!(judge_hello(&frame(HELLO, &newer), "bank").unwrap().version, 1);
     }
 
     #[test]
     fn malformed_hellos_are_refused_by_name() {
-        let lane = |lane: LaneAsked| Hello {
-            lane: Some(lane),
-            ..a_hello()
-        };
-        let asked = LaneAsked {
-            kind: Kind::Relay.into(),
-            ..LaneAsked::default()
-        };
+        let lane = |lane: LaneAsked| Hello { lane: Some(lane), ..a_hello() };
+        let asked = LaneAsked { kind: Kind::Relay.into(), ..LaneAsked::default() };
         let cases = [
-            (
-                Hello {
-                    instance: vec![1; 15],
-                    ..a_hello()
-                },
-                Refusal::Malformed,
-            ),
-            (
-                Hello {
-                    lane: None,
-                    ..a_hello()
-                },
-                Refusal::Malformed,
-            ),
+            (Hello { instance: vec![1; 15], ..a_hello() }, Refusal::Malformed),
+            (Hello { lane: None, ..a_hello() }, Refusal::Malformed),
             (lane(LaneAsked::default()), Refusal::LaneRefused),
             (lane(asked), Refusal::LaneRefused),
-            (
-                lane(LaneAsked {
-                    link: 1,
-                    index: 70_000,
-                    ..asked
-                }),
-                Refusal::LaneRefused,
-            ),
+            (lane(LaneAsked { link: 1, index: 70_000, ..asked }), Refusal::LaneRefused),
             (lane(LaneAsked { kind: 9, ..asked }), Refusal::LaneRefused),
-            (
-                lane(LaneAsked {
-                    kind: Kind::Control.into(),
-                    link: 4,
-                    ..asked
-                }),
-                Refusal::LaneRefused,
-            ),
+            (lane(LaneAsked { kind: Kind::Control.into(), link: 4, ..asked }), Refusal::LaneRefused),
         ];
         for (hello, refusal) in cases {
-            assert_eq!(
-                judge_hello(&frame(HELLO, &hello), "bank"),
-                Err(refusal),
-                "{hello:?}"
-            );
+            assert_eq!(judge_hello(&frame(HELLO, &hello), "bank"), Err(refusal), "{hello:?}");
         }
-        let garbage = Frame {
-            kind: HELLO,
-            body: vec![0xff; 40].into(),
-        };
+        let garbage = Frame { kind: HELLO, body: vec![0xff; 40].into() };
         assert_eq!(judge_hello(&garbage, "bank"), Err(Refusal::Malformed));
-        assert_eq!(
-            judge_hello(&frame(WELCOME, &a_hello()), "bank"),
-            Err(Refusal::Malformed)
-        );
+        assert_eq!(judge_hello(&frame(WELCOME, &a_hello()), "bank"), Err(Refusal::Malformed));
     }
 
     #[test]
     fn a_welcome_is_taken_only_from_the_authenticated_hub_and_for_the_lane_asked() {
         let good = welcome(&asked(), "riskfuel", [9; 16], 5, 2, 1);
         let agreed = judge_answer(&frame(WELCOME, &good), "riskfuel", &CONTROL).unwrap();
-        assert_eq!(
-            (agreed.link, agreed.relay_lanes, agreed.instance),
-            (5, 2, [9; 16])
-        );
+        assert_eq!((agreed.link, agreed.relay_lanes, agreed.instance), (5, 2, [9; 16]));
         let other_link = Lane::Relay { link: 6, index: 0 };
         let cases = [
+            (judge_answer(&frame(WELCOME, &good), "other", &CONTROL), Reason::RefusedSiteMismatch),
+            (judge_answer(&frame(WELCOME, &good), "riskfuel", &other_link), Reason::Malformed),
+            (judge_answer(&frame(HELLO, &good), "riskfuel", &CONTROL), Reason::Malformed),
             (
-                judge_answer(&frame(WELCOME, &good), "other", &CONTROL),
-                Reason::RefusedSiteMismatch,
-            ),
-            (
-                judge_answer(&frame(WELCOME, &good), "riskfuel", &other_link),
-                Reason::Malformed,
-            ),
-            (
-                judge_answer(&frame(HELLO, &good), "riskfuel", &CONTROL),
-                Reason::Malformed,
-            ),
-            (
-                judge_answer(
-                    &frame(
-                        WELCOME,
-                        &Welcome {
-                            version: 7,
-                            ..good.clone()
-                        },
-                    ),
-                    "riskfuel",
-                    &CONTROL,
-                ),
+                judge_answer(&frame(WELCOME, &Welcome { version: 7, ..good.clone() }), "riskfuel", &CONTROL),
                 Reason::Version,
             ),
             (
-                judge_answer(
-                    &frame(
-                        WELCOME,
-                        &Welcome {
-                            link: 0,
-                            ..good.clone()
-                        },
-                    ),
-                    "riskfuel",
-                    &CONTROL,
-                ),
+                judge_answer(&frame(WELCOME, &Welcome { link: 0, ..good.clone() }), "riskfuel", &CONTROL),
                 Reason::Malformed,
             ),
         ];
@@ -447,11 +337,7 @@ mod tests {
     #[test]
     fn every_refusal_arrives_as_the_reason_that_was_meant() {
         let answer = |code, retry_after_ms| {
-            let refused = Refused {
-                code,
-                retry_after_ms,
-                instance: vec![3; 16],
-            };
+            let refused = Refused { code, retry_after_ms, instance: vec![3; 16] };
             judge_answer(&frame(REFUSED, &refused), "riskfuel", &CONTROL).unwrap_err()
         };
         for refusal in ALL_REFUSALS {

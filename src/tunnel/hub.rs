@@ -65,10 +65,7 @@ impl HubListener {
         let tls = connection::hub_tls(identity.clone(), book.clone())?;
         let listener = TcpListener::bind(cfg.listen)
             .await
-            .map_err(|source| TunnelError::Listen {
-                address: cfg.listen,
-                source,
-            })?;
+            .map_err(|source| TunnelError::Listen { address: cfg.listen, source })?;
         Ok(Self {
             listener,
             site: site.to_owned(),
@@ -201,14 +198,7 @@ impl Hub {
     }
 
     async fn run(&self, joined: Joined, remote: SocketAddr) {
-        let Joined {
-            tls,
-            link,
-            ended,
-            shown,
-            lane_id,
-            role,
-        } = joined;
+        let Joined { tls, link, ended, shown, lane_id, role } = joined;
         let (kind, index) = (role.kind(), role.index());
         let meter = meter_of(&tls);
         self.said().forget(&link.peer);

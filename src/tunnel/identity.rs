@@ -57,32 +57,19 @@ impl HubIdentity {
     pub fn load(dir: &Path, hub: &str, provider: Arc<CryptoProvider>) -> Result<Self, IdentityError> {
         let key_file = dir.join(ISSUER_KEY_FILE);
         let key_text = secret_file::read(&key_file, IDENTITY_FILE_LEN_MAX)?;
-        let key = KeyPair::from_pem(key_text.expose()).map_err(|_| IdentityError::Unusable {
-            file: key_file,
-            wrong: "no private key in PEM".into(),
-        })?;
+        let key = KeyPair::from_pem(key_text.expose())
+            .map_err(|_| IdentityError::Unusable { file: key_file, wrong: "no private key in PEM".into() })?;
         let chain_file = dir.join(CHAIN_FILE);
-        let unusable = |wrong: String| IdentityError::Unusable {
-            file: chain_file.clone(),
-            wrong,
-        };
+        let unusable = |wrong: String| IdentityError::Unusable { file: chain_file.clone(), wrong };
         let chain = read_chain(&chain_file).map_err(&unusable)?;
         let [issuer, _root, ..] = &chain[..] else {
             return Err(unusable("it must hold the issuer and its root".into()));
         };
         if super::key::spki_sha256(issuer) != Some(super::key::sha256(&key_spki(&key))) {
-            return Err(unusable(format!(
-                "its first certificate is not of {ISSUER_KEY_FILE}"
-            )));
+            return Err(unusable(format!("its first certificate is not of {ISSUER_KEY_FILE}")));
         }
         let issuer = Issuer::from_ca_cert_der(issuer, key).map_err(|error| unusable(error.to_string()))?;
-        let identity = Self {
-            hub: hub.to_owned(),
-            issuer,
-            chain,
-            provider,
-            leaf: Mutex::new(None),
-        };
+        let identity = Self { hub: hub.to_owned(), issuer, chain, provider, leaf: Mutex::new(None) };
         identity.leaf_at(SystemTime::now())?;
         Ok(identity)
     }
@@ -96,10 +83,7 @@ impl HubIdentity {
     /// The leaf to present at a time; minted anew when half of its life is over or the clock jumped.
     fn leaf_at(&self, now: SystemTime) -> Result<Arc<CertifiedKey>, IdentityError> {
         let mut leaf = self.leaf.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(leaf) = leaf
-            .as_ref()
-            .filter(|leaf| (leaf.not_before..leaf.renew_at).contains(&now))
-        {
+        if let Some(leaf) = leaf.as_ref().filter(|leaf| (leaf.not_before..leaf.renew_at).contains(&now)) {
             return Ok(leaf.key.clone());
         }
         let minted = self.mint(now)?;
@@ -115,9 +99,7 @@ impl HubIdentity {
         let not_before = now - BACKDATED;
         let mut params = CertificateParams::new([hub_dns_name(&self.hub)]).map_err(|e| failed(&e))?;
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, self.hub.as_str());
+        params.distinguished_name.push(rcgen::DnType::CommonName, self.hub.as_str());
         params.not_before = not_before.into();
         params.not_after = (now + LEAF_LIFE).into();
         params.is_ca = IsCa::ExplicitNoCa;
@@ -126,11 +108,7 @@ impl HubIdentity {
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer).map_err(|e| failed(&e))?;
         let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| failed(&e))?;
-        let signing = self
-            .provider
-            .key_provider
-            .load_private_key(private)
-            .map_err(|e| failed(&e))?;
+        let signing = self.provider.key_provider.load_private_key(private).map_err(|e| failed(&e))?;
         let mut chain = vec![certificate.der().clone()];
         chain.extend(self.chain.iter().cloned());
         Ok(Leaf {
@@ -145,10 +123,7 @@ impl HubIdentity {
         let left = expires.duration_since(now).unwrap_or_default();
         let days = left.as_secs() / 86_400;
         match days {
-            0..=7 => tracing::error!(
-                days,
-                "the hub's issuer expires: renew it now, no edge will join after"
-            ),
+            0..=7 => tracing::error!(days, "the hub's issuer expires: renew it now, no edge will join after"),
             8..=60 => tracing::warn!(days, "the hub's issuer expires: renew it"),
             _ => {}
         }
@@ -178,9 +153,7 @@ pub fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     if text.len() as u64 > IDENTITY_FILE_LEN_MAX {
         return Err(format!("longer than {IDENTITY_FILE_LEN_MAX} bytes"));
     }
-    CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<_, _>>()
-        .map_err(|error| error.to_string())
+    CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
 /// The issuer's private key, in the identity's directory.

@@ -82,17 +82,13 @@ fn pkcs8_of_seed(seed: &[u8; 32]) -> Vec<u8> {
         .extract(seed)
         .expand(&[EDGE_KEY_INFO], hkdf::HKDF_SHA256)
         .and_then(|key| key.fill(&mut pkcs8[key_start..]));
-    assert!(
-        filled.is_ok(),
-        "hkdf refuses only more than 255 blocks, this is one"
-    );
+    assert!(filled.is_ok(), "hkdf refuses only more than 255 blocks, this is one");
     pkcs8
 }
 
 const EDGE_KEY_INFO: &[u8] = b"bridge/edge-key/v1";
-const PKCS8_ED25519_HEAD: [u8; 16] = [
-    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
-];
+const PKCS8_ED25519_HEAD: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 #[cfg(test)]
 mod tests {
@@ -120,9 +116,6 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_has_no_key() {
-        assert_eq!(
-            spki_sha256(&CertificateDer::from(vec![0x30, 0x03, 1, 2, 3])),
-            None
-        );
+        assert_eq!(spki_sha256(&CertificateDer::from(vec![0x30, 0x03, 1, 2, 3])), None);
     }
 }

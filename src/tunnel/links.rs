@@ -89,11 +89,7 @@ impl Links {
         };
         self.rows.insert(id, row);
         self.sweep();
-        Ok(Opened {
-            link,
-            new_instance,
-            instances: instances.len(),
-        })
+        Ok(Opened { link, new_instance, instances: instances.len() })
     }
 
     /// Enters a relay lane of a link that lives here, is of the same edge and process, and has that index.
@@ -144,26 +140,15 @@ pub const RELAY_LANES_MAX: u16 = 16;
 mod tests {
     use super::*;
 
-    const ONE: Joining<'static> = Joining {
-        edge: "bank",
-        instance: [1; 16],
-        attempt: 1,
-        relay_lanes: 2,
-        max_instances: 2,
-    };
+    const ONE: Joining<'static> =
+        Joining { edge: "bank", instance: [1; 16], attempt: 1, relay_lanes: 2, max_instances: 2 };
 
     fn open(links: &mut Links, joining: Joining<'_>, id: u64) -> Result<Opened, Refusal> {
         links.open(&joining, id, CancellationToken::new())
     }
 
     fn relay(instance: Instance, attempt: u32, link: u64, index: u16) -> Asked {
-        Asked {
-            version: 1,
-            instance,
-            attempt,
-            lane: Lane::Relay { link, index },
-            time_ms: 0,
-        }
+        Asked { version: 1, instance, attempt, lane: Lane::Relay { link, index }, time_ms: 0 }
     }
 
     #[test]
@@ -210,21 +195,12 @@ mod tests {
     #[test]
     fn processes_of_one_edge_are_counted_and_dead_ones_are_not() {
         let mut links = Links::default();
-        let with = |n: u8| Joining {
-            instance: [n; 16],
-            ..ONE
-        };
+        let with = |n: u8| Joining { instance: [n; 16], ..ONE };
         let first = open(&mut links, with(1), 1).unwrap();
         assert!(first.new_instance);
         assert_eq!(open(&mut links, with(2), 2).unwrap().instances, 2);
-        assert_eq!(
-            open(&mut links, with(3), 3).unwrap_err(),
-            Refusal::TooManyInstances
-        );
-        let elsewhere = Joining {
-            edge: "other",
-            ..with(3)
-        };
+        assert_eq!(open(&mut links, with(3), 3).unwrap_err(), Refusal::TooManyInstances);
+        let elsewhere = Joining { edge: "other", ..with(3) };
         open(&mut links, elsewhere, 4).unwrap();
         first.link.ended.cancel();
         open(&mut links, with(3), 5).unwrap();

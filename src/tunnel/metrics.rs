@@ -77,11 +77,7 @@ impl TunnelMetrics {
             "Unauthenticated sockets given up for newer ones, by the bound that was met",
             self.displaced.clone(),
         );
-        r.register(
-            "ended",
-            "Connections and lanes that ended, by reason",
-            self.ended.clone(),
-        );
+        r.register("ended", "Connections and lanes that ended, by reason", self.ended.clone());
         r.register("joined", "Lanes that got their Welcome", self.joined.clone());
         r.register("accept_errors", "Errors of accept", self.accept_errors.clone());
         r.register(
@@ -108,9 +104,7 @@ impl TunnelMetrics {
 
     /// Counts an end by its reason.
     pub fn count_end(&self, reason: &super::reason::Reason) {
-        let label = ReasonLabel {
-            reason: reason.code(),
-        };
+        let label = ReasonLabel { reason: reason.code() };
         self.ended.get_or_create(&label).inc();
     }
 }
@@ -129,9 +123,6 @@ mod tests {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         assert!(text.contains("bridge_tunnel_unauthenticated_sockets 3"), "{text}");
-        assert!(
-            text.contains("bridge_tunnel_ended_total{reason=\"silence\"} 1"),
-            "{text}"
-        );
+        assert!(text.contains("bridge_tunnel_ended_total{reason=\"silence\"} 1"), "{text}");
     }
 }

@@ -155,11 +155,7 @@ impl fmt::Display for Reason {
                 f,
                 "this machine's clock is at least {} {} the validity of the hub's certificates",
                 Days(*skew),
-                if *ahead {
-                    "past the end of"
-                } else {
-                    "before the start of"
-                }
+                if *ahead { "past the end of" } else { "before the start of" }
             ),
             Self::RefusedUnknownKey => f.write_str("the hub does not know this key"),
             Self::RefusedSiteMismatch => f.write_str("the site's name is not the authenticated one"),
@@ -185,10 +181,7 @@ impl std::error::Error for Reason {}
 
 /// A peer's text as it may be shown: at most [`PEER_TEXT_LEN_MAX`] characters, control characters escaped.
 pub fn shown(text: &str) -> String {
-    text.chars()
-        .take(PEER_TEXT_LEN_MAX)
-        .flat_map(char::escape_debug)
-        .collect()
+    text.chars().take(PEER_TEXT_LEN_MAX).flat_map(char::escape_debug).collect()
 }
 
 /// Longest text of a peer that is shown anywhere.
@@ -221,10 +214,7 @@ mod tests {
 
     #[test]
     fn a_skewed_clock_is_told_with_its_measure() {
-        let reason = Reason::Clock {
-            skew: Duration::from_secs(365 * 86_400),
-            ahead: true,
-        };
+        let reason = Reason::Clock { skew: Duration::from_secs(365 * 86_400), ahead: true };
         assert!(reason.to_string().contains("365 days"), "{reason}");
         assert_eq!(reason.code(), "clock");
     }

@@ -68,11 +68,7 @@ pub fn refused(refusal: Refusal, instance: Instance) -> Refused {
         | Refusal::Superseded
         | Refusal::LaneRefused => 0,
     };
-    Refused {
-        code: refusal.code(),
-        retry_after_ms,
-        instance: instance.to_vec(),
-    }
+    Refused { code: refusal.code(), retry_after_ms, instance: instance.to_vec() }
 }
 
 const TOO_MANY_RETRY_MS: u32 = 10_000;

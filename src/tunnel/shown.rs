@@ -56,29 +56,13 @@ impl ShownLink {
 
     /// Adds a lane.
     pub fn lane(self: &Arc<Self>, kind: Kind, index: u16, lane_id: &str, meter: Arc<Meter>) -> ShownLane {
-        let lane = Shown {
-            lane_id: lane_id.to_owned(),
-            meter,
-        };
+        let lane = Shown { lane_id: lane_id.to_owned(), meter };
         let place = (kind, index);
-        self.metrics
-            .lanes
-            .get_or_create(&KindLabel { kind: kind.word() })
-            .inc();
-        self.metrics
-            .joined
-            .get_or_create(&KindLabel { kind: kind.word() })
-            .inc();
-        self.lanes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(place, lane);
+        self.metrics.lanes.get_or_create(&KindLabel { kind: kind.word() }).inc();
+        self.metrics.joined.get_or_create(&KindLabel { kind: kind.word() }).inc();
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).insert(place, lane);
         self.refresh();
-        ShownLane {
-            link: self.clone(),
-            place,
-            lane_id: lane_id.to_owned(),
-        }
+        ShownLane { link: self.clone(), place, lane_id: lane_id.to_owned() }
     }
 
     /// Writes the row with the bytes of now.
@@ -91,10 +75,7 @@ impl ShownLink {
             bytes_in: lane.meter.bytes_in(),
             bytes_out: lane.meter.bytes_out(),
         });
-        let row = LinkStatus {
-            lanes: lanes.collect(),
-            ..self.row.clone()
-        };
+        let row = LinkStatus { lanes: lanes.collect(), ..self.row.clone() };
         self.board.put(&self.key, row);
     }
 }
@@ -112,10 +93,7 @@ impl Drop for ShownLane {
         self.link.metrics.lanes.get_or_create(&KindLabel { kind }).dec();
         let mut lanes = self.link.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         // A newer lane may have taken the place already.
-        if lanes
-            .get(&self.place)
-            .is_some_and(|lane| lane.lane_id == self.lane_id)
-        {
+        if lanes.get(&self.place).is_some_and(|lane| lane.lane_id == self.lane_id) {
             lanes.remove(&self.place);
         }
         drop(lanes);

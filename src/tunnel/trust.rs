@@ -43,17 +43,11 @@ impl EdgeBook {
         let mut book = Self::default();
         for entry in edges {
             for (key_index, key) in entry.keys.iter().enumerate() {
-                let known = KnownKey {
-                    edge: entry.name.clone(),
-                    key_index,
-                    max_instances: entry.max_instances,
-                };
+                let known =
+                    KnownKey { edge: entry.name.clone(), key_index, max_instances: entry.max_instances };
                 let before = book.edges.insert(key.spki_sha256, known);
                 if let Some(before) = before.filter(|before| before.edge != entry.name) {
-                    return Err(TunnelError::SharedKey {
-                        first: before.edge,
-                        second: entry.name.clone(),
-                    });
+                    return Err(TunnelError::SharedKey { first: before.edge, second: entry.name.clone() });
                 }
             }
         }
@@ -95,9 +89,7 @@ impl ClientCertVerifier for EdgeVerifier {
         match self.book.edge_of(end_entity) {
             Some(_) => Ok(ClientCertVerified::assertion()),
             // Becomes the alert access_denied, which the edge reads as `refused_unknown_key`.
-            None => Err(Error::InvalidCertificate(
-                CertificateError::ApplicationVerificationFailure,
-            )),
+            None => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
         }
     }
 
@@ -143,11 +135,7 @@ impl HubVerifier {
     pub fn new(hub: &str, pins: Vec<SpkiHash>, algorithms: WebPkiSupportedAlgorithms) -> Result<Self, Error> {
         let name = ServerName::try_from(hub_dns_name(hub))
             .map_err(|_| Error::General(format!("`{hub}` does not make a dns name")))?;
-        Ok(Self {
-            pins,
-            name,
-            algorithms,
-        })
+        Ok(Self { pins, name, algorithms })
     }
 
     /// The judgement on a presented chain at a time.
@@ -161,9 +149,8 @@ impl HubVerifier {
         if others.len() > CHAIN_LEN_MAX {
             return Err(intercepted(leaf));
         }
-        let anchors = others
-            .iter()
-            .filter(|other| spki_sha256(other).is_some_and(|hash| self.pins.contains(&hash)));
+        let anchors =
+            others.iter().filter(|other| spki_sha256(other).is_some_and(|hash| self.pins.contains(&hash)));
         for anchor in anchors {
             if self.path_is_valid(leaf, others, anchor, now) {
                 return out_of_validity(&[anchor], now).map_or(Ok(()), Err);
@@ -206,10 +193,9 @@ impl HubVerifier {
     }
 
     fn is_signed(&self, certificate: &CertificateDer<'_>, signer: &CertificateDer<'_>) -> bool {
-        let (Ok((_, parsed)), Ok(key)) = (
-            X509Certificate::from_der(certificate),
-            EndEntityCert::try_from(signer),
-        ) else {
+        let (Ok((_, parsed)), Ok(key)) =
+            (X509Certificate::from_der(certificate), EndEntityCert::try_from(signer))
+        else {
             return false;
         };
         let (signed, signature) = (parsed.tbs_certificate.as_ref(), &parsed.signature_value.data);
@@ -264,10 +250,7 @@ fn intercepted(leaf: &CertificateDer<'_>) -> Reason {
         Ok((_, parsed)) => shown(&parsed.issuer().to_string()),
         Err(_) => "(unreadable)".to_owned(),
     };
-    Reason::Intercepted {
-        issuer,
-        leaf_sha256: hex(&sha256(leaf)),
-    }
+    Reason::Intercepted { issuer, leaf_sha256: hex(&sha256(leaf)) }
 }
 
 /// How far `now` lies outside the certificates' validity at most; webpki does not look at an anchor's.
@@ -279,10 +262,7 @@ fn out_of_validity(certificates: &[&CertificateDer<'_>], now: UnixTime) -> Optio
         Some((early.max(late), late > early))
     });
     let (skew, ahead) = skews.max()?;
-    (skew > 0).then_some(Reason::Clock {
-        skew: Duration::from_secs(skew),
-        ahead,
-    })
+    (skew > 0).then_some(Reason::Clock { skew: Duration::from_secs(skew), ahead })
 }
 
 /// Start and end of a certificate's validity, Unix seconds.
@@ -319,11 +299,7 @@ mod tests {
         root_days: u32,
     }
 
-    const RIGHT: Made = Made {
-        name: "riskfuel.hub.bridge.internal",
-        usages: Vec::new(),
-        root_days: 3650,
-    };
+    const RIGHT: Made = Made { name: "riskfuel.hub.bridge.internal", usages: Vec::new(), root_days: 3650 };
 
     /// Leaf, issuer and root, and the root's pin; valid from two days ago.
     fn chain(made: &Made) -> (Vec<CertificateDer<'static>>, SpkiHash) {
@@ -343,35 +319,21 @@ mod tests {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let issuer = CertifiedIssuer::signed_by(params, issuer_key, &root).unwrap();
         let mut params = from(9);
-        params.subject_alt_names = CertificateParams::new([made.name.to_owned()])
-            .unwrap()
-            .subject_alt_names;
+        params.subject_alt_names = CertificateParams::new([made.name.to_owned()]).unwrap().subject_alt_names;
         params.extended_key_usages = made.usages.clone();
         let leaf = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
-        (
-            vec![leaf.der().clone(), issuer.der().clone(), root.der().clone()],
-            pin,
-        )
+        (vec![leaf.der().clone(), issuer.der().clone(), root.der().clone()], pin)
     }
 
     fn right() -> Made {
-        Made {
-            usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
-            ..RIGHT
-        }
+        Made { usages: vec![ExtendedKeyUsagePurpose::ServerAuth], ..RIGHT }
     }
 
     fn judge(chain: &[CertificateDer<'_>], pin: SpkiHash, days_from_now: i64) -> Result<(), Reason> {
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
         let verifier = HubVerifier::new("riskfuel", vec![[0; 32], pin], algorithms).unwrap();
-        let now = UnixTime::now()
-            .as_secs()
-            .saturating_add_signed(days_from_now * 86_400);
-        verifier.judge(
-            &chain[0],
-            &chain[1..],
-            UnixTime::since_unix_epoch(Duration::from_secs(now)),
-        )
+        let now = UnixTime::now().as_secs().saturating_add_signed(days_from_now * 86_400);
+        verifier.judge(&chain[0], &chain[1..], UnixTime::since_unix_epoch(Duration::from_secs(now)))
     }
 
     fn code(judged: Result<(), Reason>) -> &'static str {
@@ -383,30 +345,14 @@ mod tests {
         let (right_chain, pin) = chain(&right());
         assert_eq!(code(judge(&right_chain, pin, 0)), "accepted");
         assert_eq!(code(judge(&right_chain, [9; 32], 0)), "intercepted");
-        let other_name = Made {
-            name: "other.hub.bridge.internal",
-            ..right()
-        };
-        let client = Made {
-            usages: vec![ExtendedKeyUsagePurpose::ClientAuth],
-            ..RIGHT
-        };
+        let other_name = Made { name: "other.hub.bridge.internal", ..right() };
+        let client = Made { usages: vec![ExtendedKeyUsagePurpose::ClientAuth], ..RIGHT };
         for made in [other_name, client, RIGHT] {
             let (chain, pin) = chain(&made);
-            assert_eq!(
-                code(judge(&chain, pin, 0)),
-                "intercepted",
-                "{} {:?}",
-                made.name,
-                made.usages
-            );
+            assert_eq!(code(judge(&chain, pin, 0)), "intercepted", "{} {:?}", made.name, made.usages);
         }
         let (stranger, _) = chain(&right());
-        let mixed = [
-            stranger[0].clone(),
-            right_chain[1].clone(),
-            right_chain[2].clone(),
-        ];
+        let mixed = [stranger[0].clone(), right_chain[1].clone(), right_chain[2].clone()];
         assert_eq!(code(judge(&mixed, pin, 0)), "intercepted");
         let without_root = &right_chain[..2];
         assert_eq!(code(judge(without_root, pin, 0)), "intercepted");
@@ -431,10 +377,7 @@ mod tests {
 
     #[test]
     fn an_expired_root_is_noticed_though_the_path_under_it_is_valid() {
-        let (chain, pin) = chain(&Made {
-            root_days: 1,
-            ..right()
-        });
+        let (chain, pin) = chain(&Made { root_days: 1, ..right() });
         assert_eq!(code(judge(&chain, pin, 0)), "clock");
     }
 

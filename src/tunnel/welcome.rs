@@ -92,18 +92,12 @@ impl Hub {
     ) -> Result<Joined, Refusing> {
         let mut tls = self.accept_tls(socket, ticket).await?;
         let known = self.edge_behind(&tls)?;
-        let of_edge = |reason| Refusing {
-            reason,
-            edge: Some(known.edge.clone()),
-        };
+        let of_edge = |reason| Refusing { reason, edge: Some(known.edge.clone()) };
         for _ in 0..HELLOS_MAX {
             let hello = receive(&mut tls).await.map_err(of_edge)?;
             match self.enter(&hello, &known, remote).await {
                 Ok((asked, entered)) => {
-                    return self
-                        .say_welcome(tls, &hello, &asked, entered)
-                        .await
-                        .map_err(of_edge);
+                    return self.say_welcome(tls, &hello, &asked, entered).await.map_err(of_edge);
                 }
                 Err(refusal) => {
                     let answer = refused(refusal, self.instance);
@@ -138,11 +132,7 @@ impl Hub {
         match accepted {
             Ok(tls) => {
                 let tls = Tls::from(tls);
-                if speaks_bridge(&tls) {
-                    Ok(tls)
-                } else {
-                    Err(Reason::NotABridge)
-                }
+                if speaks_bridge(&tls) { Ok(tls) } else { Err(Reason::NotABridge) }
             }
             Err((error, mut socket)) => {
                 linger(&mut socket).await;
@@ -191,11 +181,7 @@ impl Hub {
         let id = key::random().map_or(0, u64::from_be_bytes).max(1);
         let ended = self.stop.child_token();
         let opened = self.links().open(&joining, id, ended.clone())?;
-        let live = LiveLink {
-            hub: self.clone(),
-            link: opened.link.clone(),
-            last_reason: Reason::PeerClosed,
-        };
+        let live = LiveLink { hub: self.clone(), link: opened.link.clone(), last_reason: Reason::PeerClosed };
         if opened.new_instance {
             tracing::info!(
                 edge = known.edge, instance = key::hex(&asked.instance), instances = opened.instances,
@@ -208,24 +194,12 @@ impl Hub {
         self.shown_links().insert(id, shown.clone());
         let (outbound, to_write) = mpsc::channel(MESSAGES_MAX);
         let (read, inbound) = mpsc::channel(MESSAGES_MAX);
-        let up = LinkUp {
-            link: link.clone(),
-            outbound,
-            inbound,
-        };
+        let up = LinkUp { link: link.clone(), outbound, inbound };
         // Before Welcome: so that no relay lane can be announced before its link.
         let announced = self.events.send(TunnelEvent::LinkUp(up)).await;
         announced.map_err(|_| Refusal::NoSuchLink)?;
-        let mailbox = Mailbox {
-            outbound: to_write,
-            inbound: read,
-        };
-        Ok(Entered {
-            link,
-            ended,
-            shown,
-            role: Role::Control(mailbox, live),
-        })
+        let mailbox = Mailbox { outbound: to_write, inbound: read };
+        Ok(Entered { link, ended, shown, role: Role::Control(mailbox, live) })
     }
 
     fn attach(&self, asked: &Asked, link: u64, index: u16, known: &KnownKey) -> Result<Entered, Refusal> {
@@ -247,14 +221,8 @@ impl Hub {
         entered: Entered,
     ) -> Result<Joined, Reason> {
         let link = &entered.link;
-        let welcome = handshake::welcome(
-            asked,
-            &self.site,
-            self.instance,
-            link.id,
-            link.relay_lanes,
-            now_ms(),
-        );
+        let welcome =
+            handshake::welcome(asked, &self.site, self.instance, link.id, link.relay_lanes, now_ms());
         let body = send(&mut tls, WELCOME, &welcome).await?;
         let lane_id = lane_id(&tls, &hello.body, &body)?;
         meter_of(&tls).trust();

@@ -176,10 +176,7 @@ pub async fn read_frame<R: AsyncRead + Unpin>(from: &mut R, len_max: u32) -> Res
     let kind = from.read_u8().await?;
     let mut body = vec![0; len - 1];
     from.read_exact(&mut body).await?;
-    Ok(Frame {
-        kind,
-        body: body.into(),
-    })
+    Ok(Frame { kind, body: body.into() })
 }
 
 /// Writes one frame and flushes it.
@@ -229,10 +226,7 @@ mod tests {
         let two_gigabytes = 0x8000_0000_u32.to_be_bytes();
         assert!(matches!(
             frame_len(two_gigabytes, HANDSHAKE_LEN_MAX),
-            Err(WireError::TooLong {
-                len: 0x8000_0000,
-                max: 4096
-            })
+            Err(WireError::TooLong { len: 0x8000_0000, max: 4096 })
         ));
         assert!(matches!(frame_len([0; 4], 1), Err(WireError::Empty)));
         assert!(matches!(frame_len(1_u32.to_be_bytes(), 1), Ok(1)));

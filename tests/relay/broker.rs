@@ -152,11 +152,7 @@ impl Broker {
             }
         };
         let outcome = tokio::time::timeout(PATIENCE, stored).await;
-        assert!(
-            outcome.is_ok(),
-            "{} stored, {count} are due",
-            self.with(|state| state.stored.len())
-        );
+        assert!(outcome.is_ok(), "{} stored, {count} are due", self.with(|state| state.stored.len()));
     }
 
     /// Lets waiting answers go: those that are wanted, in their order.

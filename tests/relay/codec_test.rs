@@ -5,30 +5,12 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 /// Crates that pack or unpack what Pulsar's producers pack: zlib, lz4, zstd, snappy.
-const CODECS: &[&str] = &[
-    "flate2",
-    "libdeflate",
-    "libz",
-    "lz4",
-    "miniz",
-    "pulsar",
-    "snap",
-    "zlib",
-    "zopfli",
-    "zstd",
-];
+const CODECS: &[&str] =
+    &["flate2", "libdeflate", "libz", "lz4", "miniz", "pulsar", "snap", "zlib", "zopfli", "zstd"];
 
 fn crates(edges: &str) -> BTreeSet<String> {
     let tree = Command::new(env!("CARGO"))
-        .args([
-            "tree",
-            "--locked",
-            "--offline",
-            "--prefix",
-            "none",
-            "--edges",
-            edges,
-        ])
+        .args(["tree", "--locked", "--offline", "--prefix", "none", "--edges", edges])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
@@ -52,10 +34,7 @@ fn codecs(crates: &BTreeSet<String>) -> Vec<&String> {
 #[test]
 fn no_codec_is_linked_into_the_binary() {
     let linked = crates("normal");
-    assert!(
-        linked.len() > 50 && linked.contains("crc32c"),
-        "no dependency tree: {linked:?}"
-    );
+    assert!(linked.len() > 50 && linked.contains("crc32c"), "no dependency tree: {linked:?}");
     assert_eq!(codecs(&linked), Vec::<&String>::new());
     // The same look finds the foreign client, which only tests and examples have.
     assert!(codecs(&crates("normal,dev")).iter().any(|name| *name == "pulsar"));

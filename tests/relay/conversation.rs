@@ -37,13 +37,8 @@ pub async fn serve(shared: Arc<Shared>, socket: TcpStream, number: u64) {
     let mut orders = shared.orders.subscribe();
     let mut splitter = FrameSplitter::new(64 << 20);
     let (mut read_half, mut write_half) = socket.into_split();
-    let mut conversation = Conversation {
-        shared: shared.clone(),
-        number,
-        consumer: None,
-        producer: None,
-        out: Vec::new(),
-    };
+    let mut conversation =
+        Conversation { shared: shared.clone(), number, consumer: None, producer: None, out: Vec::new() };
     loop {
         conversation.pump();
         for bytes in std::mem::take(&mut conversation.out) {
@@ -101,25 +96,17 @@ impl Conversation {
             Order::Ping => self.ping(),
             Order::CloseProducer => {
                 if let Some((producer_id, _)) = &self.producer {
-                    let close_producer = Some(proto::CloseProducer {
-                        producer_id: *producer_id,
-                        request_id: u64::MAX,
-                    });
-                    self.say(kind::CLOSE_PRODUCER, |command| {
-                        command.close_producer = close_producer
-                    });
+                    let close_producer =
+                        Some(proto::CloseProducer { producer_id: *producer_id, request_id: u64::MAX });
+                    self.say(kind::CLOSE_PRODUCER, |command| command.close_producer = close_producer);
                     self.forget();
                 }
             }
             Order::CloseConsumer => {
                 if let Some(consumer) = self.consumer.take() {
-                    let close_consumer = Some(proto::CloseConsumer {
-                        consumer_id: consumer.id,
-                        request_id: u64::MAX,
-                    });
-                    self.say(kind::CLOSE_CONSUMER, |command| {
-                        command.close_consumer = close_consumer
-                    });
+                    let close_consumer =
+                        Some(proto::CloseConsumer { consumer_id: consumer.id, request_id: u64::MAX });
+                    self.say(kind::CLOSE_CONSUMER, |command| command.close_consumer = close_consumer);
                 }
             }
         }
@@ -130,25 +117,15 @@ impl Conversation {
     fn pump(&mut self) {
         let shared = self.shared.clone();
         let mut state = shared.lock();
-        if let Some(consumer) = self
-            .consumer
-            .as_mut()
-            .filter(|consumer| consumer.unanswered.is_none())
-        {
+        if let Some(consumer) = self.consumer.as_mut().filter(|consumer| consumer.unanswered.is_none()) {
             while let Some(((ledger, entry), stored)) =
                 state.log.get(consumer.next).filter(|_| consumer.permits > 0)
             {
                 let message = Some(proto::CommandMessage {
                     consumer_id: consumer.id,
-                    message_id: MessageId {
-                        ledger: *ledger,
-                        entry: *entry,
-                    },
+                    message_id: MessageId { ledger: *ledger, entry: *entry },
                 });
-                let command = BaseCommand {
-                    message,
-                    ..of_kind(kind::MESSAGE)
-                };
+                let command = BaseCommand { message, ..of_kind(kind::MESSAGE) };
                 self.out.push(frame::encode_before(&command, stored.len()));
                 self.out.push(stored.clone());
                 consumer.permits -= 1;
@@ -156,10 +133,7 @@ impl Conversation {
             }
         }
         let number = self.number;
-        let (mine, others) = state
-            .released
-            .drain(..)
-            .partition(|held| held.connection == number);
+        let (mine, others) = state.released.drain(..).partition(|held| held.connection == number);
         state.released = others;
         drop(state);
         let mine: Vec<Held> = mine;
@@ -172,9 +146,7 @@ impl Conversation {
     }
 
     fn take(&mut self, command: BaseCommand, rest: Bytes) {
-        self.shared
-            .journal
-            .note(Event::Command(self.shared.name, command.r#type));
+        self.shared.journal.note(Event::Command(self.shared.name, command.r#type));
         match command.r#type {
             kind::CONNECT => self.connected(),
             kind::PING => {
@@ -190,9 +162,7 @@ impl Conversation {
                     ..Default::default()
                 });
                 let r#type = kind::PARTITION_METADATA_RESPONSE;
-                self.say(r#type, |command| {
-                    command.partition_metadata_response = partition_metadata_response
-                });
+                self.say(r#type, |command| command.partition_metadata_response = partition_metadata_response);
             }
             kind::LOOKUP => {
                 let lookup_response = Some(proto::LookupResponse {
@@ -201,9 +171,7 @@ impl Conversation {
                     request_id: command.lookup.unwrap().request_id,
                     ..Default::default()
                 });
-                self.say(kind::LOOKUP_RESPONSE, |command| {
-                    command.lookup_response = lookup_response
-                });
+                self.say(kind::LOOKUP_RESPONSE, |command| command.lookup_response = lookup_response);
             }
             kind::SUBSCRIBE => self.subscribe(command.subscribe.unwrap()),
             kind::FLOW => self.flow(command.flow.unwrap()),
@@ -278,24 +246,16 @@ impl Conversation {
 
     fn say_active(&mut self) {
         let Some(consumer) = &self.consumer else { return };
-        let active_consumer_change = Some(proto::ActiveConsumerChange {
-            consumer_id: consumer.id,
-            is_active: Some(true),
-        });
+        let active_consumer_change =
+            Some(proto::ActiveConsumerChange { consumer_id: consumer.id, is_active: Some(true) });
         let r#type = kind::ACTIVE_CONSUMER_CHANGE;
-        self.say(r#type, |command| {
-            command.active_consumer_change = active_consumer_change
-        });
+        self.say(r#type, |command| command.active_consumer_change = active_consumer_change);
     }
 
     fn after_mark_delete(&self) -> usize {
         let state = self.shared.lock();
         let mark = state.mark_delete;
-        state
-            .log
-            .iter()
-            .position(|(at, _)| mark.is_none_or(|mark| *at > mark))
-            .unwrap_or(state.log.len())
+        state.log.iter().position(|(at, _)| mark.is_none_or(|mark| *at > mark)).unwrap_or(state.log.len())
     }
 
     fn flow(&mut self, flow: proto::Flow) {
@@ -314,11 +274,7 @@ impl Conversation {
         if self.consumer.is_none() {
             return;
         }
-        let properties = ack
-            .properties
-            .into_iter()
-            .map(|pair| (pair.key, pair.value))
-            .collect();
+        let properties = ack.properties.into_iter().map(|pair| (pair.key, pair.value)).collect();
         self.shared.journal.note(Event::Acked { at, properties });
         {
             let mut state = self.shared.lock();
@@ -346,20 +302,13 @@ impl Conversation {
             consumer_mark_delete_position: Some(id(state.mark_delete.unwrap_or(none))),
         });
         drop(state);
-        self.say(kind::LAST_MESSAGE_ID, |command| {
-            command.last_message_id = last_message_id
-        });
+        self.say(kind::LAST_MESSAGE_ID, |command| command.last_message_id = last_message_id);
     }
 
     fn create_producer(&mut self, producer: proto::Producer) {
         let name = producer.producer_name.unwrap();
         let request_id = producer.request_id;
-        let owner = *self
-            .shared
-            .lock()
-            .owners
-            .entry(name.clone())
-            .or_insert(self.number);
+        let owner = *self.shared.lock().owners.entry(name.clone()).or_insert(self.number);
         if owner != self.number {
             let error = Some(proto::CommandError {
                 request_id,
@@ -376,9 +325,7 @@ impl Conversation {
             last_sequence_id: Some(last.unwrap_or(-1)),
             producer_ready: Some(true),
         });
-        self.say(kind::PRODUCER_SUCCESS, |command| {
-            command.producer_success = producer_success
-        });
+        self.say(kind::PRODUCER_SUCCESS, |command| command.producer_success = producer_success);
     }
 
     fn send(&mut self, send: proto::Send, stored: Bytes) {
@@ -388,11 +335,7 @@ impl Conversation {
         };
         let sequence_id = send.sequence_id;
         let mut state = self.shared.lock();
-        if state
-            .pushed
-            .get(&name)
-            .is_some_and(|pushed| sequence_id as i64 <= *pushed)
-        {
+        if state.pushed.get(&name).is_some_and(|pushed| sequence_id as i64 <= *pushed) {
             drop(state);
             return self.confirm(producer_id, sequence_id, true);
         }
@@ -402,12 +345,7 @@ impl Conversation {
             state.pushed.insert(name, highest as i64);
             state.stored.push((sequence_id, stored));
         }
-        let held = |refusal| Held {
-            connection: self.number,
-            producer_id,
-            sequence_id,
-            refusal,
-        };
+        let held = |refusal| Held { connection: self.number, producer_id, sequence_id, refusal };
         match answer {
             Answer::StoreLater => state.held.push(held(None)),
             Answer::RefuseLater(error, message) => state.held.push(held(Some((error, message)))),
@@ -424,37 +362,24 @@ impl Conversation {
     }
 
     fn confirm(&mut self, producer_id: u64, sequence_id: u64, duplicate: bool) {
-        self.shared.journal.note(Event::Receipt {
-            sequence_id,
-            duplicate,
-        });
+        self.shared.journal.note(Event::Receipt { sequence_id, duplicate });
         let id = if duplicate { u64::MAX } else { sequence_id };
         let send_receipt = Some(proto::SendReceipt {
             producer_id,
             sequence_id,
-            message_id: Some(MessageId {
-                ledger: id,
-                entry: id,
-            }),
+            message_id: Some(MessageId { ledger: id, entry: id }),
         });
         self.say(kind::SEND_RECEIPT, |command| command.send_receipt = send_receipt);
     }
 
     fn refuse(&mut self, producer_id: u64, sequence_id: u64, error: ServerError, message: &str) {
         self.shared.journal.note(Event::Refused { sequence_id });
-        let send_error = Some(proto::SendError {
-            producer_id,
-            sequence_id,
-            error: error as i32,
-            message: message.into(),
-        });
+        let send_error =
+            Some(proto::SendError { producer_id, sequence_id, error: error as i32, message: message.into() });
         self.say(kind::SEND_ERROR, |command| command.send_error = send_error);
     }
 }
 
 fn of_kind(r#type: i32) -> BaseCommand {
-    BaseCommand {
-        r#type,
-        ..BaseCommand::default()
-    }
+    BaseCommand { r#type, ..BaseCommand::default() }
 }

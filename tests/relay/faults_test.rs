@@ -40,13 +40,8 @@ const MOMENTS: [Moment; 5] = [
     Moment::Confirmed,
     Moment::Acknowledged,
 ];
-const FAULTS: [Fault; 5] = [
-    Fault::CloseConsumer,
-    Fault::ResetSource,
-    Fault::CloseProducer,
-    Fault::ResetSink,
-    Fault::CutLane,
-];
+const FAULTS: [Fault; 5] =
+    [Fault::CloseConsumer, Fault::ResetSource, Fault::CloseProducer, Fault::ResetSink, Fault::CutLane];
 
 #[tokio::test]
 async fn a_route_resumes_after_each_fault_at_each_moment() {
@@ -59,11 +54,7 @@ async fn a_route_resumes_after_each_fault_at_each_moment() {
 
 #[tokio::test]
 async fn a_route_that_joins_resumes_as_well() {
-    let joining = Limits {
-        messages: 4,
-        bytes: 1 << 16,
-        any_key: false,
-    };
+    let joining = Limits { messages: 4, bytes: 1 << 16, any_key: false };
     for fault in FAULTS {
         resumes(fault, Moment::Unanswered, Some(joining)).await;
     }
@@ -73,8 +64,7 @@ async fn resumes(fault: Fault, moment: Moment, joining: Option<Limits>) {
     let pair = Pair::start_as(true, joining).await;
     pair.append(0..10);
     if matches!(moment, Moment::Unanswered) {
-        pair.sink
-            .with(|state| state.script = Box::new(|_| Answer::StoreLater));
+        pair.sink.with(|state| state.script = Box::new(|_| Answer::StoreLater));
     }
     pair.connect().await;
     let journal = &pair.journal;

@@ -18,10 +18,7 @@ pub enum Event {
     /// A refusal was written.
     Refused { sequence_id: u64 },
     /// A cumulative acknowledgement was read, with its properties.
-    Acked {
-        at: (u64, u64),
-        properties: Vec<(String, u64)>,
-    },
+    Acked { at: (u64, u64), properties: Vec<(String, u64)> },
 }
 
 /// The record. Cheap to clone.
@@ -33,10 +30,7 @@ pub struct Journal {
 
 impl Journal {
     pub fn new() -> Self {
-        Self {
-            events: Arc::default(),
-            changed: watch::Sender::new(()),
-        }
+        Self { events: Arc::default(), changed: watch::Sender::new(()) }
     }
 
     pub fn note(&self, event: Event) {
@@ -68,8 +62,7 @@ impl Journal {
     /// Waits for the `count`th of such commands at a broker.
     pub async fn until_command(&self, broker: &'static str, kind: i32, count: usize) {
         let what = format!("{count} × command {kind} at {broker}");
-        self.until(&what, |events| commands(events, broker, kind) >= count)
-            .await;
+        self.until(&what, |events| commands(events, broker, kind) >= count).await;
     }
 
     /// The first law: nothing acknowledged before its receipt, nor anything before it. `log` holds the source's
@@ -103,10 +96,7 @@ pub fn commands(events: &[Event], broker: &str, kind: i32) -> usize {
 }
 
 pub fn receipts(events: &[Event]) -> usize {
-    events
-        .iter()
-        .filter(|event| matches!(event, Event::Receipt { .. }))
-        .count()
+    events.iter().filter(|event| matches!(event, Event::Receipt { .. })).count()
 }
 
 pub fn acks(events: &[Event]) -> Vec<(u64, u64)> {

@@ -1,11 +1,7 @@
 //! The relay of two agents, joined by lanes in memory, between two scripted brokers that do what real ones do only
 //! on bad days. What real brokers do every day is the suite's part.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that cannot set its stage has failed"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot set its stage has failed")]
 
 mod broker;
 mod codec_test;

@@ -20,10 +20,7 @@ async fn bank() -> (Side, Broker) {
 
 #[tokio::test]
 async fn a_session_that_may_not_be_is_refused_before_the_broker_hears_of_it() {
-    let topic = |text: &str| Open {
-        topic: text.into(),
-        ..open()
-    };
+    let topic = |text: &str| Open { topic: text.into(), ..open() };
     let cases = [
         topic("persistent://public/default/salaries"),
         topic("persistent://public/default/orders2"),
@@ -38,27 +35,11 @@ async fn a_session_that_may_not_be_is_refused_before_the_broker_hears_of_it() {
         topic("persistent://public/default/orders\nforged log line"),
         topic(""),
         topic(&format!("persistent://public/default/{}", "x".repeat(60_000))),
-        Open {
-            route: "forged\nlog line".into(),
-            ..open()
-        },
-        Open {
-            route: "x".repeat(300),
-            ..open()
-        },
-        Open {
-            from: "another-bank".into(),
-            ..open()
-        },
-        Open {
-            from: "bank".into(),
-            to: "riskfuel".into(),
-            ..open()
-        },
-        Open {
-            to: "another-bank".into(),
-            ..open()
-        },
+        Open { route: "forged\nlog line".into(), ..open() },
+        Open { route: "x".repeat(300), ..open() },
+        Open { from: "another-bank".into(), ..open() },
+        Open { from: "bank".into(), to: "riskfuel".into(), ..open() },
+        Open { to: "another-bank".into(), ..open() },
     ];
     let (bank, broker) = bank().await;
     let mut peer = Peer::meet(&bank, "riskfuel").await;
@@ -70,11 +51,7 @@ async fn a_session_that_may_not_be_is_refused_before_the_broker_hears_of_it() {
         let code = answer.stop.map(|stop| stop.code);
         assert_eq!(code.as_deref(), Some("refused_by_policy"), "{what}");
     }
-    assert_eq!(
-        broker.with(|state| state.connections),
-        0,
-        "the broker was troubled"
-    );
+    assert_eq!(broker.with(|state| state.connections), 0, "the broker was troubled");
     assert_eq!(bank.board.rows(), []);
     // The lane still serves what may be.
     peer.tell(opening(open()), b"").await;
@@ -88,19 +65,8 @@ async fn a_partition_that_the_topic_cannot_have_is_refused_before_the_broker_hea
     let mut peer = Peer::meet(&bank, "riskfuel").await;
     for (topic, partitions) in [("-partition-0", 0), ("-partition-4", 4), ("", 4)] {
         let topic = format!("{TOPIC}{topic}");
-        peer.tell(
-            opening(Open {
-                topic,
-                partitions,
-                ..open()
-            }),
-            b"",
-        )
-        .await;
-        assert_eq!(
-            peer.hear().await.unwrap().stop.unwrap().code,
-            "partition_mismatch"
-        );
+        peer.tell(opening(Open { topic, partitions, ..open() }), b"").await;
+        assert_eq!(peer.hear().await.unwrap().stop.unwrap().code, "partition_mismatch");
     }
     assert_eq!(broker.with(|state| state.connections), 0);
     bank.stop().await;
@@ -112,19 +78,9 @@ async fn a_partition_has_one_row_however_often_its_route_is_renamed() {
     let mut peer = Peer::meet(&bank, "riskfuel").await;
     for session in 0..40 {
         let route = format!("name-{session}");
-        let renamed = Open {
-            route,
-            session,
-            ..open()
-        };
+        let renamed = Open { route, session, ..open() };
         peer.tell(opening(renamed), b"").await;
-        while peer
-            .hear()
-            .await
-            .unwrap()
-            .ready
-            .is_none_or(|ready| ready.session != session)
-        {}
+        while peer.hear().await.unwrap().ready.is_none_or(|ready| ready.session != session) {}
         assert_eq!(bank.board.rows().len(), 1);
     }
     bank.stop().await;
@@ -150,10 +106,7 @@ async fn more_sessions_than_a_lane_carries_end_it() {
 async fn control_that_is_longer_than_any_honest_one_ends_the_lane() {
     let (bank, _broker) = bank().await;
     let mut peer = Peer::meet(&bank, "riskfuel").await;
-    let long = Open {
-        route: "x".repeat(70_000),
-        ..open()
-    };
+    let long = Open { route: "x".repeat(70_000), ..open() };
     peer.tell(opening(long), b"").await;
     peer.until_ended().await;
     bank.stop().await;
@@ -165,13 +118,8 @@ async fn a_schema_that_nobody_asked_for_ends_the_lane() {
     let mut peer = Peer::meet(&bank, "riskfuel").await;
     peer.tell(opening(open()), b"").await;
     assert!(peer.hear().await.unwrap().ready.is_some());
-    let unasked = LaneFrame {
-        schema_answer: Some(SchemaAnswer {
-            number: 1,
-            session: 9,
-        }),
-        ..LaneFrame::default()
-    };
+    let unasked =
+        LaneFrame { schema_answer: Some(SchemaAnswer { number: 1, session: 9 }), ..LaneFrame::default() };
     peer.tell(unasked, b"").await;
     peer.until_ended().await;
     bank.stop().await;
@@ -208,10 +156,7 @@ async fn frames_that_no_version_sends_end_the_lane_by_name() {
         bank.stop().await;
         drop(listening);
         let said = said.text();
-        assert!(
-            said.contains(name) && said.contains("peer=riskfuel"),
-            "{name} in {said}"
-        );
+        assert!(said.contains(name) && said.contains("peer=riskfuel"), "{name} in {said}");
         assert_eq!(broker.with(|state| state.connections), 0);
     }
 }
@@ -267,10 +212,7 @@ async fn frames_of_a_session_that_is_over_are_dropped() {
     let mut peer = Peer::meet(&bank, "riskfuel").await;
     peer.tell(opening(open()), b"").await;
     assert!(peer.hear().await.unwrap().ready.is_some());
-    let newer = Open {
-        session: 10,
-        ..open()
-    };
+    let newer = Open { session: 10, ..open() };
     peer.tell(opening(newer), b"").await;
     peer.tell(entry_head(id(0)), &entry(0)).await;
     let answer = loop {
@@ -278,10 +220,7 @@ async fn frames_of_a_session_that_is_over_are_dropped() {
         if let Some(ready) = said.ready {
             break ready;
         }
-        assert!(
-            said.receipts.is_none(),
-            "an entry of the older session was published"
-        );
+        assert!(said.receipts.is_none(), "an entry of the older session was published");
     };
     assert_eq!((answer.session, answer.last_sequence_id), (10, -1));
     assert_eq!(broker.with(|state| state.stored.len()), 0);
@@ -296,26 +235,12 @@ async fn an_entry_that_is_none_stops_the_session_and_nothing_else() {
     assert!(peer.hear().await.unwrap().ready.is_some());
     peer.tell(entry_head(id(0)), b"\x0e\x01no entry").await;
     let stop = peer.hear().await.unwrap().stop.unwrap();
-    let due = Stop {
-        number: 1,
-        session: 9,
-        code: "entry_malformed".into(),
-    };
+    let due = Stop { number: 1, session: 9, code: "entry_malformed".into() };
     assert_eq!(stop, due);
     assert_eq!(broker.with(|state| state.stored.len()), 0);
     assert!(bank.row(End::Sink).is_some_and(|row| row.topic == TOPIC));
-    peer.tell(
-        opening(Open {
-            session: 10,
-            ..open()
-        }),
-        b"",
-    )
-    .await;
-    assert!(
-        peer.hear().await.unwrap().ready.is_some(),
-        "the lane is of no more use"
-    );
+    peer.tell(opening(Open { session: 10, ..open() }), b"").await;
+    assert!(peer.hear().await.unwrap().ready.is_some(), "the lane is of no more use");
     bank.stop().await;
 }
 
@@ -323,15 +248,8 @@ async fn an_entry_that_is_none_stops_the_session_and_nothing_else() {
 async fn answers_to_nobody_are_dropped() {
     let (bank, _broker) = bank().await;
     let mut peer = Peer::meet(&bank, "riskfuel").await;
-    let receipts = crate::peer::Receipts {
-        number: 77,
-        session: 5,
-        marked: vec![1, 2, 3],
-    };
-    let stray = LaneFrame {
-        receipts: Some(receipts),
-        ..LaneFrame::default()
-    };
+    let receipts = crate::peer::Receipts { number: 77, session: 5, marked: vec![1, 2, 3] };
+    let stray = LaneFrame { receipts: Some(receipts), ..LaneFrame::default() };
     for _ in 0..3000 {
         assert!(peer.tell(stray.clone(), b"").await);
     }

@@ -51,12 +51,7 @@ impl Side {
         let (events, received) = mpsc::channel(16);
         let agent = Agent::new(context, routes, Policies::One(policy));
         let task = tokio::spawn(agent.run(received));
-        Self {
-            board,
-            events,
-            drain,
-            task,
-        }
+        Self { board, events, drain, task }
     }
 
     /// Gives it one end of a new lane to `peer`.
@@ -69,12 +64,7 @@ impl Side {
             relay_lanes: 1,
             ended: CancellationToken::new(),
         };
-        let lane = RelayLane {
-            link: Arc::new(link),
-            index: 0,
-            stream,
-            ended: ended.clone(),
-        };
+        let lane = RelayLane { link: Arc::new(link), index: 0, stream, ended: ended.clone() };
         assert!(self.events.send(TunnelEvent::RelayLane(lane)).await.is_ok());
         ended
     }
@@ -107,11 +97,7 @@ impl Side {
     pub async fn stop(self) {
         self.drain.cancel();
         let ended = tokio::time::timeout(PATIENCE, self.task).await;
-        assert!(
-            matches!(ended, Ok(Ok(()))),
-            "the agent does not drain: {:#?}",
-            self.board.rows()
-        );
+        assert!(matches!(ended, Ok(Ok(()))), "the agent does not drain: {:#?}", self.board.rows());
     }
 }
 
@@ -138,14 +124,7 @@ impl Pair {
         let route = RouteSpec { joining, ..route() };
         let riskfuel = Side::start("riskfuel", &source, vec![route], Policy::default(), exclusive);
         let bank = Side::start("bank", &sink, Vec::new(), receiving(), exclusive);
-        Self {
-            journal,
-            source,
-            sink,
-            riskfuel,
-            bank,
-            lane: Mutex::new(None),
-        }
+        Self { journal, source, sink, riskfuel, bank, lane: Mutex::new(None) }
     }
 
     /// A new lane; the one before must have been cut.
@@ -165,13 +144,11 @@ impl Pair {
 
     /// More entries at the source, from this one on.
     pub fn append(&self, entries: std::ops::Range<u64>) {
-        self.source
-            .with(|state| state.log.extend(entries.map(|nth| ((LEDGER, nth), entry(nth)))));
+        self.source.with(|state| state.log.extend(entries.map(|nth| ((LEDGER, nth), entry(nth)))));
     }
 
     pub fn log(&self) -> Vec<(u64, u64)> {
-        self.source
-            .with(|state| state.log.iter().map(|(at, _)| *at).collect())
+        self.source.with(|state| state.log.iter().map(|(at, _)| *at).collect())
     }
 
     /// Everything is acknowledged, arrived once and in order, and no acknowledgement came before its receipt.
@@ -179,11 +156,7 @@ impl Pair {
         let log = self.log();
         let last = log.last().copied();
         let what = "everything is acknowledged";
-        self.journal
-            .until(what, |events| {
-                crate::journal::acks(events).last().copied() == last
-            })
-            .await;
+        self.journal.until(what, |events| crate::journal::acks(events).last().copied() == last).await;
         self.journal.hold_the_law(&log);
         let sent = self.source.with(|state| state.log.clone());
         let stored = self.sink.with(|state| state.stored.clone());
@@ -250,10 +223,7 @@ pub fn route() -> RouteSpec {
 
 /// The bank lets exactly the topic in.
 pub fn receiving() -> Policy {
-    Policy {
-        receive: TopicRules::parse(&[TOPIC.into()]).unwrap(),
-        ..Policy::default()
-    }
+    Policy { receive: TopicRules::parse(&[TOPIC.into()]).unwrap(), ..Policy::default() }
 }
 
 pub fn entry(nth: u64) -> Bytes {

@@ -124,19 +124,13 @@ impl Peer {
     pub async fn meet(side: &Side, name: &str) -> Self {
         let (here, there) = tokio::io::duplex(1 << 16);
         let ended = side.give_lane(name, Box::new(there)).await;
-        Self {
-            stream: here,
-            splitter: FrameSplitter::new(1 << 20),
-            ended,
-        }
+        Self { stream: here, splitter: FrameSplitter::new(1 << 20), ended }
     }
 
     /// Bytes as they are; the lane may end before they are all taken.
     pub async fn write(&mut self, bytes: &[u8]) -> bool {
         let write = self.stream.write_all(bytes);
-        tokio::time::timeout(PATIENCE, write)
-            .await
-            .is_ok_and(|written| written.is_ok())
+        tokio::time::timeout(PATIENCE, write).await.is_ok_and(|written| written.is_ok())
     }
 
     pub async fn tell(&mut self, frame: LaneFrame, entry: &[u8]) -> bool {
@@ -159,9 +153,7 @@ impl Peer {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, hear)
-            .await
-            .expect("the agent says nothing")
+        tokio::time::timeout(PATIENCE, hear).await.expect("the agent says nothing")
     }
 
     pub async fn until_ended(&self) {
@@ -185,21 +177,11 @@ pub fn open() -> Open {
 }
 
 pub fn opening(open: Open) -> LaneFrame {
-    LaneFrame {
-        open: Some(open),
-        ..LaneFrame::default()
-    }
+    LaneFrame { open: Some(open), ..LaneFrame::default() }
 }
 
 pub fn entry_head(sequence_id: u64) -> LaneFrame {
-    LaneFrame {
-        entry: Some(EntryHead {
-            number: 1,
-            session: 9,
-            sequence_id,
-        }),
-        ..LaneFrame::default()
-    }
+    LaneFrame { entry: Some(EntryHead { number: 1, session: 9, sequence_id }), ..LaneFrame::default() }
 }
 
 /// Never sent by any version so far.

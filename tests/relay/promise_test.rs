@@ -50,11 +50,7 @@ async fn metadata_that_is_cut_short_stops_the_route_and_is_never_acknowledged() 
 
 #[tokio::test]
 async fn a_refused_entry_stops_the_route_behind_its_predecessors_and_leaves_the_marker() {
-    for error in [
-        ServerError::Checksum,
-        ServerError::NotAllowed,
-        ServerError::Metadata,
-    ] {
+    for error in [ServerError::Checksum, ServerError::NotAllowed, ServerError::Metadata] {
         let pair = Pair::start().await;
         pair.append(0..10);
         pair.sink.with(|state| {
@@ -70,11 +66,7 @@ async fn a_refused_entry_stops_the_route_behind_its_predecessors_and_leaves_the_
         pair.sink.release(|_| true);
         pair.until_stopped("poison").await;
         let events = pair.journal.events();
-        assert_eq!(
-            receipts(&events),
-            9,
-            "the successors' receipts were not collected"
-        );
+        assert_eq!(receipts(&events), 9, "the successors' receipts were not collected");
         pair.journal.hold_the_law(&pair.log());
         let marker = ["generation", "ledger", "entry"].map(|key| format!("bridge.hole.{key}"));
         let marker: BTreeSet<_> = marker.into_iter().zip([1, LEDGER, 4]).collect();
@@ -108,34 +100,23 @@ async fn what_the_broker_cannot_determine_yet_is_sent_again_and_not_acknowledged
     let pair = Pair::start().await;
     pair.append(0..10);
     pair.sink.with(|state| {
-        let doubt = Answer::Refuse(
-            ServerError::Persistence,
-            "Cannot determine whether the message is a duplicate",
-        );
+        let doubt =
+            Answer::Refuse(ServerError::Persistence, "Cannot determine whether the message is a duplicate");
         let mut tried = 0;
         // What comes behind the doubtful one is as doubtful.
         state.script = Box::new(move |sent| {
             tried += usize::from(sent == id(4));
-            if sent >= id(4) && tried <= 3 {
-                doubt
-            } else {
-                Answer::Store
-            }
+            if sent >= id(4) && tried <= 3 { doubt } else { Answer::Store }
         });
     });
     pair.connect().await;
-    pair.journal
-        .until("three doubts", |events| refused(events, id(4)) == 3)
-        .await;
+    pair.journal.until("three doubts", |events| refused(events, id(4)) == 3).await;
     assert!(acks(&pair.journal.events()).iter().all(|at| *at <= (LEDGER, 3)));
     pair.finish().await;
 }
 
 fn refused(events: &[Event], id: u64) -> usize {
-    events
-        .iter()
-        .filter(|event| **event == Event::Refused { sequence_id: id })
-        .count()
+    events.iter().filter(|event| **event == Event::Refused { sequence_id: id }).count()
 }
 
 #[tokio::test]
@@ -152,9 +133,7 @@ async fn a_duplicate_that_this_session_was_the_first_to_send_reopens_it_without_
     // The duplicate is the only receipt of the first session: nothing of it may count.
     pair.journal.until_command("sink", kind::PRODUCER, 2).await;
     let before = pair.journal.events();
-    let reopened = before
-        .iter()
-        .rposition(|event| *event == Event::Command("sink", kind::PRODUCER));
+    let reopened = before.iter().rposition(|event| *event == Event::Command("sink", kind::PRODUCER));
     assert_eq!(acks(&before[..reopened.unwrap()]), []);
     pair.sink.with(|state| state.script = Box::new(|_| Answer::Store));
     pair.finish().await;
@@ -166,8 +145,7 @@ async fn source_ids_that_went_back_stop_the_route_before_any_acknowledgement() {
     let pair = Pair::start().await;
     pair.append(0..6);
     let name = format!("bridge/riskfuel/bank/{}/1", crate::pair::TOPIC);
-    pair.sink
-        .with(|state| state.pushed.insert(name, (LEDGER + 9) as i64 * (1 << 28)));
+    pair.sink.with(|state| state.pushed.insert(name, (LEDGER + 9) as i64 * (1 << 28)));
     pair.connect().await;
     let row = pair.until_stopped("duplicate_run").await;
     assert!(row.remedy.is_some_and(|remedy| remedy.contains("generation")));
@@ -181,8 +159,7 @@ async fn a_source_that_lacks_the_entry_the_destination_had_last_stops_the_route(
     // The topic reaches beyond that id, so only reading shows that another entry never bore it.
     let pair = Pair::start().await;
     pair.append(0..6);
-    pair.source
-        .with(|state| state.log.push(((LEDGER + 9, 5), entry(7))));
+    pair.source.with(|state| state.log.push(((LEDGER + 9, 5), entry(7))));
     let name = format!("bridge/riskfuel/bank/{}/1", crate::pair::TOPIC);
     let last = (LEDGER + 9) as i64 * (1 << 28) + 3;
     pair.sink.with(|state| state.pushed.insert(name, last));
@@ -197,13 +174,10 @@ async fn a_source_that_lacks_the_entry_the_destination_had_last_stops_the_route(
 async fn a_destination_that_takes_and_never_answers_is_seen_as_a_stall() {
     let pair = Pair::start().await;
     pair.append(0..5);
-    pair.sink
-        .with(|state| state.script = Box::new(|_| Answer::StoreLater));
+    pair.sink.with(|state| state.script = Box::new(|_| Answer::StoreLater));
     pair.connect().await;
     let stalls = |row: &PartitionStatus| row.in_flight == 5 && row.stalled_ms >= 1000;
-    pair.riskfuel
-        .until(End::Source, "the source stalls", stalls)
-        .await;
+    pair.riskfuel.until(End::Source, "the source stalls", stalls).await;
     pair.bank.until(End::Sink, "the sink stalls", stalls).await;
     pair.sink.release(|_| true);
     let settled = |row: &PartitionStatus| row.in_flight == 0 && row.confirmed == 5 && row.stalled_ms < 1000;
@@ -217,23 +191,13 @@ async fn what_the_destination_has_already_is_acknowledged_without_being_stored_a
     let pair = Pair::start().await;
     pair.append(0..8);
     pair.connect().await;
-    pair.journal
-        .until("all stored", |events| receipts(events) == 8)
-        .await;
-    pair.journal
-        .until("all acknowledged", |events| {
-            acks(events).last() == Some(&(LEDGER, 7))
-        })
-        .await;
+    pair.journal.until("all stored", |events| receipts(events) == 8).await;
+    pair.journal.until("all acknowledged", |events| acks(events).last() == Some(&(LEDGER, 7))).await;
     // The source broker forgot a second of acknowledgements, as a crash of it does.
     pair.source.with(|state| state.mark_delete = Some((LEDGER, 2)));
     pair.source.order(crate::broker::Order::Reset);
-    pair.journal
-        .until("five duplicates", |events| receipts(events) == 13)
-        .await;
-    pair.riskfuel
-        .until(End::Source, "duplicates are counted", |row| row.duplicates == 5)
-        .await;
+    pair.journal.until("five duplicates", |events| receipts(events) == 13).await;
+    pair.riskfuel.until(End::Source, "duplicates are counted", |row| row.duplicates == 5).await;
     assert!(commands(&pair.journal.events(), "source", kind::SUBSCRIBE) >= 2);
     pair.append(8..12);
     pair.finish().await;

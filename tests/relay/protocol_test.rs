@@ -20,10 +20,7 @@ async fn permits_never_precede_the_subscriptions_success() {
     pair.connect().await;
     pair.journal.until_command("source", kind::FLOW, 1).await;
     let events = pair.journal.events();
-    assert!(
-        !events.contains(&Event::EarlyFlow),
-        "a real broker would drop it, and send nothing for ever"
-    );
+    assert!(!events.contains(&Event::EarlyFlow), "a real broker would drop it, and send nothing for ever");
     // The broker answers a subscription only after a PONG, so it would have read an earlier FLOW.
     assert!(commands(&events, "source", kind::PONG) >= 1);
     pair.finish().await;
@@ -55,9 +52,7 @@ async fn a_consumer_that_reads_nothing_for_minutes_still_says_that_it_lives() {
     let address = Address::parse(&broker.url()).unwrap();
     let credentials: Credentials = Arc::new(|| Ok(None));
     let dialer = Dialer::default();
-    let connection = Connection::open(&dialer, &address, &credentials, None)
-        .await
-        .unwrap();
+    let connection = Connection::open(&dialer, &address, &credentials, None).await.unwrap();
     let options = SubscribeOptions {
         topic: TopicName::parse(TOPIC).unwrap(),
         subscription: "slow".into(),
@@ -80,11 +75,7 @@ async fn a_consumer_that_reads_nothing_for_minutes_still_says_that_it_lives() {
     assert!(began.elapsed().as_secs() >= 120);
     tokio::time::resume();
     assert!(!connection.is_closed());
-    assert_eq!(
-        commands(&journal.events(), "source", kind::PONG),
-        0,
-        "the socket was read after all"
-    );
+    assert_eq!(commands(&journal.events(), "source", kind::PONG), 0, "the socket was read after all");
     for nth in 0..10 {
         let Some(ConsumerEvent::Entry(delivery)) = subscription.next().await else {
             panic!("no entry {nth}");

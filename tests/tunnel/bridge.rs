@@ -93,50 +93,23 @@ pub struct Side {
 pub async fn hub(cfg: &HubTunnel) -> (Side, SocketAddr) {
     let listener = HubListener::bind(cfg, "riskfuel").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (board, metrics, stop) = (
-        Board::default(),
-        TunnelMetrics::default(),
-        CancellationToken::new(),
-    );
+    let (board, metrics, stop) = (Board::default(), TunnelMetrics::default(), CancellationToken::new());
     let (events, received) = mpsc::channel(16);
     let serving = listener.serve(board.clone(), metrics.clone(), events, stop.clone());
     let task = tokio::spawn(async {
         serving.await;
         Ok(())
     });
-    let side = Side {
-        board,
-        metrics,
-        events: received,
-        stop,
-        task,
-    };
+    let side = Side { board, metrics, events: received, stop, task };
     (side, address)
 }
 
 pub fn edge(cfg: EdgeTunnel, site: &str) -> Side {
-    let (board, metrics, stop) = (
-        Board::default(),
-        TunnelMetrics::default(),
-        CancellationToken::new(),
-    );
+    let (board, metrics, stop) = (Board::default(), TunnelMetrics::default(), CancellationToken::new());
     let (events, received) = mpsc::channel(16);
-    let dialling = dial_edge(
-        cfg,
-        site.into(),
-        board.clone(),
-        metrics.clone(),
-        events,
-        stop.clone(),
-    );
+    let dialling = dial_edge(cfg, site.into(), board.clone(), metrics.clone(), events, stop.clone());
     let task = tokio::spawn(dialling);
-    Side {
-        board,
-        metrics,
-        events: received,
-        stop,
-        task,
-    }
+    Side { board, metrics, events: received, stop, task }
 }
 
 impl Side {
@@ -178,9 +151,7 @@ impl Side {
 }
 
 pub async fn in_time<F: Future>(what: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, what)
-        .await
-        .expect("within the test's patience")
+    tokio::time::timeout(PATIENCE, what).await.expect("within the test's patience")
 }
 
 /// Longer than any timeout of the tunnel's own.

@@ -82,9 +82,8 @@ async fn a_server_of_tls_1_2_gets_no_certificate_and_no_hello() {
 /// The hub's true identity, as whoever strips ALPN from it would have it.
 fn true_hub(keys: &Keys) -> Certified {
     let read = |file: &str| std::fs::read_to_string(keys.path().join("hub/keys").join(file)).unwrap();
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(read("chain.pem").as_bytes())
-        .map(Result::unwrap)
-        .collect();
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(read("chain.pem").as_bytes()).map(Result::unwrap).collect();
     let issuer_key = KeyPair::from_pem(&read("issuer.key")).unwrap();
     let issuer = Issuer::from_ca_cert_der(&chain[0], issuer_key).unwrap();
     let key = KeyPair::generate().unwrap();
@@ -124,10 +123,7 @@ async fn an_edge_of_an_unknown_version_is_refused_by_name() {
     let (_hub, address) = hub(&keys.hub_tunnel()).await;
     let certified = Certified::of_token(&keys.token("bank"));
     let mut raw = RawEdge::connect(address, certified, &[b"bridge/1"]).await;
-    let hello = Hello {
-        versions: vec![0, 2, 99],
-        ..Hello::of("bank")
-    };
+    let hello = Hello { versions: vec![0, 2, 99], ..Hello::of("bank") };
     assert_eq!(raw.refusal_of(&hello).await, 2);
 }
 

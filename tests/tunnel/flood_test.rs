@@ -99,23 +99,13 @@ async fn garbage_and_strange_protocols_are_closed_by_name_and_the_link_lives_on(
 async fn one_byte_at_a_time_does_not_stretch_the_time_for_a_handshake() {
     let keys = Keys::new();
     let mut cfg = keys.hub_tunnel();
-    assert_eq!(
-        cfg.limits.handshake_timeout,
-        Duration::from_secs(10),
-        "the default"
-    );
-    cfg.limits = TunnelLimits {
-        handshake_timeout: Duration::from_millis(500),
-        ..cfg.limits
-    };
+    assert_eq!(cfg.limits.handshake_timeout, Duration::from_secs(10), "the default");
+    cfg.limits = TunnelLimits { handshake_timeout: Duration::from_millis(500), ..cfg.limits };
     let (_hub, address) = hub(&cfg).await;
     let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
     let dripping = tokio::spawn(async move {
         // The head of a TLS record of 16 KiB, then its body, slowly.
-        for byte in [22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc]
-            .into_iter()
-            .chain(std::iter::repeat(0))
-        {
+        for byte in [22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc].into_iter().chain(std::iter::repeat(0)) {
             if write.write_all(&[byte]).await.is_err() {
                 return;
             }
@@ -125,9 +115,6 @@ async fn one_byte_at_a_time_does_not_stretch_the_time_for_a_handshake() {
     let since = Instant::now();
     assert!(matches!(in_time(read.read(&mut [0; 8])).await, Ok(0) | Err(_)));
     let lived = since.elapsed();
-    assert!(
-        lived >= Duration::from_millis(400) && lived < Duration::from_secs(5),
-        "{lived:?}"
-    );
+    assert!(lived >= Duration::from_millis(400) && lived < Duration::from_secs(5), "{lived:?}");
     dripping.abort();
 }

@@ -31,18 +31,14 @@ fn both_configurations_load_as_they_were_written() {
     let outcome = new(dir.path(), &["bank", "fund"]).unwrap();
     let hub = config::load(&dir.path().join("hub/hub.json")).unwrap();
     assert_eq!((hub.site.as_str(), hub.routes.len()), ("riskfuel", 4));
-    let Tunnel::Hub(tunnel) = hub.tunnel else {
-        panic!("not a hub")
-    };
+    let Tunnel::Hub(tunnel) = hub.tunnel else { panic!("not a hub") };
     assert_eq!(tunnel.listen.port(), 8001);
     assert_eq!(tunnel.identity, dir.path().join("hub/keys"));
     for (entry, name) in tunnel.edges.iter().zip(["bank", "fund"]) {
         assert_eq!(entry.name, name);
         let edge = config::load(&dir.path().join(name).join("edge.json")).unwrap();
         assert_ne!(edge.admin.listen, hub.admin.listen, "both run on one machine");
-        let Tunnel::Edge(tunnel) = edge.tunnel else {
-            panic!("not an edge")
-        };
+        let Tunnel::Edge(tunnel) = edge.tunnel else { panic!("not an edge") };
         assert_eq!(tunnel.connect, [url()]);
         assert_eq!(tunnel.token_file, dir.path().join(name).join("token"));
     }
@@ -51,10 +47,7 @@ fn both_configurations_load_as_they_were_written() {
         files.sort_by_key(|file| outcome.written.iter().position(|written| written == file));
         files
     });
-    assert!(
-        outcome.next_steps.iter().all(|step| !step.contains("bt1.")),
-        "no secret is printed"
-    );
+    assert!(outcome.next_steps.iter().all(|step| !step.contains("bt1.")), "no secret is printed");
 }
 
 #[test]
@@ -76,10 +69,7 @@ fn nothing_is_overwritten_and_nothing_else_written_then() {
     let token = dir.path().join("bank/token");
     std::fs::write(&token, "mine").unwrap();
     let error = new(dir.path(), &["bank"]).unwrap_err();
-    assert!(
-        matches!(&error, InitError::Exists(file) if *file == token),
-        "{error}"
-    );
+    assert!(matches!(&error, InitError::Exists(file) if *file == token), "{error}");
     assert_eq!(files_of(dir.path()), std::slice::from_ref(&token));
     assert_eq!(std::fs::read_to_string(&token).unwrap(), "mine");
 }
@@ -88,21 +78,12 @@ fn nothing_is_overwritten_and_nothing_else_written_then() {
 fn names_that_cannot_be_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["hub", "offline"] {
-        assert!(
-            matches!(new(dir.path(), &[name]), Err(InitError::ReservedName(_))),
-            "{name}"
-        );
+        assert!(matches!(new(dir.path(), &[name]), Err(InitError::ReservedName(_))), "{name}");
     }
     for name in ["", "Bank", "a/b", "..", "bank\n", "-bank"] {
-        assert!(
-            matches!(new(dir.path(), &[name]), Err(InitError::Name(_))),
-            "{name}"
-        );
+        assert!(matches!(new(dir.path(), &[name]), Err(InitError::Name(_))), "{name}");
     }
-    assert!(matches!(
-        new(dir.path(), &["bank", "bank"]),
-        Err(InitError::Twice(_))
-    ));
+    assert!(matches!(new(dir.path(), &["bank", "bank"]), Err(InitError::Twice(_))));
     assert!(matches!(new(dir.path(), &["riskfuel"]), Err(InitError::Twice(_))));
     assert!(matches!(new(dir.path(), &[]), Err(InitError::NoEdge)));
     assert!(files_of(dir.path()).is_empty());
@@ -112,26 +93,17 @@ fn names_that_cannot_be_are_refused() {
 fn told_key(outcome: &Outcome) -> EdgeKey {
     let steps = outcome.next_steps.join(" ");
     let start = steps.find("bk1.").unwrap();
-    let end = steps[start..]
-        .find(['"', ' '])
-        .map_or(steps.len(), |len| start + len);
+    let end = steps[start..].find(['"', ' ']).map_or(steps.len(), |len| start + len);
     EdgeKey::parse(&steps[start..end]).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_added_edge_and_a_rotated_key_join_once_the_hub_lists_them() {
     let keys = Keys::new();
-    let add = Request::AddEdge {
-        edge: "fund".into(),
-        out: keys.path().to_owned(),
-        url: None,
-    };
+    let add = Request::AddEdge { edge: "fund".into(), out: keys.path().to_owned(), url: None };
     let added = init(&add, SystemTime::now()).unwrap();
     assert!(matches!(init(&add, SystemTime::now()), Err(InitError::Exists(_))));
-    let rotate = Request::Rotate {
-        edge: "bank".into(),
-        out: keys.path().to_owned(),
-    };
+    let rotate = Request::Rotate { edge: "bank".into(), out: keys.path().to_owned() };
     let rotated = init(&rotate, SystemTime::now()).unwrap();
     let again = init(&rotate, SystemTime::now()).unwrap();
     assert_eq!(rotated.written, [keys.path().join("bank/token-2")]);
@@ -155,18 +127,11 @@ async fn an_added_edge_and_a_rotated_key_join_once_the_hub_lists_them() {
 #[test]
 fn an_edges_own_key_stays_and_becomes_a_token_when_the_pin_is_known() {
     let (hubs, dir) = (Keys::new(), tempfile::tempdir().unwrap());
-    let own = |hub| Request::OwnKey {
-        edge: "bank".into(),
-        out: dir.path().to_owned(),
-        hub,
-    };
+    let own = |hub| Request::OwnKey { edge: "bank".into(), out: dir.path().to_owned(), hub };
     let first = init(&own(None), SystemTime::now()).unwrap();
     let key = told_key(&first);
     assert_eq!(first.written, [dir.path().join("bank/own.key")]);
-    let pin = HubPin {
-        name: "riskfuel".into(),
-        pin: hubs.token("bank").pins[0],
-    };
+    let pin = HubPin { name: "riskfuel".into(), pin: hubs.token("bank").pins[0] };
     let second = init(&own(Some(pin)), SystemTime::now()).unwrap();
     assert_eq!(told_key(&second), key, "the key that the hub was told");
     let token = std::fs::read_to_string(dir.path().join("bank/token")).unwrap();
@@ -178,11 +143,7 @@ fn an_edges_own_key_stays_and_becomes_a_token_when_the_pin_is_known() {
 #[test]
 fn an_edge_is_not_added_where_no_hub_was_made() {
     let dir = tempfile::tempdir().unwrap();
-    let add = Request::AddEdge {
-        edge: "fund".into(),
-        out: dir.path().to_owned(),
-        url: Some(url()),
-    };
+    let add = Request::AddEdge { edge: "fund".into(), out: dir.path().to_owned(), url: Some(url()) };
     let error = init(&add, SystemTime::now()).unwrap_err();
     assert!(error.to_string().contains("hub/hub.json"), "{error}");
 }

@@ -25,10 +25,7 @@ async fn sees_through(keys: &Keys, certified: Certified) {
     edge.task.await.unwrap().unwrap();
     assert!(seen.connections.load(Ordering::SeqCst) > 0);
     assert_eq!(seen.application_bytes.load(Ordering::SeqCst), 0);
-    assert!(
-        !seen.client_certificate.load(Ordering::SeqCst),
-        "not even the edge's certificate is shown"
-    );
+    assert!(!seen.client_certificate.load(Ordering::SeqCst), "not even the edge's certificate is shown");
 }
 
 /// A leaf for the hub's name, signed by this issuer.
@@ -38,18 +35,13 @@ fn leaf(issuer: &Issuer<'_, KeyPair>, others: Vec<CertificateDer<'static>>) -> C
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let mut chain = vec![params.signed_by(&key, issuer).unwrap().der().clone()];
     chain.extend(others);
-    Certified {
-        chain,
-        key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-    }
+    Certified { chain, key: PrivateKeyDer::try_from(key.serialize_der()).unwrap() }
 }
 
 fn some_ca() -> (CertificateParams, KeyPair, CertificateDer<'static>) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, "Corporate Inspection CA");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Corporate Inspection CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let certificate = params.self_signed(&key).unwrap().der().clone();
     (params, key, certificate)
@@ -109,11 +101,7 @@ async fn a_token_with_another_pin_does_not_join_the_hub() {
     std::fs::write(&token_file, wrong.encode().expose()).unwrap();
     std::fs::set_permissions(&token_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let connect = vec![LinkUrl::parse(&format!("tls://{address}")).unwrap()];
-    let cfg = EdgeTunnel {
-        connect,
-        token_file,
-        lanes: 1,
-    };
+    let cfg = EdgeTunnel { connect, token_file, lanes: 1 };
     let edge = edge(cfg, "bank");
     edge.reason("intercepted").await;
     hub.row(|row| row.peer == "bank" && row.state == "waiting").await;

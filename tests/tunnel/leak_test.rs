@@ -56,17 +56,8 @@ fn canaries(keys: &Keys) -> Vec<String> {
     let token = std::fs::read_to_string(keys.token_file("bank")).unwrap();
     let seed = token.split('.').nth(3).unwrap().to_owned();
     let issuer = std::fs::read_to_string(keys.path().join("hub/keys/issuer.key")).unwrap();
-    let hex: String = keys
-        .token("bank")
-        .seed()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    vec![
-        seed[..16].to_owned(),
-        hex[..16].to_owned(),
-        issuer.lines().nth(1).unwrap()[..24].to_owned(),
-    ]
+    let hex: String = keys.token("bank").seed().iter().map(|byte| format!("{byte:02x}")).collect();
+    vec![seed[..16].to_owned(), hex[..16].to_owned(), issuer.lines().nth(1).unwrap()[..24].to_owned()]
 }
 
 // One thread, so that every task's words come to this test.
@@ -92,10 +83,7 @@ async fn no_secret_is_logged_or_shown_through_the_life_of_a_link() {
     assert!(log.contains("lane up") && log.contains("unreachable"), "{log}");
     for canary in canaries(&keys) {
         assert!(!log.contains(&canary), "{log}");
-        assert!(
-            !shown.contains(&canary) && !printed.contains(&canary),
-            "{shown} {printed}"
-        );
+        assert!(!shown.contains(&canary) && !printed.contains(&canary), "{shown} {printed}");
     }
 }
 
@@ -105,27 +93,18 @@ async fn a_truncated_token_is_named_and_not_repeated() {
     let file = keys.token_file("bank");
     let (token, canaries) = (std::fs::read_to_string(&file).unwrap(), canaries(&keys));
     std::fs::write(&file, &token[..token.trim_end().len() - 1]).unwrap();
-    let bank = edge(
-        keys.edge_tunnel("bank", "127.0.0.1:1".parse().unwrap(), 1),
-        "bank",
-    );
+    let bank = edge(keys.edge_tunnel("bank", "127.0.0.1:1".parse().unwrap(), 1), "bank");
     let error = in_time(bank.task).await.unwrap().unwrap_err();
     assert!(matches!(error, TunnelError::Token { .. }), "{error:?}");
     let text = format!("{error} {error:?}");
-    assert!(
-        text.contains("a character is missing") && text.contains("bank/token"),
-        "{text}"
-    );
+    assert!(text.contains("a character is missing") && text.contains("bank/token"), "{text}");
     assert!(canaries.iter().all(|canary| !text.contains(canary)), "{text}");
 }
 
 #[tokio::test]
 async fn the_token_of_another_edge_is_refused_before_anything_is_dialled() {
     let keys = Keys::new();
-    let bank = edge(
-        keys.edge_tunnel("other", "127.0.0.1:1".parse().unwrap(), 1),
-        "bank",
-    );
+    let bank = edge(keys.edge_tunnel("other", "127.0.0.1:1".parse().unwrap(), 1), "bank");
     let error = in_time(bank.task).await.unwrap().unwrap_err();
     assert!(matches!(error, TunnelError::TokenOfAnother { .. }), "{error:?}");
 }
@@ -144,13 +123,8 @@ async fn a_peers_escape_sequences_and_lines_reach_no_terminal() {
     };
     let (address, _seen) = play_hub(certified, &[b"bridge/1"]).await;
     let connect = vec![LinkUrl::parse(&format!("tls://{address}")).unwrap()];
-    let bank = edge(
-        pulsar_bridge::config::EdgeTunnel {
-            connect,
-            ..keys.edge_tunnel("bank", address, 1)
-        },
-        "bank",
-    );
+    let bank =
+        edge(pulsar_bridge::config::EdgeTunnel { connect, ..keys.edge_tunnel("bank", address, 1) }, "bank");
     bank.reason("intercepted").await;
     bank.stop.cancel();
     in_time(bank.task).await.unwrap().unwrap();

@@ -19,10 +19,7 @@ async fn a_link_comes_up_and_carries_control_messages_both_ways() {
     let mut edge = edge(keys.edge_tunnel("bank", address, 1), "bank");
     let (mut at_hub, mut at_edge) = (hub.link_up().await, edge.link_up().await);
     assert_eq!(at_hub.link.id, at_edge.link.id);
-    assert_eq!(
-        (at_hub.link.peer.as_str(), at_edge.link.peer.as_str()),
-        ("bank", "riskfuel")
-    );
+    assert_eq!((at_hub.link.peer.as_str(), at_edge.link.peer.as_str()), ("bank", "riskfuel"));
     assert_eq!((at_hub.link.relay_lanes, at_edge.link.relay_lanes), (1, 1));
     let large = Bytes::from(vec![7; 1 << 20]);
     at_hub.outbound.send(large.clone()).await.unwrap();
@@ -33,19 +30,11 @@ async fn a_link_comes_up_and_carries_control_messages_both_ways() {
     let (lane_at_hub, lane_at_edge) = (hub.relay_lane().await, edge.relay_lane().await);
     assert_eq!((lane_at_hub.index, lane_at_edge.index), (0, 0));
     let both = |row: &LinkStatus| row.lanes.len() == 2;
-    let ids = |row: LinkStatus| {
-        row.lanes
-            .into_iter()
-            .map(|lane| (lane.kind, lane.lane_id))
-            .collect::<Vec<_>>()
-    };
+    let ids =
+        |row: LinkStatus| row.lanes.into_iter().map(|lane| (lane.kind, lane.lane_id)).collect::<Vec<_>>();
     let (hub_row, edge_row) = (hub.row(both).await, edge.row(both).await);
     assert_eq!(hub_row.link, edge_row.link);
-    assert_eq!(
-        ids(hub_row),
-        ids(edge_row),
-        "lane ids are the evidence that nobody sat between"
-    );
+    assert_eq!(ids(hub_row), ids(edge_row), "lane ids are the evidence that nobody sat between");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,13 +135,9 @@ async fn a_link_whose_packets_vanish_is_noticed_by_both_sides_and_its_lanes_go_w
     in_time(at_bank.link.ended.cancelled()).await;
     for (read, after) in [far_read, near_read] {
         assert!(read.is_err());
-        assert!(
-            after > Duration::from_secs(4) && after < Duration::from_secs(15),
-            "{after:?}"
-        );
+        assert!(after > Duration::from_secs(4) && after < Duration::from_secs(15), "{after:?}");
     }
-    hub.row(|row| row.peer == "bank" && row.reason.as_deref() == Some("silence"))
-        .await;
+    hub.row(|row| row.peer == "bank" && row.reason.as_deref() == Some("silence")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,11 +218,7 @@ async fn an_address_that_does_not_answer_is_named_and_the_next_one_is_tried() {
     let keys = Keys::new();
     let (_hub, address) = hub(&keys.hub_tunnel()).await;
     // Bound and dropped: nobody listens there.
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut cfg = keys.edge_tunnel("bank", closed, 0);
     let lonely = edge(cfg.clone(), "bank");
     assert_eq!(lonely.reason("unreachable").await.state, "dialling");
@@ -259,8 +240,7 @@ async fn ending_a_link_on_one_side_ends_it_on_the_other_and_a_stopped_side_leave
     bank.stop.cancel();
     in_time(bank.task).await.unwrap().unwrap();
     assert_eq!(bank.board.rows(), []);
-    hub.row(|row| row.peer == "bank" && row.link.is_none() && row.state == "waiting")
-        .await;
+    hub.row(|row| row.peer == "bank" && row.link.is_none() && row.state == "waiting").await;
     hub.stop.cancel();
     in_time(hub.task).await.unwrap().unwrap();
     assert_eq!(hub.metrics.links.get(), 0);

@@ -24,8 +24,7 @@ async fn an_edge_that_calls_itself_by_another_edges_name_is_refused() {
     let mut other = raw(&keys, "other", address).await;
     assert_eq!(other.refusal_of(&Hello::of("bank")).await, 3);
     assert!(hub.events.try_recv().is_err(), "nothing came of it");
-    hub.row(|row| row.peer == "other" && row.reason.as_deref() == Some("refused_site_mismatch"))
-        .await;
+    hub.row(|row| row.peer == "other" && row.reason.as_deref() == Some("refused_site_mismatch")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,13 +63,7 @@ async fn an_edge_cannot_take_lanes_that_it_was_not_told_to_dial() {
     let link = hub.link_up().await.link;
     assert_eq!(link.relay_lanes, 1);
     let beyond = |index, kind| Hello {
-        lane: Some(LaneAsked {
-            link: link.id,
-            index,
-            kind,
-            attempt: 9,
-            relay_lanes: 0,
-        }),
+        lane: Some(LaneAsked { link: link.id, index, kind, attempt: 9, relay_lanes: 0 }),
         ..Hello::of("other")
     };
     for (index, kind) in [(1, RELAY), (70_000, RELAY), (0, 0), (0, 77)] {
@@ -118,12 +111,9 @@ async fn a_frame_that_announces_two_gigabytes_ends_its_connection_and_no_other()
     let (at_hub, at_bank) = (hub.link_up().await, bank.link_up().await);
     let mut other = raw(&keys, "other", address).await;
     let announced = [&0x8000_0000_u32.to_be_bytes()[..], &[HELLO]].concat();
-    tokio::io::AsyncWriteExt::write_all(&mut other.tls, &announced)
-        .await
-        .unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut other.tls, &announced).await.unwrap();
     assert!(other.hear().await.is_err());
-    hub.row(|row| row.peer == "other" && row.reason.as_deref() == Some("malformed"))
-        .await;
+    hub.row(|row| row.peer == "other" && row.reason.as_deref() == Some("malformed")).await;
     assert!(!at_hub.link.ended.is_cancelled() && !at_bank.link.ended.is_cancelled());
 }
 
@@ -131,18 +121,11 @@ async fn a_frame_that_announces_two_gigabytes_ends_its_connection_and_no_other()
 async fn raw_control(
     keys: &Keys,
     address: std::net::SocketAddr,
-) -> (
-    yamux::Connection<Compat<client::TlsStream<TcpStream>>>,
-    yamux::Stream,
-) {
+) -> (yamux::Connection<Compat<client::TlsStream<TcpStream>>>, yamux::Stream) {
     let mut control = raw(keys, "other", address).await;
     control.say(HELLO, &Hello::of("other").encode_to_vec()).await;
     assert_eq!(control.hear().await.unwrap().0, WELCOME);
-    let mut mux = yamux::Connection::new(
-        control.tls.compat(),
-        yamux::Config::default(),
-        yamux::Mode::Client,
-    );
+    let mut mux = yamux::Connection::new(control.tls.compat(), yamux::Config::default(), yamux::Mode::Client);
     let stream = poll_fn(|cx| mux.poll_new_outbound(cx)).await.unwrap();
     (mux, stream)
 }
@@ -160,17 +143,14 @@ async fn control_frames_that_the_protocol_does_not_have_end_their_link_and_no_ot
     for frame in [two_gigabytes, vec![0; 4], vec![0, 0, 0, 2, 77, 0], large_ping] {
         let (mut mux, mut stream) = raw_control(&keys, address).await;
         let hostile = hub.link_up().await;
-        futures::AsyncWriteExt::write_all(&mut stream, &frame)
-            .await
-            .unwrap();
+        futures::AsyncWriteExt::write_all(&mut stream, &frame).await.unwrap();
         let pumping = poll_fn(|cx| mux.poll_next_inbound(cx));
         tokio::select! {
             _ = pumping => {}
             () = in_time(hostile.link.ended.cancelled()) => {}
         }
         in_time(hostile.link.ended.cancelled()).await;
-        hub.row(|row| row.peer == "other" && row.reason.as_deref() == Some("malformed"))
-            .await;
+        hub.row(|row| row.peer == "other" && row.reason.as_deref() == Some("malformed")).await;
     }
     assert!(!at_hub.link.ended.is_cancelled() && !at_bank.link.ended.is_cancelled());
 }

@@ -14,9 +14,8 @@ async fn the_hubs_files_do_not_make_an_edge_at_a_second_hub() {
     let keys = Keys::new();
     let read = |file: &str| std::fs::read_to_string(keys.path().join("hub/keys").join(file)).unwrap();
     let issuer_key = || KeyPair::from_pem(&read("issuer.key")).unwrap();
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(read("chain.pem").as_bytes())
-        .map(Result::unwrap)
-        .collect();
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(read("chain.pem").as_bytes()).map(Result::unwrap).collect();
     let issuer = Issuer::from_ca_cert_der(&chain[0], issuer_key()).unwrap();
     let minted_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["bank".to_owned()]).unwrap();
@@ -61,11 +60,7 @@ fn no_token_and_no_root_key_lies_in_the_hubs_folder() {
     for file in files_of(&keys.path().join("hub")) {
         let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned();
         assert!(!text.contains("bt1."), "{}", file.display());
-        assert!(
-            seeds.iter().all(|seed| !text.contains(seed)),
-            "{}",
-            file.display()
-        );
+        assert!(seeds.iter().all(|seed| !text.contains(seed)), "{}", file.display());
         assert!(!text.contains(&root_key_body), "{}", file.display());
         looked_at += 1;
     }

@@ -32,10 +32,7 @@ impl Certified {
     pub fn of_token(token: &JoinToken) -> Self {
         // HKDF-SHA256 (RFC 5869) by hand, one block.
         let prk = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &[0; 32]), token.seed());
-        let okm = hmac::sign(
-            &hmac::Key::new(hmac::HMAC_SHA256, prk.as_ref()),
-            b"bridge/edge-key/v1\x01",
-        );
+        let okm = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, prk.as_ref()), b"bridge/edge-key/v1\x01");
         let head = [48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
         let pkcs8 = PrivatePkcs8KeyDer::from([&head, okm.as_ref()].concat());
         let key = KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &PKCS_ED25519).unwrap();
@@ -97,12 +94,7 @@ impl Hello {
             versions: vec![1],
             site: site.into(),
             instance: vec![42; 16],
-            lane: Some(LaneAsked {
-                kind: CONTROL,
-                attempt: 1,
-                relay_lanes: 1,
-                ..LaneAsked::default()
-            }),
+            lane: Some(LaneAsked { kind: CONTROL, attempt: 1, relay_lanes: 1, ..LaneAsked::default() }),
         }
     }
 }
@@ -124,10 +116,7 @@ impl RawEdge {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let socket = TcpStream::connect(hub).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        let tls = TlsConnector::from(Arc::new(config))
-            .connect(name, socket)
-            .await
-            .unwrap();
+        let tls = TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap();
         Self { tls }
     }
 

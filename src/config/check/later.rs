@@ -7,9 +7,7 @@ use crate::config::raw::Keys;
 
 /// Why the object has no such key, and which one was meant.
 pub(super) fn refusal<T: Keys>(key: &str) -> (Refusal, Option<String>) {
-    let later = LATER
-        .iter()
-        .find(|(object, name, _)| *object == T::OBJECT && *name == key);
+    let later = LATER.iter().find(|(object, name, _)| *object == T::OBJECT && *name == key);
     if let Some((_, _, instead)) = later {
         return (Refusal::new("not in this version", *instead), None);
     }
@@ -25,13 +23,8 @@ pub(super) fn refusal<T: Keys>(key: &str) -> (Refusal, Option<String>) {
 
 fn known_keys<T: Keys>() -> Vec<String> {
     let schema = SchemaGenerator::default().into_root_schema_for::<T>();
-    let properties = schema
-        .get("properties")
-        .and_then(|properties| properties.as_object());
-    properties
-        .into_iter()
-        .flat_map(|properties| properties.keys().cloned())
-        .collect()
+    let properties = schema.get("properties").and_then(|properties| properties.as_object());
+    properties.into_iter().flat_map(|properties| properties.keys().cloned()).collect()
 }
 
 const TYPING_MISTAKES_MAX: usize = 3;
@@ -43,58 +36,22 @@ const LATER: &[(&str, &str, &str)] = &[
     ("", "sites", "give each site a file and a process of its own"),
     ("", "load", "leave it out, and let a Pulsar client produce"),
     ("pulsar", "embedded", "write the service_url of a running Pulsar"),
-    (
-        "tunnel",
-        "proxy",
-        "leave it out, and let the edge reach the hub's port",
-    ),
-    (
-        "tunnel",
-        "client_ca_file",
-        "list each edge's bk1 key in tunnel.edges[].keys",
-    ),
-    (
-        "tunnel",
-        "crl_file",
-        "remove a key from tunnel.edges[].keys to revoke it",
-    ),
+    ("tunnel", "proxy", "leave it out, and let the edge reach the hub's port"),
+    ("tunnel", "client_ca_file", "list each edge's bk1 key in tunnel.edges[].keys"),
+    ("tunnel", "crl_file", "remove a key from tunnel.edges[].keys to revoke it"),
     ("tunnel", "ca_file", "use the token_file that `bridge init` wrote"),
-    (
-        "tunnel",
-        "hub_name",
-        "use the token_file that `bridge init` wrote",
-    ),
-    (
-        "tunnel",
-        "cert_file",
-        "use the token_file that `bridge init` wrote",
-    ),
-    (
-        "tunnel",
-        "key_file",
-        "use the token_file that `bridge init` wrote",
-    ),
+    ("tunnel", "hub_name", "use the token_file that `bridge init` wrote"),
+    ("tunnel", "cert_file", "use the token_file that `bridge init` wrote"),
+    ("tunnel", "key_file", "use the token_file that `bridge init` wrote"),
     ("tunnel", "trust_after", "make new keys with `bridge init`"),
-    (
-        "tunnel",
-        "trusted_proxies",
-        "leave it out: the hub sees each edge's own address",
-    ),
+    ("tunnel", "trusted_proxies", "leave it out: the hub sees each edge's own address"),
     ("tunnel.edges[]", "cert_name", "list the edge's bk1 key in keys"),
     ("policy", "forward", "leave it out: only topics cross the link"),
     ("policy", "gateway", "leave it out: only topics cross the link"),
     ("policy", "listen", "leave it out: only topics cross the link"),
-    (
-        "routes[]",
-        "onward",
-        "leave it out: what a bridge brought does not go on",
-    ),
+    ("routes[]", "onward", "leave it out: what a bridge brought does not go on"),
     ("routes[]", "exclude", "list the topics one by one"),
     ("routes[]", "rename", "leave it out: a topic keeps its name"),
     ("routes[]", "join", "leave it out: messages of one key are joined"),
-    (
-        "routes[]",
-        "quarantine",
-        "leave it out: what the destination refuses stops the route",
-    ),
+    ("routes[]", "quarantine", "leave it out: what the destination refuses stops the route"),
 ];

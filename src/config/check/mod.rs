@@ -26,19 +26,11 @@ pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Makes a configuration of the file's text, or says everything that is wrong with it.
 pub(super) fn check(value: Value, dir: &Path, env: Env<'_>) -> Result<Config, Vec<Problem>> {
-    let mut checker = Checker {
-        dir,
-        env,
-        problems: Vec::new(),
-        mistyped: Vec::new(),
-    };
+    let mut checker = Checker { dir, env, problems: Vec::new(), mistyped: Vec::new() };
     let config = match serde_json::from_value::<RawConfig>(value) {
         Ok(raw) => checker.config(raw),
         Err(_) => {
-            let refusal = Refusal::new(
-                "the file is not a JSON object",
-                "begin it with { and end it with }",
-            );
+            let refusal = Refusal::new("the file is not a JSON object", "begin it with { and end it with }");
             checker.refuse(&Place::default(), refusal);
             None
         }
@@ -72,15 +64,10 @@ impl Checker<'_> {
         let tunnel = tunnel.and_then(|raw| self.tunnel(raw, site.as_deref(), &tunnel_place));
         let policy = self.own_policy(raw.policy, tunnel.as_ref(), &root.key("policy"));
         let routes = self.optional(raw.routes, &root.key("routes")).unwrap_or_default();
-        let sites = routes::Sites {
-            own: site.as_deref(),
-            tunnel: tunnel.as_ref(),
-        };
+        let sites = routes::Sites { own: site.as_deref(), tunnel: tunnel.as_ref() };
         let routes = self.routes(routes, &sites, &root.key("routes"));
         let admin = self.optional(raw.admin, &root.key("admin"));
-        let admin = admin
-            .map(|raw| self.admin(raw, &root.key("admin")))
-            .unwrap_or_default();
+        let admin = admin.map(|raw| self.admin(raw, &root.key("admin"))).unwrap_or_default();
         let drain = self.number(raw.drain_seconds, &root.key("drain_seconds"), 0..=3600, 30);
         Some(Config {
             site: site?,
@@ -96,10 +83,8 @@ impl Checker<'_> {
 
     fn version(&mut self, version: Option<u32>) {
         if version.is_some_and(|version| version != VERSION) {
-            let refusal = Refusal::new(
-                "this bridge reads version 1",
-                "write 1, or take the bridge of that version",
-            );
+            let refusal =
+                Refusal::new("this bridge reads version 1", "write 1, or take the bridge of that version");
             self.refuse(&Place::default().key("version"), refusal);
         }
     }
@@ -107,10 +92,8 @@ impl Checker<'_> {
     fn own_policy(&mut self, raw: Field<RawPolicy>, tunnel: Option<&Tunnel>, place: &Place) -> Policy {
         let there = !matches!(raw, Field::Missing);
         if there && matches!(tunnel, Some(Tunnel::Hub(_))) {
-            let refusal = Refusal::new(
-                "a hub has a policy for each edge",
-                "move it to tunnel.edges[].policy",
-            );
+            let refusal =
+                Refusal::new("a hub has a policy for each edge", "move it to tunnel.edges[].policy");
             self.refuse(place, refusal);
         }
         let raw = self.optional(raw, place);

@@ -15,15 +15,12 @@ impl Checker<'_> {
         let service_url = self.required_text(raw.service_url, &place.key("service_url"), |found| {
             found.parse(ServiceUrl::parse)
         });
-        let admin_url = self.text(raw.admin_url, &place.key("admin_url"), |found| {
-            found.parse(url::admin_url)
-        });
+        let admin_url =
+            self.text(raw.admin_url, &place.key("admin_url"), |found| found.parse(url::admin_url));
         let auth = self.optional(raw.auth, &place.key("auth"));
         let token = auth.and_then(|raw| self.auth(raw, &place.key("auth")));
         let tls = self.optional(raw.tls, &place.key("tls"));
-        let tls = tls
-            .map(|raw| self.tls(raw, &place.key("tls")))
-            .unwrap_or_default();
+        let tls = tls.map(|raw| self.tls(raw, &place.key("tls"))).unwrap_or_default();
         let wants_tls = service_url.as_ref().is_some_and(|url| url.tls)
             || admin_url.as_ref().is_some_and(|url| url.starts_with("https:"));
         if wants_tls && tls.ca_file.is_none() {

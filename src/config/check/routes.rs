@@ -65,9 +65,7 @@ impl Checker<'_> {
         let answers = self.text(raw.answers, &place.key("answers"), route_name);
         let generation = self.number(raw.generation, &place.key("generation"), 1..=u32::MAX, 1);
         let subscription = self.text(raw.subscription, &place.key("subscription"), subscription);
-        let start = self
-            .text(raw.start, &place.key("start"), start)
-            .unwrap_or_default();
+        let start = self.text(raw.start, &place.key("start"), start).unwrap_or_default();
         let batching = self.optional(raw.batching, &place.key("batching"));
         let batching = batching.map(|raw| self.batching(raw, &place.key("batching")));
         Some(Route {
@@ -173,11 +171,7 @@ impl Checker<'_> {
     fn one_hub(&mut self, routes: &[Route], sites: &Sites<'_>, places: &[Place]) {
         let peer = |route: &Route| {
             let away = Some(route.to.as_str()) == sites.own;
-            if away {
-                route.from.clone()
-            } else {
-                route.to.clone()
-            }
+            if away { route.from.clone() } else { route.to.clone() }
         };
         let Some(hub) = routes.first().map(peer) else {
             return;
@@ -208,10 +202,7 @@ fn route_name(found: &Found) -> Result<String, Refusal> {
 
 fn exact_topic(found: &Found) -> Result<TopicName, Refusal> {
     if is_pattern(&found.text) {
-        return Err(Refusal::new(
-            "patterns in routes are not in this version",
-            "list the topics one by one",
-        ));
+        return Err(Refusal::new("patterns in routes are not in this version", "list the topics one by one"));
     }
     let topic = found.parse(|text| {
         let remedy = "name a topic such as persistent://public/default/orders";
@@ -242,10 +233,7 @@ fn start(found: &Found) -> Result<Start, Refusal> {
     match found.text.as_str() {
         "earliest" => Ok(Start::Earliest),
         "latest" => Ok(Start::Latest),
-        _ => Err(Refusal::new(
-            format!("{} is no start", found.shown()),
-            "write \"earliest\" or \"latest\"",
-        )),
+        _ => Err(Refusal::new(format!("{} is no start", found.shown()), "write \"earliest\" or \"latest\"")),
     }
 }
 

@@ -90,11 +90,7 @@ impl Checker<'_> {
 
     fn found(&self, text: Text) -> Result<Found, Refusal> {
         match text {
-            Text::Plain(text) => Ok(Found {
-                text,
-                origin: None,
-                dir: self.dir.to_owned(),
-            }),
+            Text::Plain(text) => Ok(Found { text, origin: None, dir: self.dir.to_owned() }),
             Text::Env(from) => Ok(Found {
                 text: self.variable(&from.env)?,
                 origin: Some(format!("${}", from.env)),
@@ -128,9 +124,7 @@ fn file_text(path: &Path) -> Result<String, Refusal> {
             "put the value there, or name another file",
         )
     };
-    let len = fs::metadata(path)
-        .map_err(|error| refused(error.to_string()))?
-        .len();
+    let len = fs::metadata(path).map_err(|error| refused(error.to_string()))?.len();
     if len > FILE_LEN_MAX {
         return Err(refused(format!("{len} bytes are too many for one value")));
     }

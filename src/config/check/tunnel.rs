@@ -20,15 +20,9 @@ impl Checker<'_> {
         if is_hub == is_edge {
             self.unknown::<RawTunnel>(raw.unknown, place);
             let (message, remedy) = if is_hub {
-                (
-                    "listen and connect at once",
-                    "a hub listens, an edge connects: leave one out",
-                )
+                ("listen and connect at once", "a hub listens, an edge connects: leave one out")
             } else {
-                (
-                    "neither listen nor connect",
-                    "add listen for a hub, connect for an edge",
-                )
+                ("neither listen nor connect", "add listen for a hub, connect for an edge")
             };
             self.refuse(place, Refusal::new(message, remedy));
             return None;
@@ -49,15 +43,8 @@ impl Checker<'_> {
         let entries = self.required(raw.edges, &edges_place);
         let edges = entries.map(|entries| self.edges(entries, site, &edges_place));
         let limits = self.optional(raw.limits, &place.key("limits"));
-        let limits = limits
-            .map(|raw| self.limits(raw, &place.key("limits")))
-            .unwrap_or_default();
-        Some(HubTunnel {
-            listen: listen?,
-            identity: identity?,
-            edges: edges?,
-            limits,
-        })
+        let limits = limits.map(|raw| self.limits(raw, &place.key("limits"))).unwrap_or_default();
+        Some(HubTunnel { listen: listen?, identity: identity?, edges: edges?, limits })
     }
 
     fn edge(&mut self, raw: RawTunnel, place: &Place) -> Option<EdgeTunnel> {
@@ -69,10 +56,7 @@ impl Checker<'_> {
         let urls = self.optional(raw.connect, &connect_place);
         let connect = urls.map(|urls| {
             if urls.is_empty() {
-                self.refuse(
-                    &connect_place,
-                    Refusal::new("empty", "name the hub: tls://host:port"),
-                );
+                self.refuse(&connect_place, Refusal::new("empty", "name the hub: tls://host:port"));
             }
             self.texts(urls, &connect_place, |found| found.parse(LinkUrl::parse))
         });
@@ -87,10 +71,7 @@ impl Checker<'_> {
 
     fn other_side<T>(&mut self, field: &Field<T>, place: &Place, owner: &str) {
         if !matches!(field, Field::Missing) {
-            self.refuse(
-                place,
-                Refusal::new(format!("belongs to {owner}"), "leave it out here"),
-            );
+            self.refuse(place, Refusal::new(format!("belongs to {owner}"), "leave it out here"));
         }
     }
 
@@ -111,10 +92,8 @@ impl Checker<'_> {
                 self.refuse(&place.key("name"), refusal);
             }
             if !names.insert(edge.name.clone()) {
-                let refusal = Refusal::new(
-                    format!("a second edge `{}`", edge.name),
-                    "list both keys in one entry",
-                );
+                let refusal =
+                    Refusal::new(format!("a second edge `{}`", edge.name), "list both keys in one entry");
                 self.refuse(&place.key("name"), refusal);
             }
             for (index, key) in edge.keys.iter().enumerate() {
@@ -142,27 +121,15 @@ impl Checker<'_> {
             self.texts(keys, &keys_place, |found| edge_key(found, name.as_deref()))
         });
         let policy = self.optional(raw.policy, &place.key("policy"));
-        let policy = policy
-            .map(|raw| self.policy(raw, &place.key("policy")))
-            .unwrap_or_default();
+        let policy = policy.map(|raw| self.policy(raw, &place.key("policy"))).unwrap_or_default();
         let max_instances = self.number(raw.max_instances, &place.key("max_instances"), 1..=1000, 8);
-        Some(EdgeEntry {
-            name: name?,
-            keys: keys?,
-            policy,
-            max_instances,
-        })
+        Some(EdgeEntry { name: name?, keys: keys?, policy, max_instances })
     }
 
     fn limits(&mut self, raw: RawLimits, place: &Place) -> TunnelLimits {
         self.unknown::<RawLimits>(raw.unknown, place);
         let default = TunnelLimits::default();
-        let handshakes = self.number(
-            raw.handshakes,
-            &place.key("handshakes"),
-            1..=65536,
-            default.handshakes,
-        );
+        let handshakes = self.number(raw.handshakes, &place.key("handshakes"), 1..=65536, default.handshakes);
         let handshakes_per_address = self.number(
             raw.handshakes_per_address,
             &place.key("handshakes_per_address"),
@@ -182,9 +149,7 @@ impl Checker<'_> {
         Policy {
             receive: self.rules(raw.receive, &place.key("receive")),
             send: self.rules(raw.send, &place.key("send")),
-            from_earliest: self
-                .text(raw.from, &place.key("from"), from_earliest)
-                .unwrap_or(false),
+            from_earliest: self.text(raw.from, &place.key("from"), from_earliest).unwrap_or(false),
         }
     }
 
@@ -195,10 +160,8 @@ impl Checker<'_> {
         for (index, item) in items.into_iter().enumerate() {
             let place = place.item(index);
             if matches!(item, Field::WrongKind("an object")) {
-                let refusal = Refusal::new(
-                    "items with limits are not in this version",
-                    "write the topic as a string",
-                );
+                let refusal =
+                    Refusal::new("items with limits are not in this version", "write the topic as a string");
                 self.refuse(&place, refusal);
                 continue;
             }
@@ -243,10 +206,7 @@ fn from_earliest(found: &Found) -> Result<bool, Refusal> {
     match found.text.as_str() {
         "earliest" => Ok(true),
         "grant" => Ok(false),
-        _ => Err(Refusal::new(
-            format!("{} is no start", found.shown()),
-            "write \"grant\" or \"earliest\"",
-        )),
+        _ => Err(Refusal::new(format!("{} is no start", found.shown()), "write \"grant\" or \"earliest\"")),
     }
 }
 

@@ -87,10 +87,7 @@ fn reparse(entry: &Entry, heading: &Heading<'_>) -> Entry {
 #[test]
 fn a_golden_entry_is_read_field_by_field() {
     let entry = parse(&golden()).unwrap();
-    assert_eq!(
-        (entry.checksum(), entry.checksum_holds()),
-        (Some(GOLDEN_CRC), true)
-    );
+    assert_eq!((entry.checksum(), entry.checksum_holds()), (Some(GOLDEN_CRC), true));
     assert_eq!(entry.payload(), GOLDEN_PAYLOAD);
     assert_eq!(entry.stored_len(), golden().len());
     let expected = Facts {
@@ -207,12 +204,7 @@ fn what_a_bridge_wrote_is_known_by_its_name() {
 
 /// Fields as `MessageMetadata` may have them, and some it may not.
 fn metadata() -> impl Strategy<Value = Vec<u8>> {
-    let field = (
-        1u32..40,
-        any::<bool>(),
-        any::<u64>(),
-        prop::collection::vec(any::<u8>(), 0..20),
-    );
+    let field = (1u32..40, any::<bool>(), any::<u64>(), prop::collection::vec(any::<u8>(), 0..20));
     prop::collection::vec(field, 0..25).prop_map(|list| {
         let mut metadata = Vec::new();
         fields::put_varint(&mut metadata, tag::PUBLISH_TIME, 1);

@@ -127,22 +127,9 @@ impl Exchange {
     pub fn new(url: &str, dialer: Dialer, credentials: Credentials) -> Result<Self, RestError> {
         let address = Address::parse(url).map_err(RestError::Url)?;
         let (_, rest) = url.split_once("://").unwrap_or_default();
-        let prefix = rest
-            .split_once('/')
-            .map_or("", |(_, path)| path)
-            .trim_end_matches('/');
-        let prefix = if prefix.is_empty() {
-            String::new()
-        } else {
-            format!("/{prefix}")
-        };
-        Ok(Self {
-            address,
-            prefix,
-            dialer,
-            credentials,
-            deadline: DEADLINE,
-        })
+        let prefix = rest.split_once('/').map_or("", |(_, path)| path).trim_end_matches('/');
+        let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+        Ok(Self { address, prefix, dialer, credentials, deadline: DEADLINE })
     }
 
     #[cfg(test)]
@@ -161,10 +148,7 @@ impl Exchange {
         let hops = self.follow(method, path, body.into());
         let answer = tokio::time::timeout(self.deadline, hops).await.map_err(|_| {
             let seconds = self.deadline.as_secs();
-            RestError::NoAnswer {
-                path: path.to_owned(),
-                seconds,
-            }
+            RestError::NoAnswer { path: path.to_owned(), seconds }
         })??;
         let path = || path.to_owned();
         match answer.status {
@@ -183,15 +167,10 @@ impl Exchange {
             if ![StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT].contains(&answer.status) {
                 return Ok(answer);
             }
-            (address, target) =
-                next_hop(&address, &answer.location).map_err(|problem| RestError::Redirect {
-                    path: path.to_owned(),
-                    problem,
-                })?;
+            (address, target) = next_hop(&address, &answer.location)
+                .map_err(|problem| RestError::Redirect { path: path.to_owned(), problem })?;
         }
-        Err(RestError::Redirects {
-            path: path.to_owned(),
-        })
+        Err(RestError::Redirects { path: path.to_owned() })
     }
 
     fn request(
@@ -206,10 +185,7 @@ impl Exchange {
             true => format!("[{}]:{}", address.host, address.port),
             false => format!("{}:{}", address.host, address.port),
         };
-        let mut request = Request::builder()
-            .method(method.clone())
-            .uri(target)
-            .header(HOST, host);
+        let mut request = Request::builder().method(method.clone()).uri(target).header(HOST, host);
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -220,10 +196,9 @@ impl Exchange {
             bearer.set_sensitive(true);
             request = request.header(AUTHORIZATION, bearer);
         }
-        request.body(Full::new(body)).map_err(|error| RestError::Broken {
-            path: path.to_owned(),
-            problem: error.to_string(),
-        })
+        request
+            .body(Full::new(body))
+            .map_err(|error| RestError::Broken { path: path.to_owned(), problem: error.to_string() })
     }
 
     async fn ask(
@@ -233,14 +208,9 @@ impl Exchange {
         path: &str,
     ) -> Result<Answer, RestError> {
         let dialled = self.dialer.dial(address).await;
-        let stream = dialled.map_err(|source| RestError::Transport {
-            path: path.to_owned(),
-            source,
-        })?;
-        let broken = |error: hyper::Error| RestError::Broken {
-            path: path.to_owned(),
-            problem: error.to_string(),
-        };
+        let stream = dialled.map_err(|source| RestError::Transport { path: path.to_owned(), source })?;
+        let broken =
+            |error: hyper::Error| RestError::Broken { path: path.to_owned(), problem: error.to_string() };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let answer = async { read_whole(sender.send_request(request).await.map_err(broken)?, path).await };
         tokio::pin!(connection, answer);
@@ -261,10 +231,8 @@ impl Answer {
     /// Its JSON, when it is a success.
     pub fn read<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<T, RestError> {
         self.accepted(path)?;
-        serde_json::from_slice(&self.body).map_err(|error| RestError::Answer {
-            path: path.to_owned(),
-            problem: error.to_string(),
-        })
+        serde_json::from_slice(&self.body)
+            .map_err(|error| RestError::Answer { path: path.to_owned(), problem: error.to_string() })
     }
 
     /// Whether the broker says that the thing asked for is not there. A 404 in other words is a wrong url.
@@ -277,11 +245,7 @@ impl Answer {
         if self.status.is_success() {
             return Ok(());
         }
-        Err(RestError::Refused {
-            path: path.to_owned(),
-            status: self.status.as_u16(),
-            reason: self.reason(),
-        })
+        Err(RestError::Refused { path: path.to_owned(), status: self.status.as_u16(), reason: self.reason() })
     }
 
     fn reason(&self) -> String {
@@ -304,27 +268,14 @@ impl Answer {
 
 async fn read_whole(response: Response<hyper::body::Incoming>, path: &str) -> Result<Answer, RestError> {
     let status = response.status();
-    let location = response
-        .headers()
-        .get(LOCATION)
-        .and_then(|value| value.to_str().ok());
+    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
     let location = location.unwrap_or_default().to_owned();
     let collected = Limited::new(response.into_body(), BODY_LEN_MAX).collect().await;
     let body = collected.map_err(|error| match error.is::<LengthLimitError>() {
-        true => RestError::TooLong {
-            path: path.to_owned(),
-            max: BODY_LEN_MAX,
-        },
-        false => RestError::Broken {
-            path: path.to_owned(),
-            problem: error.to_string(),
-        },
+        true => RestError::TooLong { path: path.to_owned(), max: BODY_LEN_MAX },
+        false => RestError::Broken { path: path.to_owned(), problem: error.to_string() },
     })?;
-    Ok(Answer {
-        status,
-        location,
-        body: body.to_bytes(),
-    })
+    Ok(Answer { status, location, body: body.to_bytes() })
 }
 
 /// Where a `Location` points, seen from `from`.

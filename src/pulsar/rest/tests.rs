@@ -48,9 +48,7 @@ where
 async fn note(request: Request<Incoming>, notes: &Seen) -> String {
     let line = format!("{} {}", request.method(), request.uri());
     let token = request.headers().get(header::AUTHORIZATION);
-    let token = token
-        .map(|value| value.to_str().unwrap().to_owned())
-        .unwrap_or_default();
+    let token = token.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let body = String::from_utf8_lossy(&body);
     notes.lock().unwrap().push(format!("{line} [{token}] {body}"));
@@ -70,11 +68,7 @@ fn status(status: u16, body: &str) -> Response<Body> {
 }
 
 fn redirect(to: &str) -> Response<Body> {
-    Response::builder()
-        .status(307)
-        .header(header::LOCATION, to)
-        .body(whole(""))
-        .unwrap()
+    Response::builder().status(307).header(header::LOCATION, to).body(whole("")).unwrap()
 }
 
 /// The broker's own words for what is not there.
@@ -108,15 +102,9 @@ async fn deduplication_is_that_of_the_weakest_partition() {
     })
     .await;
     let rest = client(address);
-    assert_eq!(
-        rest.deduplication(&topic("t")).await.unwrap(),
-        Some(Deduplication::Changing)
-    );
+    assert_eq!(rest.deduplication(&topic("t")).await.unwrap(), Some(Deduplication::Changing));
     assert_eq!(rest.deduplication(&topic("t-partition-0")).await.unwrap(), None);
-    assert_eq!(
-        rest.deduplication(&topic("plain")).await.unwrap(),
-        Some(Deduplication::Disabled)
-    );
+    assert_eq!(rest.deduplication(&topic("plain")).await.unwrap(), Some(Deduplication::Disabled));
     assert_eq!(rest.deduplication(&topic("nowhere")).await.unwrap(), None);
 }
 
@@ -128,18 +116,10 @@ async fn a_redirect_to_another_broker_keeps_credentials_and_body() {
         redirect(&format!("http://{owner}{target}?authoritative=true"))
     })
     .await;
-    assert!(
-        client(first)
-            .create_partitioned(&topic("a/b/c"), 12)
-            .await
-            .unwrap()
-    );
+    assert!(client(first).create_partitioned(&topic("a/b/c"), 12).await.unwrap());
     let line = "PUT /admin/v2/persistent/a/b/c/partitions";
     assert_eq!(*at_first.lock().unwrap(), [format!("{line} [Bearer s3cret] 12")]);
-    assert_eq!(
-        *at_owner.lock().unwrap(),
-        [format!("{line}?authoritative=true [Bearer s3cret] 12")]
-    );
+    assert_eq!(*at_owner.lock().unwrap(), [format!("{line}?authoritative=true [Bearer s3cret] 12")]);
 }
 
 #[tokio::test]
@@ -181,10 +161,7 @@ async fn refusals_name_the_path_and_what_the_role_needs_and_no_token() {
     ];
     for (error, expected) in errors.iter().zip(expected) {
         let (shown, debugged) = (error.to_string(), format!("{error:?}"));
-        assert!(
-            shown.starts_with("/admin/v2/persistent/a/b/c") && shown.contains(expected),
-            "{shown}"
-        );
+        assert!(shown.starts_with("/admin/v2/persistent/a/b/c") && shown.contains(expected), "{shown}");
         assert!(!shown.contains("s3cret") && !debugged.contains("s3cret"));
     }
 }
@@ -231,37 +208,18 @@ async fn cursors_backlogs_subscriptions_and_clusters_are_read() {
     .await;
     let rest = client(address);
     let topic = topic("a/b/c");
-    let properties = rest
-        .cursor_properties(&topic, "bridge.a.b")
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        properties,
-        BTreeMap::from([("hole".into(), u64::MAX), ("n".into(), 7)])
-    );
-    assert_eq!(
-        rest.cursor_properties(&topic, "a b/ü*~.c").await.unwrap(),
-        Some(BTreeMap::new())
-    );
+    let properties = rest.cursor_properties(&topic, "bridge.a.b").await.unwrap().unwrap();
+    assert_eq!(properties, BTreeMap::from([("hole".into(), u64::MAX), ("n".into(), 7)]));
+    assert_eq!(rest.cursor_properties(&topic, "a b/ü*~.c").await.unwrap(), Some(BTreeMap::new()));
     assert_eq!(rest.cursor_properties(&topic, "none").await.unwrap(), None);
     assert_eq!(rest.backlog(&topic, "bridge.a.b").await.unwrap(), Some(12));
     assert_eq!(rest.backlog(&topic, "odd").await.unwrap(), Some(0));
     assert_eq!(rest.backlog(&topic, "none").await.unwrap(), None);
     let stats = rest.stats(&topic).await.unwrap().unwrap();
-    assert_eq!(
-        stats.subscriptions["bridge.a.b"].consumers[0].metadata["link"],
-        "pin"
-    );
+    assert_eq!(stats.subscriptions["bridge.a.b"].consumers[0].metadata["link"], "pin");
     assert_eq!(stats.deduplication(), Deduplication::Disabled);
-    assert_eq!(
-        rest.subscriptions(&topic).await.unwrap().unwrap(),
-        ["bridge.a.b", "odd"]
-    );
-    assert_eq!(
-        rest.replication_clusters(&topic).await.unwrap().unwrap(),
-        ["here", "there"]
-    );
+    assert_eq!(rest.subscriptions(&topic).await.unwrap().unwrap(), ["bridge.a.b", "odd"]);
+    assert_eq!(rest.replication_clusters(&topic).await.unwrap().unwrap(), ["here", "there"]);
 }
 
 #[tokio::test]
@@ -282,32 +240,17 @@ async fn the_token_is_read_anew_for_every_question() {
     assert_eq!(rest.partitions(&topic("t")).await.unwrap(), None);
     assert_eq!(rest.partitions(&topic("t")).await.unwrap(), None);
     let line = "GET /proxy/admin/v2/persistent/public/default/t/partitions";
-    assert_eq!(
-        *seen.lock().unwrap(),
-        [format!("{line} [] "), format!("{line} [Bearer second] ")]
-    );
+    assert_eq!(*seen.lock().unwrap(), [format!("{line} [] "), format!("{line} [Bearer second] ")]);
     let broken = rest.partitions(&topic("t")).await.unwrap_err().to_string();
-    assert!(
-        broken.contains("line break") && !broken.contains("broken"),
-        "{broken}"
-    );
-    assert!(
-        rest.partitions(&topic("t"))
-            .await
-            .unwrap_err()
-            .to_string()
-            .ends_with("token file is gone")
-    );
+    assert!(broken.contains("line break") && !broken.contains("broken"), "{broken}");
+    assert!(rest.partitions(&topic("t")).await.unwrap_err().to_string().ends_with("token file is gone"));
 }
 
 #[test]
 fn no_topic_name_leaves_its_place_in_the_path() {
     let paths = [
         ("a/b/c d", None),
-        (
-            "a/b/c?x=1&y#z%2F",
-            Some("/admin/v2/persistent/a/b/c%3Fx%3D1%26y%23z%252F"),
-        ),
+        ("a/b/c?x=1&y#z%2F", Some("/admin/v2/persistent/a/b/c%3Fx%3D1%26y%23z%252F")),
         ("a/../..", Some("/admin/v2/persistent/a/%2E%2E/%2E%2E")),
         ("a/b/v1.2_x-y", Some("/admin/v2/persistent/a/b/v1.2_x-y")),
         ("a/b/ü", Some("/admin/v2/persistent/a/b/%C3%BC")),

@@ -14,11 +14,7 @@ use super::*;
 use crate::pulsar::fields::{self, Fields, Value};
 
 const ENTRIES: usize = 40;
-const LIMITS: Limits = Limits {
-    messages: 4,
-    bytes: 10_000,
-    any_key: false,
-};
+const LIMITS: Limits = Limits { messages: 4, bytes: 10_000, any_key: false };
 
 /// What the world and the writers obey.
 #[derive(Clone, Copy)]
@@ -33,12 +29,8 @@ struct Rules {
     trusting: bool,
 }
 
-const DESIGNED: Rules = Rules {
-    name_lock: true,
-    in_flight_max: 100,
-    shifted_boundaries: false,
-    trusting: false,
-};
+const DESIGNED: Rules =
+    Rules { name_lock: true, in_flight_max: 100, shifted_boundaries: false, trusting: false };
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -138,11 +130,7 @@ fn indexes(unit: &Unit) -> Vec<usize> {
     while let Some((len, tail)) = rest.split_first_chunk::<4>() {
         let (metadata, tail) = tail.split_at(u32::from_be_bytes(*len) as usize);
         let payload_len = Fields::of(metadata).find_map(|field| match field.unwrap() {
-            fields::Field {
-                number: 3,
-                value: Value::Varint(len),
-                ..
-            } => Some(len as usize),
+            fields::Field { number: 3, value: Value::Varint(len), .. } => Some(len as usize),
             _ => None,
         });
         let (message, tail) = tail.split_at(payload_len.unwrap());
@@ -226,11 +214,7 @@ impl World {
         let writer = &mut self.writers[who];
         writer.session = Some(self.sessions);
         writer.boundary = Boundary::new(self.pushed.map_or(-1, |pushed| pushed as i64));
-        let known = if self.rules.shifted_boundaries {
-            Boundary::default()
-        } else {
-            writer.boundary
-        };
+        let known = if self.rules.shifted_boundaries { Boundary::default() } else { writer.boundary };
         writer.batching.begin(known);
         writer.read = writer.base;
         writer.sent.clear();
@@ -247,9 +231,7 @@ impl World {
         while writer.sent.len() < self.rules.in_flight_max {
             let Some(unit) = writer.batching.take() else { break };
             let start = writer.sent.back().map_or(writer.base, |(_, end, _)| *end);
-            writer
-                .sent
-                .push_back((unit.last, start + unit.entries as usize, false));
+            writer.sent.push_back((unit.last, start + unit.entries as usize, false));
             writer.wire.push_back(Frame { session, unit });
         }
     }
@@ -276,11 +258,7 @@ impl World {
 
     fn tell(&mut self, who: usize, frame: &Frame, fate: Fate) {
         if self.live[who] == Some(frame.session) {
-            let answer = Answer {
-                session: frame.session,
-                last: frame.unit.last,
-                fate,
-            };
+            let answer = Answer { session: frame.session, last: frame.unit.last, fate };
             self.writers[who].answers.push_back(answer);
         }
     }
@@ -401,62 +379,36 @@ proptest! {
 #[test]
 fn the_model_joins_and_repeats_at_all() {
     let mut world = World::new(DESIGNED);
-    for op in [
-        Op::Open(0),
-        Op::Send(0, 12),
-        Op::Arrive(0, 2),
-        Op::Persist(9),
-        Op::Open(1),
-        Op::Send(1, 12),
-    ] {
+    for op in [Op::Open(0), Op::Send(0, 12), Op::Arrive(0, 2), Op::Persist(9), Op::Open(1), Op::Send(1, 12)] {
         world.apply(op);
     }
     // 0..4 and 4 were stored; the second writer repeats them singly and joins above.
     assert_eq!(world.log, [0, 1, 2, 3, 4]);
-    let sent: Vec<_> = world.writers[1]
-        .wire
-        .iter()
-        .map(|frame| indexes(&frame.unit))
-        .collect();
+    let sent: Vec<_> = world.writers[1].wire.iter().map(|frame| indexes(&frame.unit)).collect();
     let expected: [&[usize]; 9] = [&[0], &[1], &[2], &[3], &[4], &[5], &[6, 7, 8, 9], &[10], &[11]];
     assert_eq!(sent, expected);
 }
 
 #[test]
 fn boundaries_that_shift_are_seen_losing() {
-    let mutated = Rules {
-        shifted_boundaries: true,
-        trusting: true,
-        ..DESIGNED
-    };
+    let mutated = Rules { shifted_boundaries: true, trusting: true, ..DESIGNED };
     assert!(loses(mutated));
 }
 
 #[test]
 fn joining_below_the_boundary_is_seen_losing_even_by_one_who_doubts_duplicates() {
-    let mutated = Rules {
-        shifted_boundaries: true,
-        ..DESIGNED
-    };
+    let mutated = Rules { shifted_boundaries: true, ..DESIGNED };
     assert!(loses(mutated));
 }
 
 #[test]
 fn trusting_every_duplicate_is_seen_losing_where_two_producers_hold_one_name() {
-    let mutated = Rules {
-        name_lock: false,
-        in_flight_max: 1,
-        trusting: true,
-        ..DESIGNED
-    };
+    let mutated = Rules { name_lock: false, in_flight_max: 1, trusting: true, ..DESIGNED };
     assert!(loses(mutated));
 }
 
 #[test]
 fn many_joined_units_in_flight_lean_on_the_broker_s_name_lock() {
-    let rules = Rules {
-        name_lock: false,
-        ..DESIGNED
-    };
+    let rules = Rules { name_lock: false, ..DESIGNED };
     assert!(loses(rules));
 }

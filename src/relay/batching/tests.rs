@@ -5,11 +5,7 @@ use bytes::BufMut;
 use super::*;
 use crate::pulsar::{crc, fields};
 
-const LIMITS: Limits = Limits {
-    messages: 3,
-    bytes: 1000,
-    any_key: false,
-};
+const LIMITS: Limits = Limits { messages: 3, bytes: 1000, any_key: false };
 
 /// An unbatched entry; `extra` is written into its metadata.
 pub(super) fn single(payload: &[u8], extra: impl FnOnce(&mut Vec<u8>)) -> Entry {
@@ -40,9 +36,7 @@ fn cut(limits: Option<Limits>, last_sequence_id: i64, entries: &[Entry]) -> Vec<
     for (id, entry) in (1..).zip(entries) {
         batching.push(id, entry.clone()).unwrap();
     }
-    let units = std::iter::from_fn(|| batching.take())
-        .map(|unit| (unit.first, unit.last))
-        .collect();
+    let units = std::iter::from_fn(|| batching.take()).map(|unit| (unit.first, unit.last)).collect();
     assert_eq!(batching.waiting_len(), 0);
     units
 }
@@ -51,10 +45,7 @@ fn cut(limits: Option<Limits>, last_sequence_id: i64, entries: &[Entry]) -> Vec<
 fn what_waits_is_joined_up_to_the_limits() {
     let plains = vec![plain(); 7];
     assert_eq!(cut(Some(LIMITS), -1, &plains), [(1, 3), (4, 6), (7, 7)]);
-    let two_fit = Limits {
-        bytes: 2 * plain().stored_len(),
-        ..LIMITS
-    };
+    let two_fit = Limits { bytes: 2 * plain().stored_len(), ..LIMITS };
     assert_eq!(cut(Some(two_fit), -1, &plains[..3]), [(1, 2), (3, 3)]);
     let none_fit = Limits { bytes: 1, ..LIMITS };
     assert_eq!(cut(Some(none_fit), -1, &plains[..2]), [(1, 1), (2, 2)]);
@@ -63,10 +54,7 @@ fn what_waits_is_joined_up_to_the_limits() {
 
 #[test]
 fn joining_starts_above_what_the_destination_has_been_sent() {
-    assert_eq!(
-        cut(Some(LIMITS), 3, &vec![plain(); 6]),
-        [(1, 1), (2, 2), (3, 3), (4, 6)]
-    );
+    assert_eq!(cut(Some(LIMITS), 3, &vec![plain(); 6]), [(1, 1), (2, 2), (3, 3), (4, 6)]);
     assert_eq!(cut(Some(LIMITS), 99, &vec![plain(); 2]), [(1, 1), (2, 2)]);
 }
 
@@ -82,10 +70,7 @@ fn only_what_has_one_sticky_key_goes_together() {
         keyed(ordering_key, b"b"),
     ];
     assert_eq!(cut(Some(LIMITS), -1, &entries), [(1, 2), (3, 3), (4, 5), (6, 6)]);
-    let any_key = Limits {
-        any_key: true,
-        ..LIMITS
-    };
+    let any_key = Limits { any_key: true, ..LIMITS };
     assert_eq!(cut(Some(any_key), -1, &entries), [(1, 3), (4, 6)]);
     // The ordering key decides where there is one, whatever the partition keys.
     let ordered = |key: &'static [u8]| {
@@ -110,10 +95,7 @@ fn what_has_no_place_in_a_batch_goes_singly() {
         assert_eq!(units, [(1, 1), (2, 2), (3, 4)], "{facts:?}");
     }
     let version = |value: &'static [u8]| keyed(16, value);
-    assert_eq!(
-        cut(Some(LIMITS), -1, &[version(b"1"), version(b"2")]),
-        [(1, 1), (2, 2)]
-    );
+    assert_eq!(cut(Some(LIMITS), -1, &[version(b"1"), version(b"2")]), [(1, 1), (2, 2)]);
 }
 
 #[test]
@@ -135,33 +117,22 @@ fn a_damaged_entry_goes_as_it_is_so_that_the_destination_refuses_it() {
 fn a_joined_unit_carries_its_messages_in_order() {
     let mut batching = Batching::new(Some(LIMITS));
     for id in [10, 12, 20] {
-        batching
-            .push(id, single(format!("<{id}>").as_bytes(), |_| {}))
-            .unwrap();
+        batching.push(id, single(format!("<{id}>").as_bytes(), |_| {})).unwrap();
     }
     let unit = batching.take().unwrap();
-    assert_eq!(
-        (unit.first, unit.last, unit.entries, unit.messages),
-        (10, 20, 3, 3)
-    );
+    assert_eq!((unit.first, unit.last, unit.entries, unit.messages), (10, 20, 3, 3));
     let entry = Entry::parse(unit.stored).unwrap();
     assert_eq!(entry.facts().num_messages_in_batch, Some(3));
     let payload = String::from_utf8_lossy(entry.payload()).into_owned();
     let order: Vec<_> = ["<10>", "<12>", "<20>"].map(|text| payload.find(text)).into();
-    assert!(
-        order[0] < order[1] && order[1] < order[2] && order[0].is_some(),
-        "{order:?}"
-    );
+    assert!(order[0] < order[1] && order[1] < order[2] && order[0].is_some(), "{order:?}");
 }
 
 #[test]
 fn ids_that_go_back_are_refused_until_a_new_session() {
     let mut batching = Batching::new(Some(LIMITS));
     batching.push(5, plain()).unwrap();
-    assert_eq!(
-        batching.push(5, plain()),
-        Err(NotAscending { id: 5, previous: 5 })
-    );
+    assert_eq!(batching.push(5, plain()), Err(NotAscending { id: 5, previous: 5 }));
     batching.begin(Boundary::new(5));
     assert_eq!(batching.push(3, plain()), Ok(()));
     assert_eq!(batching.waiting_len(), plain().stored_len());

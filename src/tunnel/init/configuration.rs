@@ -11,15 +11,9 @@ use crate::config::credential::{EdgeKey, is_site_name};
 /// `hub.json` for a hub with these edges.
 pub fn hub(site: &str, url: &LinkUrl, edges: &[EdgeKey]) -> String {
     let port = url.port;
-    let entries: Vec<String> = edges
-        .iter()
-        .map(|key| format!("      {}", edge_entry(key)))
-        .collect();
+    let entries: Vec<String> = edges.iter().map(|key| format!("      {}", edge_entry(key))).collect();
     let only_one = edges.len() == 1;
-    let routes: Vec<String> = edges
-        .iter()
-        .map(|key| routes(site, &key.edge, only_one))
-        .collect();
+    let routes: Vec<String> = edges.iter().map(|key| routes(site, &key.edge, only_one)).collect();
     format!(
         r#"{{
   "version": 1,
@@ -67,11 +61,7 @@ pub fn edge_entry(key: &EdgeKey) -> String {
 }
 
 fn routes(hub: &str, edge: &str, only_one: bool) -> String {
-    let suffix = if only_one {
-        String::new()
-    } else {
-        format!("-{edge}")
-    };
+    let suffix = if only_one { String::new() } else { format!("-{edge}") };
     format!(
         r#"    {{ "name": "requests{suffix}", "from": "{hub}", "to": "{edge}", "topics": ["{REQUESTS}"] }},
     {{ "name": "results{suffix}", "from": "{edge}", "to": "{hub}", "topics": ["{RESULTS}"], "answers": "requests{suffix}" }}"#
@@ -81,17 +71,12 @@ fn routes(hub: &str, edge: &str, only_one: bool) -> String {
 /// The site that a configuration file is of.
 pub fn site_of(file: &Path) -> Result<String, String> {
     let site = read(file)?.get("site").and_then(Value::as_str).map(str::to_owned);
-    site.filter(|site| is_site_name(site))
-        .ok_or_else(|| "it names no site".to_owned())
+    site.filter(|site| is_site_name(site)).ok_or_else(|| "it names no site".to_owned())
 }
 
 /// The URL that the first edge beside it uses.
 pub fn url_of_siblings(out: &Path) -> Option<LinkUrl> {
-    let mut folders: Vec<_> = std::fs::read_dir(out)
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+    let mut folders: Vec<_> = std::fs::read_dir(out).ok()?.flatten().map(|entry| entry.path()).collect();
     folders.sort();
     folders.iter().find_map(|folder| {
         let configuration = read(&folder.join("edge.json")).ok()?;

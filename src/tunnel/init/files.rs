@@ -17,10 +17,7 @@ pub struct Files {
 impl Files {
     /// None yet.
     pub fn in_folder(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            texts: Vec::new(),
-        }
+        Self { folder: folder.to_owned(), texts: Vec::new() }
     }
 
     /// Adds one, by its path in the folder.
@@ -30,9 +27,7 @@ impl Files {
 
     /// The first path of a numbered series that is free.
     pub fn first_free(&self, path: impl Fn(u32) -> String) -> Result<String, InitError> {
-        let free = (2..=NUMBER_MAX)
-            .map(&path)
-            .find(|path| !self.folder.join(path).exists());
+        let free = (2..=NUMBER_MAX).map(&path).find(|path| !self.folder.join(path).exists());
         free.ok_or_else(|| InitError::Exists(self.folder.join(path(NUMBER_MAX))))
     }
 
@@ -50,10 +45,7 @@ impl Files {
                 if source.kind() == std::io::ErrorKind::AlreadyExists {
                     return InitError::Exists(path.clone());
                 }
-                InitError::Io {
-                    file: path.clone(),
-                    source,
-                }
+                InitError::Io { file: path.clone(), source }
             })?;
             written.push(path);
         }
@@ -65,11 +57,7 @@ fn write_one(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }

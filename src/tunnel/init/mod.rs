@@ -74,10 +74,7 @@ impl HubPin {
     pub fn parse(name: &str, pin: &str) -> Result<Self, InitError> {
         let bytes = URL_SAFE_NO_PAD.decode(pin.trim()).ok();
         let pin = bytes.and_then(|bytes| SpkiHash::try_from(bytes).ok());
-        Ok(Self {
-            name: site_name(name)?.to_owned(),
-            pin: pin.ok_or(InitError::Pin)?,
-        })
+        Ok(Self { name: site_name(name)?.to_owned(), pin: pin.ok_or(InitError::Pin)? })
     }
 }
 
@@ -188,10 +185,7 @@ fn new_bridge(
     files.add("offline/root.key", authority.root_key);
     files.add("offline/root.crt", authority.root.clone());
     files.add(&format!("hub/keys/{ISSUER_KEY_FILE}"), authority.issuer_key);
-    files.add(
-        &format!("hub/keys/{CHAIN_FILE}"),
-        authority.issuer + &authority.root,
-    );
+    files.add(&format!("hub/keys/{CHAIN_FILE}"), authority.issuer + &authority.root);
     let mut keys = Vec::new();
     for edge in edges {
         let made = make_edge(hub, edge, vec![authority.pin], url)?;
@@ -206,10 +200,7 @@ fn new_bridge(
             out.join("offline").display()
         ),
         "in hub.json and edge.json set each side's own Pulsar addresses".to_owned(),
-        format!(
-            "on the hub: bridge run --config {}",
-            out.join("hub/hub.json").display()
-        ),
+        format!("on the hub: bridge run --config {}", out.join("hub/hub.json").display()),
     ];
     for edge in edges {
         next_steps.push(format!(
@@ -241,15 +232,9 @@ fn add_edge(edge: &str, out: &Path, url: Option<&LinkUrl>) -> Result<Outcome, In
     files.add(&format!("{edge}/token"), made.token);
     let written = files.write()?;
     let next_steps = vec![
-        format!(
-            "add to tunnel.edges of hub.json: {}",
-            configuration::edge_entry(&made.key)
-        ),
+        format!("add to tunnel.edges of hub.json: {}", configuration::edge_entry(&made.key)),
         "add its routes to `routes` of hub.json, then restart the hub".to_owned(),
-        format!(
-            "bring {} to the edge by a way that nobody else can read",
-            out.join(edge).display()
-        ),
+        format!("bring {} to the edge by a way that nobody else can read", out.join(edge).display()),
     ];
     Ok(Outcome { written, next_steps })
 }
@@ -291,10 +276,7 @@ fn own_key(edge: &str, out: &Path, hub: Option<&HubPin>) -> Result<Outcome, Init
     match hub {
         Some(hub) => {
             let token = JoinToken::new(&hub.name, edge, seed, vec![hub.pin]).map_err(malformed)?;
-            files.add(
-                &format!("{edge}/token"),
-                token.encode().expose().to_owned() + "\n",
-            );
+            files.add(&format!("{edge}/token"), token.encode().expose().to_owned() + "\n");
             next_steps.push("set tunnel.token_file of edge.json to the token".to_owned());
         }
         None => next_steps.push(
@@ -339,10 +321,7 @@ impl Hub {
         let file = out.join("hub/hub.json");
         let name = configuration::site_of(&file).map_err(|wrong| InitError::NoHub { file, wrong })?;
         let file = out.join("hub/keys").join(CHAIN_FILE);
-        let no_hub = |wrong: &str| InitError::NoHub {
-            file: file.clone(),
-            wrong: wrong.to_owned(),
-        };
+        let no_hub = |wrong: &str| InitError::NoHub { file: file.clone(), wrong: wrong.to_owned() };
         let chain = read_chain(&file).map_err(|wrong| no_hub(&wrong))?;
         let roots = chain.iter().skip(1);
         let pins: Option<Vec<SpkiHash>> = roots.map(spki_sha256).collect();

@@ -18,7 +18,7 @@ use super::progress::Progress;
 use super::reason::Reason;
 use super::routes::Routes;
 use super::sink::Sink;
-use super::status::{End, State};
+use super::status::{End, Key, State};
 use crate::policy::Policies;
 use crate::pulsar::topic::TopicName;
 use crate::tunnel::link::{LinkUp, TunnelEvent};
@@ -272,7 +272,8 @@ impl Gate {
             predecessor.finished.cancelled().await;
             // One row for each partition, however many names a peer gives to its route.
             if predecessor.route != open.route {
-                let row = (predecessor.route, open.topic.clone(), End::Sink);
+                let (topic, from, to) = (open.topic.clone(), open.from.clone(), open.to.clone());
+                let row = Key { route: predecessor.route, topic, from, to, end: End::Sink };
                 self.context.board.remove(&row);
             }
         }

@@ -46,7 +46,7 @@ impl Progress {
             stalled_ms: 0,
         };
         // Counters go on from an earlier session's, and what was said of it is not said again.
-        let row = match board.row(&(route.into(), topic.into(), end)) {
+        let row = match board.row(&fresh.key()) {
             None => fresh,
             Some(before) if before.state == State::Waiting => PartitionStatus { in_flight: 0, ..before },
             Some(before) => PartitionStatus {
@@ -135,7 +135,7 @@ impl Progress {
 
     /// Takes the row off the board.
     pub fn remove(&self) {
-        self.board.remove(&(self.row.route.clone(), self.row.topic.clone(), self.row.end));
+        self.board.remove(&self.row.key());
     }
 }
 

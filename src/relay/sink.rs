@@ -20,7 +20,7 @@ use super::lane::{Allowance, FromSource, LaneHandle, WINDOW_ENTRIES};
 use super::progress::Progress;
 use super::reason::Reason;
 use super::refusal::{Refusal, refusal_of, send_error_reason};
-use super::status::End;
+use super::status::{End, Key};
 use crate::pulsar::connection::ProducerEvent;
 use crate::pulsar::entry::{Entry, Heading, SchemaVersion};
 use crate::pulsar::proto::ServerError;
@@ -79,7 +79,7 @@ impl Sink {
             && topic.partition_index().is_some()
         {
             // The row of the whole topic said only that nothing had been opened.
-            let whole = (self.open.route.clone(), topic.base().to_string(), End::Sink);
+            let whole = Key { topic: topic.base().to_string(), ..progress.row.key() };
             self.context.board.remove(&whole);
         }
         progress.row.link = Some(format!("{:016x}", self.lane.link().id));

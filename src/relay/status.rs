@@ -74,8 +74,28 @@ pub struct PartitionStatus {
     pub stalled_ms: u64,
 }
 
-/// Key of a status row: route, topic-partition, end.
-pub type Key = (String, String, End);
+/// What tells rows apart. The sites are part of it: two peers may give one name to their routes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The route's name.
+    pub route: String,
+    /// The topic-partition at the source.
+    pub topic: String,
+    /// The site that consumes.
+    pub from: String,
+    /// The site that publishes.
+    pub to: String,
+    /// Which end this agent holds.
+    pub end: End,
+}
+
+impl PartitionStatus {
+    /// What tells it apart.
+    pub fn key(&self) -> Key {
+        let Self { route, topic, from, to, end, .. } = self;
+        Key { route: route.clone(), topic: topic.clone(), from: from.clone(), to: to.clone(), end: *end }
+    }
+}
 
 /// The relay's board: one row for each partition and end. Bounded by the routes that run.
 #[derive(Clone, Default)]
@@ -86,8 +106,7 @@ pub struct Board {
 impl Board {
     /// Writes or replaces a row.
     pub fn put(&self, row: PartitionStatus) {
-        let key = (row.route.clone(), row.topic.clone(), row.end);
-        self.lock().insert(key, row);
+        self.lock().insert(row.key(), row);
     }
 
     /// Removes a row that no longer runs here.

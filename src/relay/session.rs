@@ -198,7 +198,7 @@ impl Session<'_> {
                 () = sleep_until(show_at) => Ok(()),
             };
             if let Err(end) = step {
-                return end;
+                return self.judge_run(flow, end).await;
             }
             self.progress.row.in_flight = flow.window.in_flight() as u64;
             self.progress.show_when_due();
@@ -274,14 +274,12 @@ impl Session<'_> {
     /// The first entry of a session has to lie where the last one's reading ended, or else somebody moved the
     /// cursor on. Going on behind a gap would acknowledge what was never sent.
     async fn hold_to_order(&mut self, first: Position) -> Result<(), SessionEnd> {
-        let Some(expected) = self.resume_at.filter(|expected| first > *expected) else {
+        let Some(expected) = &self.resume_at.filter(|expected| first > *expected) else {
             return Ok(());
         };
         let marked = hole::mark_delete_position(self.subscription).await;
         let marked = marked.map_err(|_| SessionEnd::ConsumerLost)?;
-        let moved =
-            (marked.ledger as i64, marked.entry as i64) >= (expected.ledger as i64, expected.entry as i64);
-        let halt = if moved {
+        let halt = if covers(&marked, *expected) {
             *self.resume_at = None;
             let detail = format!("{expected} was acknowledged by another replica, or skipped, or expired");
             Halt::new(Reason::Starting, &detail)
@@ -290,6 +288,24 @@ impl Session<'_> {
             Halt::new(Reason::SourceGap, &detail)
         };
         Err(SessionEnd::Halted(halt))
+    }
+
+    /// An entry that the destination has and that did not come again while catching up may have left by the
+    /// front: expired, skipped or cleared meanwhile. Then the ids did not go back.
+    async fn judge_run(&mut self, flow: &Flow, end: SessionEnd) -> SessionEnd {
+        let (SessionEnd::Halted(Halt { reason: Reason::DuplicateRun, .. }), Some(meet)) =
+            (&end, flow.window.to_meet())
+        else {
+            return end;
+        };
+        match hole::mark_delete_position(self.subscription).await {
+            Err(_) => SessionEnd::ConsumerLost,
+            Ok(marked) if covers(&marked, Position::of_sequence_id(meet)) => {
+                let detail = "entries that the destination has were skipped or expired at the source";
+                SessionEnd::Halted(Halt::new(Reason::Starting, detail))
+            }
+            Ok(_) => end,
+        }
     }
 
     async fn acknowledge(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
@@ -364,6 +380,11 @@ impl Session<'_> {
         tracing::info!(topic = %self.topic, "backlog without deliveries: subscribing again");
         Err(SessionEnd::ConsumerLost)
     }
+}
+
+/// Whether the subscription's mark-delete position covers `position`. The broker's −1 are "before everything".
+fn covers(marked: &MessageId, position: Position) -> bool {
+    (marked.ledger as i64, marked.entry as i64) >= (position.ledger as i64, position.entry as i64)
 }
 
 async fn at(instant: Option<Instant>) {

@@ -107,6 +107,11 @@ impl Window {
         self.to_meet.is_some()
     }
 
+    /// The id that has to be read again before anything is acknowledged.
+    pub fn to_meet(&self) -> Option<u64> {
+        self.to_meet
+    }
+
     /// The source topic's last position, asked for while catching up: when it lies below what the destination
     /// has, the source's ids went back.
     pub fn judge_last_position(&self, last: Position) -> Result<(), Reason> {

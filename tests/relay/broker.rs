@@ -62,6 +62,8 @@ pub struct State {
     /// The topic as a source: positions and stored bytes.
     pub log: Vec<((u64, u64), Bytes)>,
     pub mark_delete: Option<(u64, u64)>,
+    /// Entries up to here expire when somebody asks for the topic's end.
+    pub expires: Option<(u64, u64)>,
     pub manner: Manner,
     /// The topic as a destination.
     pub stored: Vec<(u64, Bytes)>,
@@ -96,6 +98,7 @@ impl Broker {
         let state = State {
             log: Vec::new(),
             mark_delete: None,
+            expires: None,
             manner: Manner::Plain,
             stored: Vec::new(),
             pushed: HashMap::new(),

@@ -293,7 +293,8 @@ impl Conversation {
     }
 
     fn last_message_id(&mut self, question: proto::GetLastMessageId) {
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
+        state.mark_delete = state.mark_delete.max(state.expires);
         let id = |(ledger, entry)| MessageId { ledger, entry };
         let none = (u64::MAX, u64::MAX);
         let last_message_id = Some(proto::LastMessageId {

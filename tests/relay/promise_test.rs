@@ -171,6 +171,22 @@ async fn a_source_that_lacks_the_entry_the_destination_had_last_stops_the_route(
 }
 
 #[tokio::test]
+async fn what_expires_while_catching_up_is_no_sign_that_ids_went_back() {
+    let pair = Pair::start().await;
+    pair.append(0..3);
+    pair.append(9..11);
+    pair.source.with(|state| state.expires = Some((LEDGER, 8)));
+    let name = format!("bridge/riskfuel/bank/{}/1", crate::pair::TOPIC);
+    pair.sink.with(|state| state.pushed.insert(name, id(5) as i64));
+    pair.connect().await;
+    pair.journal.until("the rest is relayed", |events| acks(events).last() == Some(&(LEDGER, 10))).await;
+    let stored: Vec<u64> = pair.sink.with(|state| state.stored.iter().map(|(id, _)| *id).collect());
+    assert_eq!(stored, [id(9), id(10)]);
+    assert!(commands(&pair.journal.events(), "source", kind::SUBSCRIBE) >= 2);
+    pair.stop().await;
+}
+
+#[tokio::test]
 async fn a_destination_that_takes_and_never_answers_is_seen_as_a_stall() {
     let pair = Pair::start().await;
     pair.append(0..5);

@@ -1,10 +1,11 @@
 //! The routes whose source is here: finds their topics and partitions, keeps one source for each, and stops those
-//! that are no longer declared. Looks again for missing topics and for new partitions.
+//! that are no longer declared. Looks again for missing topics, for new partitions and for another shape.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,52 +17,63 @@ use super::source::{Source, broker_halt};
 use super::status::End;
 use crate::pulsar::topic::TopicName;
 
-/// The sources that run, by declarer and route name. Bounded by what the own configuration holds and by the
+/// The topics that run, by declarer and route name. Bounded by what the own configuration holds and by the
 /// bounds of a declaration, for each configured peer.
 pub struct Routes {
     context: Arc<Context>,
     tasks: TaskTracker,
-    running: BTreeMap<(String, String), (RouteSpec, CancellationToken)>,
+    running: BTreeMap<(String, String), Running>,
+}
+
+/// A route as it was declared, and its topics' tasks.
+struct Running {
+    spec: RouteSpec,
+    stop: CancellationToken,
+    topics: TaskTracker,
 }
 
 impl Routes {
-    /// None yet. `tasks` tracks every source, so that a drain can wait for them.
+    /// None yet. `tasks` tracks every topic, so that a drain can wait for them.
     pub fn new(context: Arc<Context>, tasks: TaskTracker) -> Self {
         Self { context, tasks, running: BTreeMap::new() }
     }
 
-    /// Makes what runs for `declarer` equal to `routes`; what stays the same is not touched.
+    /// Makes what runs for `declarer` equal to `routes`; what stays the same is not touched. What is new begins
+    /// when what went has come to its end: both may be about the same partitions.
     pub fn apply(&mut self, declarer: &str, routes: Vec<RouteSpec>) {
-        let ours = |(owner, _): &(String, String)| owner == declarer;
-        let gone: Vec<_> = self
+        let gone = self
             .running
-            .iter()
-            .filter(|(key, (spec, _))| ours(key) && !routes.contains(spec))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in gone {
-            if let Some((_, stop)) = self.running.remove(&key) {
+            .extract_if(.., |(owner, _), running| owner == declarer && !routes.contains(&running.spec));
+        let gone: Arc<[TaskTracker]> = gone
+            .map(|(_, Running { stop, topics, .. })| {
                 stop.cancel();
-            }
-        }
+                topics
+            })
+            .collect();
         for route in routes {
             let key = (declarer.to_owned(), route.name.clone());
             if self.running.contains_key(&key) {
                 continue;
             }
-            let stop = self.context.drain.child_token();
+            let (stop, topics) = (self.context.drain.child_token(), TaskTracker::new());
             let shared = Arc::new(route.clone());
             for topic in &route.topics {
                 let task = Topic {
                     context: self.context.clone(),
                     route: shared.clone(),
                     topic: topic.clone(),
-                    tasks: self.tasks.clone(),
                     stop: stop.clone(),
                 };
-                self.tasks.spawn(task.run());
+                let gone = gone.clone();
+                self.tasks.spawn(topics.track_future(async move {
+                    for predecessors in gone.iter() {
+                        predecessors.wait().await;
+                    }
+                    task.run().await;
+                }));
             }
-            self.running.insert(key, (route, stop));
+            topics.close();
+            self.running.insert(key, Running { spec: route, stop, topics });
         }
     }
 }
@@ -71,44 +83,24 @@ struct Topic {
     context: Arc<Context>,
     route: Arc<RouteSpec>,
     topic: TopicName,
-    tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Topic {
+    /// Runs until the route is no longer declared; returns when all its sources have come to their end.
     async fn run(self) {
-        let Some((mut known, appeared)) = self.await_topic().await else {
-            return;
-        };
-        if known == 0 {
-            self.start(self.topic.clone(), 0, appeared);
-            return;
-        }
-        for index in 0..known {
-            self.start(self.topic.partition(index), known, appeared);
-        }
-        // Partitions only ever grow. One that appears while we look begins at its beginning.
-        loop {
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = sleep(GROWTH_CHECKED_EVERY) => {}
-            }
-            let Ok(Some(partitions)) = self.context.cluster.client.partitions(&self.topic).await else {
-                continue;
-            };
-            for index in known..partitions {
-                self.start(self.topic.partition(index), partitions, true);
-            }
-            known = known.max(partitions);
+        // A topic that was re-created in another shape begins at its beginning.
+        let mut recreated = false;
+        while let Some((known, appeared)) = self.await_topic().await {
+            let (stop, sources) = (self.stop.child_token(), TaskTracker::new());
+            let shape = Shape { topic: &self, stop, sources, missing: Arc::default() };
+            shape.run(known, appeared || recreated).await;
+            recreated = true;
         }
     }
 
-    fn start(&self, topic: TopicName, partitions: u32, appeared: bool) {
-        let source = Source::new(self.context.clone(), self.route.clone(), topic, partitions, appeared);
-        self.tasks.spawn(source.run(self.stop.clone()));
-    }
-
-    /// The number of partitions once the topic is there, and whether it was missing at first.
+    /// The number of partitions once the topic is there, and whether it was missing at first; `None` when the
+    /// route stops.
     async fn await_topic(&self) -> Option<(u32, bool)> {
         let row = || {
             let (route, topic) = (&self.route, self.topic.to_string());
@@ -124,6 +116,10 @@ impl Topic {
         let mut progress: Option<Progress> = None;
         let mut appeared = false;
         loop {
+            if self.stop.is_cancelled() {
+                progress.inspect(Progress::remove);
+                return None;
+            }
             match self.context.cluster.client.partitions(&self.topic).await {
                 Ok(Some(partitions)) => {
                     if let Some(progress) = progress {
@@ -141,17 +137,69 @@ impl Topic {
                 }
             }
             tokio::select! {
-                () = self.stop.cancelled() => {
-                    progress.inspect(Progress::remove);
-                    return None;
-                }
+                () = self.stop.cancelled() => {}
                 () = sleep(MISSING_CHECKED_EVERY) => {}
             }
         }
     }
 }
 
+/// A topic's sources while it is partitioned as it was found.
+struct Shape<'a> {
+    topic: &'a Topic,
+    stop: CancellationToken,
+    sources: TaskTracker,
+    /// A source found no topic.
+    missing: Arc<Notify>,
+}
+
+impl Shape<'_> {
+    /// Runs until the topic has another shape or the route stops.
+    async fn run(self, found: u32, appeared: bool) {
+        let Topic { context, topic, .. } = self.topic;
+        let mut known = found;
+        if found == 0 {
+            self.start(topic.clone(), 0, appeared);
+        }
+        for index in 0..found {
+            self.start(topic.partition(index), found, appeared);
+        }
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = sleep(SHAPE_CHECKED_EVERY) => {}
+                () = self.missing.notified() => {}
+            }
+            match context.cluster.client.partitions(topic).await {
+                Ok(Some(partitions)) if (partitions == 0) != (known == 0) || partitions < known => {
+                    tracing::info!(%topic, known, partitions, "the source topic was re-created in another shape");
+                    self.stop.cancel();
+                    break;
+                }
+                // One that appears while we look begins at its beginning.
+                Ok(Some(partitions)) => {
+                    for index in known..partitions {
+                        self.start(topic.partition(index), partitions, true);
+                    }
+                    known = partitions;
+                }
+                // The sources say so themselves.
+                Ok(None) | Err(_) => {}
+            }
+        }
+        self.sources.close();
+        self.sources.wait().await;
+    }
+
+    fn start(&self, partition: TopicName, partitions: u32, appeared: bool) {
+        let Topic { context, route, .. } = self.topic;
+        let (context, route, missing) = (context.clone(), route.clone(), self.missing.clone());
+        let source = Source::new(context, route, partition, partitions, appeared, missing);
+        self.sources.spawn(source.run(self.stop.clone()));
+    }
+}
+
 /// Soon enough for whoever waits, rare enough for the broker.
 const MISSING_CHECKED_EVERY: Duration = Duration::from_secs(2);
 /// As often as the Java client looks (`autoUpdatePartitionsInterval`).
-const GROWTH_CHECKED_EVERY: Duration = Duration::from_secs(60);
+const SHAPE_CHECKED_EVERY: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,8 @@ pub struct Source {
     stop: CancellationToken,
     /// The topic did not exist when the route was first looked at.
     appeared: bool,
+    /// Told when the topic is not there: it may have been re-created in another shape.
+    missing: Arc<Notify>,
     progress: Progress,
     /// The lowest position that an earlier session read without a confirmation: reading goes on there at the latest.
     resume_at: Option<Position>,
@@ -47,6 +50,7 @@ impl Source {
         topic: TopicName,
         partitions: u32,
         appeared: bool,
+        missing: Arc<Notify>,
     ) -> Self {
         let progress = Progress::new(
             context.board.clone(),
@@ -63,6 +67,7 @@ impl Source {
             partitions,
             stop: CancellationToken::new(),
             appeared,
+            missing,
             progress,
             resume_at: None,
             priority: 0,
@@ -106,8 +111,11 @@ impl Source {
     /// Shows why nothing runs, and waits for the next attempt; `false` when there will be none.
     async fn wait(&mut self, halt: &Halt, backoff: &mut Backoff) -> bool {
         self.progress.halted(halt.reason, &halt.detail);
-        // What is missing now will begin at its beginning.
-        self.appeared |= halt.reason == Reason::SourceMissing;
+        if halt.reason == Reason::SourceMissing {
+            // What is missing now will begin at its beginning.
+            self.appeared = true;
+            self.missing.notify_one();
+        }
         let pause = match halt.reason.verdict() {
             Verdict::Soon => backoff.next_delay(),
             Verdict::Later => RETRY_LATER,

@@ -3,14 +3,19 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use pulsar_bridge::policy::{Policy, TopicRules};
 use pulsar_bridge::pulsar::fields;
+use pulsar_bridge::pulsar::proto::kind;
 use pulsar_bridge::relay::status::End;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::broker::{Answer, Broker};
-use crate::journal::Journal;
-use crate::pair::{Side, TOPIC, entry, id, metadata, receiving, stored};
-use crate::peer::{LaneFrame, Open, Peer, SchemaAnswer, Stop, entry_head, open, opening, unknown_kind};
+use crate::journal::{Event, Journal, commands};
+use crate::pair::{LEDGER, Side, TOPIC, entry, id, metadata, receiving, stored};
+use crate::peer::{
+    LaneFrame, Open, Peer, Receipts, SchemaAnswer, Stop, declaration, entry_head, open, opening, readiness,
+    unknown_kind,
+};
 
 async fn bank() -> (Side, Broker) {
     let broker = Broker::start("sink", Journal::new()).await;
@@ -84,6 +89,43 @@ async fn a_partition_has_one_row_however_often_its_route_is_renamed() {
         assert_eq!(bank.board.rows().len(), 1);
     }
     bank.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_declaration_waits_for_what_it_replaces() {
+    let journal = Journal::new();
+    let broker = Broker::start("source", journal.clone()).await;
+    let policy = Policy { send: TopicRules::parse(&[TOPIC.into()]).unwrap(), ..Policy::default() };
+    let riskfuel = Side::start("riskfuel", &broker, Vec::new(), policy, true);
+    let said = riskfuel.give_link("bank").await;
+    let mut bank = Peer::meet(&riskfuel, "bank").await;
+    said.send(declaration("bank", 1)).await.unwrap();
+    let first = bank.hear().await.unwrap().open.unwrap();
+    bank.tell(readiness(&first), b"").await;
+    broker.with(|state| state.log.push(((LEDGER, 0), entry(0))));
+    let sent = bank.hear().await.unwrap().entry.unwrap();
+    said.send(declaration("bank", 2)).await.unwrap();
+    // Another peer's route goes all its way; by then this one would have gone as far.
+    let mut partner = Peer::meet(&riskfuel, "partner").await;
+    let partner_said = riskfuel.give_link("partner").await;
+    partner_said.send(declaration("partner", 1)).await.unwrap();
+    assert!(partner.hear().await.unwrap().open.is_some());
+    let marked = vec![sent.sequence_id << 1];
+    let receipts = Receipts { number: first.number, session: first.session, marked };
+    bank.tell(LaneFrame { receipts: Some(receipts), ..LaneFrame::default() }, b"").await;
+    let second = loop {
+        if let Some(open) = bank.hear().await.unwrap().open {
+            break open;
+        }
+    };
+    assert_eq!((first.generation, second.generation), (1, 2));
+    let events = journal.events();
+    let place = |wanted: &Event| events.iter().position(|event| event == wanted).unwrap();
+    let acknowledged = place(&Event::Acked { at: (LEDGER, 0), properties: Vec::new() });
+    // A subscription's creation and its consumer's, for each peer.
+    assert_eq!(commands(&events[..acknowledged], "source", kind::SUBSCRIBE), 4);
+    drop((bank, partner));
+    riskfuel.stop().await;
 }
 
 #[tokio::test]

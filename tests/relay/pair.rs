@@ -13,7 +13,7 @@ use pulsar_bridge::pulsar::transport::{Address, Dialer};
 use pulsar_bridge::relay::agent::Agent;
 use pulsar_bridge::relay::context::{Cluster, Context, RouteSpec, Start};
 use pulsar_bridge::relay::status::{Board, End, PartitionStatus, State};
-use pulsar_bridge::tunnel::link::{LaneStream, Link, RelayLane, TunnelEvent};
+use pulsar_bridge::tunnel::link::{LaneStream, Link, LinkUp, RelayLane, TunnelEvent};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -57,16 +57,19 @@ impl Side {
     /// Gives it one end of a new lane to `peer`.
     pub async fn give_lane(&self, peer: &str, stream: Box<dyn LaneStream>) -> CancellationToken {
         let ended = CancellationToken::new();
-        let link = Link {
-            id: 7,
-            peer: peer.into(),
-            instance: [7; 16],
-            relay_lanes: 1,
-            ended: CancellationToken::new(),
-        };
-        let lane = RelayLane { link: Arc::new(link), index: 0, stream, ended: ended.clone() };
+        let lane = RelayLane { link: link(peer), index: 0, stream, ended: ended.clone() };
         assert!(self.events.send(TunnelEvent::RelayLane(lane)).await.is_ok());
         ended
+    }
+
+    /// Gives it a link to `peer`; what the peer says on the control stream goes into the sender.
+    pub async fn give_link(&self, peer: &str) -> mpsc::Sender<Bytes> {
+        let (outbound, mut heard) = mpsc::channel(16);
+        tokio::spawn(async move { while heard.recv().await.is_some() {} });
+        let (said, inbound) = mpsc::channel(16);
+        let up = LinkUp { link: link(peer), outbound, inbound };
+        assert!(self.events.send(TunnelEvent::LinkUp(up)).await.is_ok());
+        said
     }
 
     pub fn row(&self, end: End) -> Option<PartitionStatus> {
@@ -219,6 +222,11 @@ pub fn route() -> RouteSpec {
         start: Start::Earliest,
         joining: None,
     }
+}
+
+fn link(peer: &str) -> Arc<Link> {
+    let ended = CancellationToken::new();
+    Arc::new(Link { id: 7, peer: peer.into(), instance: [7; 16], relay_lanes: 1, ended })
 }
 
 /// The bank lets exactly the topic in.

@@ -111,6 +111,43 @@ pub struct SchemaAnswer {
     pub session: u64,
 }
 
+/// What is said on the control stream.
+#[derive(Clone, PartialEq, Message)]
+pub struct ControlMessage {
+    #[prost(message, optional, tag = "1")]
+    pub declaration: Option<Declaration>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Declaration {
+    #[prost(message, repeated, tag = "1")]
+    pub routes: Vec<DeclaredRoute>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct DeclaredRoute {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub from: String,
+    #[prost(string, tag = "3")]
+    pub to: String,
+    #[prost(string, repeated, tag = "4")]
+    pub topics: Vec<String>,
+    #[prost(uint32, tag = "5")]
+    pub generation: u32,
+    #[prost(string, tag = "6")]
+    pub subscription: String,
+}
+
+/// The route that `peer` has `riskfuel` send.
+pub fn declaration(peer: &str, generation: u32) -> Bytes {
+    let (Open { route: name, from, topic, .. }, to) = (open(), peer.to_owned());
+    let subscription = format!("bridge.{from}.{to}");
+    let route = DeclaredRoute { name, from, to, topics: vec![topic], generation, subscription };
+    ControlMessage { declaration: Some(Declaration { routes: vec![route] }) }.encode_to_vec().into()
+}
+
 /// A peer on one lane.
 pub struct Peer {
     stream: DuplexStream,
@@ -178,6 +215,13 @@ pub fn open() -> Open {
 
 pub fn opening(open: Open) -> LaneFrame {
     LaneFrame { open: Some(open), ..LaneFrame::default() }
+}
+
+/// A sink that has room, for a session that was opened to us.
+pub fn readiness(open: &Open) -> LaneFrame {
+    let Open { number, session, .. } = *open;
+    let ready = Ready { number, session, last_sequence_id: -1, window_bytes: 1 << 20, window_entries: 100 };
+    LaneFrame { ready: Some(ready), ..LaneFrame::default() }
 }
 
 pub fn entry_head(sequence_id: u64) -> LaneFrame {

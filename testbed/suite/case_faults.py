@@ -219,6 +219,36 @@ def source_missing(stage):
     pair.stop()
 
 
+def reshaped(stage):
+    """A topic that is deleted while its route runs and created anew with partitions is picked up in its new shape."""
+    topic = stage.topic("reshaped")
+    path = rest.topic_path(topic)
+    stage.create_topic("riskfuel", topic)
+    routes = [stage.route("reshaped", "riskfuel", "bank", topic, start="earliest")]
+    pair = stage.pair(routes)
+    pair.start()
+    pair.wait_running()
+    stage.verify("bank", topic, stage.load(Load("former", "riskfuel", topic, 50, batch=0)))
+    stage.wait_drained(pair, routes, 30)
+    stage.brokers["riskfuel"].admin.delete(f"{path}?force=true")
+
+    def missing(rows):
+        return any(row["reason"] == "source_missing" for row in rows if row["end"] == "source")
+
+    pair.wait(30, "the source is missed", missing)
+    # The sink has closed its producer by then, or it would create the topic anew as it was.
+    pair.wait(30, "the sink is idle", lambda rows: all(row["state"] == "waiting" for row in rows))
+    stage.brokers["bank"].admin.delete(f"{path}?force=true")
+    stage.create_topic("riskfuel", topic, partitions=2)
+    expected = stage.load(Load("latter", "riskfuel", topic, 500, dressed=True))
+    stage.wait_drained(pair, routes, 60)
+    report = stage.verify("bank", topic, expected)
+    created = stage.brokers["bank"].admin.get(f"{path}/partitions")["partitions"]
+    hold_that(created == 2, f"the destination has {created} partitions")
+    stage.record("deleted, re-created in 2 partitions", messages=500, **verdict(report))
+    pair.stop()
+
+
 def cli_status(pair):
     command = ["ip", "netns", "exec", pair.hub.place.namespace, pair.hub.binary, "status", "--admin", ADMIN]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)

@@ -32,7 +32,7 @@ CASES = {
     case.__name__: case
     for case in (
         case_flow.verifier, case_entries.entries, case_faults.bad_start, case_faults.source_missing,
-        case_faults.restart_stays_stopped,
+        case_faults.reshaped, case_faults.restart_stays_stopped,
         case_flow.active_active, case_flow.bulk, case_flow.backlog, case_faults.kills,
     )
 }  # fmt: skip

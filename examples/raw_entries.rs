@@ -141,6 +141,7 @@ async fn read(
         exclusive: true,
         earliest: true,
         priority: 0,
+        create_topic: false,
         inbox_bytes: 1 << 20,
     };
     let connection = place.client()?.connect_to_owner(&topic).await?;

@@ -12,6 +12,8 @@
 pub mod admin;
 pub mod config;
 pub mod exit;
+#[cfg(feature = "load")]
+pub mod load;
 pub mod policy;
 pub mod pulsar;
 pub mod relay;

@@ -344,7 +344,7 @@ const HEAD_LEN_EXTRA: usize = HEAD_LEN_FIXED + 64;
 const LOCAL_CLUSTER: &[u8] = b"__local__";
 
 /// Field numbers of PulsarApi.proto's MessageMetadata.
-pub(super) mod tag {
+pub(crate) mod tag {
     pub const PRODUCER_NAME: u32 = 1;
     pub const SEQUENCE_ID: u32 = 2;
     pub const PUBLISH_TIME: u32 = 3;

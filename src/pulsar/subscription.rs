@@ -26,6 +26,8 @@ pub struct SubscribeOptions {
     pub earliest: bool,
     /// Failover: a higher number stands behind a lower one.
     pub priority: i32,
+    /// Have a missing topic made, where the broker allows that.
+    pub create_topic: bool,
     /// Bytes that may wait unread in the inbox (or one entry).
     pub inbox_bytes: usize,
 }
@@ -75,7 +77,7 @@ impl Subscription {
                 metadata: options.metadata.iter().map(pair).collect(),
                 read_compacted: Some(false),
                 initial_position: Some(if options.earliest { EARLIEST } else { LATEST }),
-                force_topic_creation: Some(false),
+                force_topic_creation: Some(options.create_topic),
             }),
             ..BaseCommand::default()
         };

@@ -283,6 +283,7 @@ impl Source {
             exclusive: self.context.cluster.single_replica,
             earliest,
             priority: self.priority,
+            create_topic: false,
             inbox_bytes,
         }
     }

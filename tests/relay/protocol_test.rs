@@ -62,6 +62,7 @@ async fn a_consumer_that_reads_nothing_for_minutes_still_says_that_it_lives() {
         earliest: true,
         priority: 0,
         // The first entry fills it; the socket is not read further.
+        create_topic: false,
         inbox_bytes: 1,
     };
     let mut subscription = Subscription::open(connection.clone(), &options).await.unwrap();

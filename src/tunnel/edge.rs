@@ -41,20 +41,6 @@ pub struct EdgeDialer {
     tls: Arc<ClientConfig>,
 }
 
-/// Reads the token, then keeps a link to the hub until `stop`. Fails only at once.
-pub async fn dial_edge(
-    cfg: EdgeTunnel,
-    site: String,
-    board: Board,
-    metrics: TunnelMetrics,
-    events: mpsc::Sender<TunnelEvent>,
-    stop: CancellationToken,
-) -> Result<(), TunnelError> {
-    let dialer = EdgeDialer::load(&cfg, &site)?;
-    dialer.run(board, metrics, events, stop).await;
-    Ok(())
-}
-
 impl EdgeDialer {
     /// Reads the token and makes the key; an error is one of the configuration.
     pub fn load(cfg: &EdgeTunnel, site: &str) -> Result<Self, TunnelError> {

@@ -38,8 +38,8 @@ pub mod metrics;
 mod said;
 mod shown;
 
-pub use edge::{EdgeDialer, dial_edge};
-pub use hub::{HubListener, serve_hub};
+pub use edge::EdgeDialer;
+pub use hub::HubListener;
 pub use metrics::TunnelMetrics;
 
 /// Something is written on every lane at least this often; twice this of silence ends the lane.

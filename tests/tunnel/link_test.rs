@@ -84,7 +84,7 @@ async fn a_hub_that_dies_and_comes_back_is_dialled_again_with_all_lanes() {
     let _lanes = (bank.relay_lane().await, bank.relay_lane().await);
     first.link_up().await;
     first.stop.cancel();
-    in_time(first.task).await.unwrap().unwrap();
+    in_time(first.task).await.unwrap();
     in_time(before.link.ended.cancelled()).await;
     bank.reason("unreachable").await;
     cfg.listen = address;
@@ -209,7 +209,7 @@ async fn a_third_process_of_an_edge_that_may_have_two_is_refused_until_one_leave
     assert_eq!(row.state, "refused");
     assert!(hub.events.try_recv().is_err());
     first.stop.cancel();
-    in_time(first.task).await.unwrap().unwrap();
+    in_time(first.task).await.unwrap();
     assert_eq!(hub.link_up().await.link.peer, "bank");
 }
 
@@ -238,11 +238,11 @@ async fn ending_a_link_on_one_side_ends_it_on_the_other_and_a_stopped_side_leave
     let again = bank.link_up().await;
     assert_ne!(again.link.id, at_bank.link.id);
     bank.stop.cancel();
-    in_time(bank.task).await.unwrap().unwrap();
+    in_time(bank.task).await.unwrap();
     assert_eq!(bank.board.rows(), []);
     hub.row(|row| row.peer == "bank" && row.link.is_none() && row.state == "waiting").await;
     hub.stop.cancel();
-    in_time(hub.task).await.unwrap().unwrap();
+    in_time(hub.task).await.unwrap();
     assert_eq!(hub.metrics.links.get(), 0);
     assert_eq!(hub.metrics.unauthenticated.get(), 0);
 }

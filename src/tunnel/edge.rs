@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, spread};
 use super::connection::{self, Tls, meter_of};
 use super::control::{self, MESSAGES_MAX, Mailbox, Side};
 use super::dial::{Dialled, Failed};
@@ -125,7 +125,7 @@ pub(super) struct Edge {
 impl Edge {
     /// Dials the configured URLs in turn, for ever.
     async fn keep_linked(self: &Arc<Self>) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(DIAL_DELAY_FIRST, DIAL_DELAY_MAX);
         for url in self.cfg.connect.iter().cycle() {
             self.show_absent(url, None);
             let control = self.control_lane();
@@ -150,7 +150,7 @@ impl Edge {
             }
             self.note_failure(url, &declined.reason);
             let wish = Duration::from_millis(declined.retry_after_ms.into());
-            self.pause(backoff.next_delay(jitter()).max(wish), &self.stop).await;
+            self.pause(spread(backoff.next_delay(), jitter()).max(wish), &self.stop).await;
             if self.stop.is_cancelled() {
                 return;
             }
@@ -230,7 +230,7 @@ impl Edge {
         url: LinkUrl,
         index: u16,
     ) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(DIAL_DELAY_FIRST, DIAL_DELAY_MAX);
         let lane = Lane::Relay { link: link.id, index };
         while !link.ended.is_cancelled() {
             let dialled = tokio::select! {
@@ -251,7 +251,7 @@ impl Edge {
             if since.elapsed() >= LASTED {
                 backoff.reset();
             }
-            self.pause(backoff.next_delay(jitter()).max(wish), &link.ended).await;
+            self.pause(spread(backoff.next_delay(), jitter()).max(wish), &link.ended).await;
         }
     }
 
@@ -400,6 +400,9 @@ fn jitter() -> u8 {
 }
 
 const TOKEN_FILE_LEN_MAX: u64 = 4096;
+const DIAL_DELAY_FIRST: Duration = Duration::from_millis(100);
+/// An edge is back within this after a hub returns.
+const DIAL_DELAY_MAX: Duration = Duration::from_secs(10);
 /// What lasted this long was no failure: the next one begins the backoff anew.
 const LASTED: Duration = Duration::from_secs(10);
 /// Links of one edge process: one for each hub process behind a load balancer.

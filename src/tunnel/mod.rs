@@ -27,7 +27,7 @@ pub mod hub;
 mod links;
 mod welcome;
 
-mod backoff;
+pub mod backoff;
 mod dial;
 pub mod edge;
 

@@ -30,6 +30,7 @@ mod welcome;
 pub mod backoff;
 mod dial;
 pub mod edge;
+mod hub_processes;
 
 mod control;
 mod lane;

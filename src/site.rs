@@ -93,15 +93,21 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, Sit
     RelayMetrics::new(context.clone()).register(&mut registry);
     let state = admin_state(&config, registry, &links, &routes);
     let admin_stop = CancellationToken::new();
-    if let Some(address) = config.admin.listen {
-        let listener =
-            TcpListener::bind(address).await.map_err(|error| SiteError::Admin { address, error })?;
-        tokio::spawn(admin::serve(listener, state.clone(), admin_stop.clone()));
-    }
+    let admin_listener = match config.admin.listen {
+        Some(address) => {
+            let bound = TcpListener::bind(address).await;
+            Some(bound.map_err(|error| SiteError::Admin { address, error })?)
+        }
+        None => None,
+    };
 
     let (events, relayed) = mpsc::channel(EVENTS_LEN);
     let tunnel_stop = CancellationToken::new();
     let tunnel = start_tunnel(&config, links, tunnel_metrics, events, tunnel_stop.clone()).await?;
+    // From here on nothing can fail: a site that does not start says nowhere that it listens.
+    if let Some(listener) = admin_listener {
+        tokio::spawn(admin::serve(listener, state.clone(), admin_stop.clone()));
+    }
     state.ready.store(true, Ordering::Relaxed);
     tracing::info!(site = %config.site, routes = config.routes.len(), "bridge runs");
 

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -206,6 +207,26 @@ fn status_shows_a_running_bridge() {
     let (code, stdout, _) = ended(&["status", "--admin", &running.admin, "--output", "json"]);
     let status: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &status["site"], &status["progress"]["ok"]), (0, &json!("bank"), &json!(false)));
+}
+
+/// Writes another value at a place of a configuration.
+fn set(file: &str, pointer: &str, value: Value) {
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    *config.pointer_mut(pointer).unwrap() = value;
+    fs::write(file, config.to_string()).unwrap();
+}
+
+#[test]
+fn a_site_that_cannot_start_does_not_say_that_it_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let occupied = TcpListener::bind("0.0.0.0:0").unwrap();
+    let url = format!("tls://127.0.0.1:{}", occupied.local_addr().unwrap().port());
+    init(&dir, &["--hub", "riskfuel", "--edge", "bank", "--url", &url]);
+    let file = dir.path().join("made/hub/hub.json").to_str().unwrap().to_owned();
+    set(&file, "/admin/listen", json!("127.0.0.1:0"));
+    let (_, stdout, stderr) = ended(&["run", "--config", &file]);
+    assert_eq!((stdout.as_str(), stderr.lines().count()), ("", 1), "{stderr}");
+    assert!(stderr.contains("cannot run") && stderr.contains("tunnel.listen 0.0.0.0:"), "{stderr}");
 }
 
 #[test]

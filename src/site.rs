@@ -70,12 +70,23 @@ impl SiteError {
     /// How the process ends with it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Admin { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
-                Exit::NotPermitted
+            Self::Admin { error, .. } | Self::Tunnel(TunnelError::Listen { source: error, .. }) => {
+                exit_without(error)
             }
-            Self::Admin { .. } | Self::Tunnel(_) | Self::Pulsar(_) | Self::Rest(_) => Exit::Refused,
+            Self::Tunnel(_) | Self::Pulsar(_) | Self::Rest(_) => Exit::Refused,
         }
     }
+}
+
+/// The end of a site that cannot have an address, by the system's word.
+fn exit_without(error: &io::Error) -> Exit {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return Exit::InUse;
+    }
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return Exit::NotPermitted;
+    }
+    Exit::Refused
 }
 
 /// Runs until it is stopped, then drains: nothing new is read, what is on its way is confirmed and acknowledged,

@@ -230,6 +230,28 @@ fn a_site_that_cannot_start_does_not_say_that_it_listens() {
 }
 
 #[test]
+fn an_address_in_use_is_75_and_one_that_cannot_be_had_78() {
+    let dir = tempfile::tempdir().unwrap();
+    init(&dir, &["--hub", "riskfuel", "--edge", "bank", "--url", "tls://127.0.0.1:8001"]);
+    let file = dir.path().join("made/hub/hub.json").to_str().unwrap().to_owned();
+    let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = json!(occupied.local_addr().unwrap().to_string());
+    // TEST-NET-1: an address of nobody's.
+    let nowhere = json!("192.0.2.1:0");
+    for (tunnel, admin, expected) in [
+        (json!("127.0.0.1:0"), in_use.clone(), 75),
+        (in_use, json!("127.0.0.1:0"), 75),
+        (json!("127.0.0.1:0"), nowhere.clone(), 78),
+        (nowhere, json!("127.0.0.1:0"), 78),
+    ] {
+        set(&file, "/tunnel/listen", tunnel);
+        set(&file, "/admin/listen", admin);
+        let (code, _, stderr) = ended(&["run", "--config", &file]);
+        assert_eq!(code, expected, "{stderr}");
+    }
+}
+
+#[test]
 fn completions_know_the_verbs() {
     let (code, stdout, _) = ended(&["completions", "bash"]);
     assert_eq!(code, 0);

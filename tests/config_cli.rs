@@ -286,6 +286,8 @@ fn init_makes_configurations_that_check_finds_valid() {
     assert!(stderr.contains("exists: nothing was written"), "{stderr}");
     let (code, stdout, _) = init(&dir, &["--edge", "third"]);
     assert!(code == 0 && stdout.contains("\"bk1.third.") && !stdout.contains("bt1."), "{stdout}");
+    let (code, _, stderr) = init(&dir, &["--rotate", "fourth"]);
+    assert!(code == 2 && stderr.contains("no edge `fourth` was made in "), "{stderr}");
     let (code, stdout, _) = init(&dir, &["--rotate", "bank"]);
     assert!(code == 0 && stdout.contains("\"bk1.bank.") && !stdout.contains("bt1."), "{stdout}");
 }

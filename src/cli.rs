@@ -145,7 +145,7 @@ A second key:          bridge init --rotate NAME --out DIR
 An edge's own key:     bridge init --own-key --edge NAME --out DIR [--hub NAME --pin PIN]";
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 69 the other side unavailable, 70 our own fault, \
-                          77 not permitted, 78 configuration refused";
+                          75 an address in use, 77 not permitted, 78 configuration refused";
 
 #[cfg(test)]
 mod tests {

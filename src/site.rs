@@ -70,12 +70,23 @@ impl SiteError {
     /// How the process ends with it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Admin { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
-                Exit::NotPermitted
+            Self::Admin { error, .. } | Self::Tunnel(TunnelError::Listen { source: error, .. }) => {
+                exit_without(error)
             }
-            Self::Admin { .. } | Self::Tunnel(_) | Self::Pulsar(_) | Self::Rest(_) => Exit::Refused,
+            Self::Tunnel(_) | Self::Pulsar(_) | Self::Rest(_) => Exit::Refused,
         }
     }
+}
+
+/// The end of a site that cannot have an address, by the system's word.
+fn exit_without(error: &io::Error) -> Exit {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return Exit::InUse;
+    }
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return Exit::NotPermitted;
+    }
+    Exit::Refused
 }
 
 /// Runs until it is stopped, then drains: nothing new is read, what is on its way is confirmed and acknowledged,
@@ -93,15 +104,21 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, Sit
     RelayMetrics::new(context.clone()).register(&mut registry);
     let state = admin_state(&config, registry, &links, &routes);
     let admin_stop = CancellationToken::new();
-    if let Some(address) = config.admin.listen {
-        let listener =
-            TcpListener::bind(address).await.map_err(|error| SiteError::Admin { address, error })?;
-        tokio::spawn(admin::serve(listener, state.clone(), admin_stop.clone()));
-    }
+    let admin_listener = match config.admin.listen {
+        Some(address) => {
+            let bound = TcpListener::bind(address).await;
+            Some(bound.map_err(|error| SiteError::Admin { address, error })?)
+        }
+        None => None,
+    };
 
     let (events, relayed) = mpsc::channel(EVENTS_LEN);
     let tunnel_stop = CancellationToken::new();
     let tunnel = start_tunnel(&config, links, tunnel_metrics, events, tunnel_stop.clone()).await?;
+    // From here on nothing can fail: a site that does not start says nowhere that it listens.
+    if let Some(listener) = admin_listener {
+        tokio::spawn(admin::serve(listener, state.clone(), admin_stop.clone()));
+    }
     state.ready.store(true, Ordering::Relaxed);
     tracing::info!(site = %config.site, routes = config.routes.len(), "bridge runs");
 

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -208,6 +209,48 @@ fn status_shows_a_running_bridge() {
     assert_eq!((code, &status["site"], &status["progress"]["ok"]), (0, &json!("bank"), &json!(false)));
 }
 
+/// Writes another value at a place of a configuration.
+fn set(file: &str, pointer: &str, value: Value) {
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    *config.pointer_mut(pointer).unwrap() = value;
+    fs::write(file, config.to_string()).unwrap();
+}
+
+#[test]
+fn a_site_that_cannot_start_does_not_say_that_it_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let occupied = TcpListener::bind("0.0.0.0:0").unwrap();
+    let url = format!("tls://127.0.0.1:{}", occupied.local_addr().unwrap().port());
+    init(&dir, &["--hub", "riskfuel", "--edge", "bank", "--url", &url]);
+    let file = dir.path().join("made/hub/hub.json").to_str().unwrap().to_owned();
+    set(&file, "/admin/listen", json!("127.0.0.1:0"));
+    let (_, stdout, stderr) = ended(&["run", "--config", &file]);
+    assert_eq!((stdout.as_str(), stderr.lines().count()), ("", 1), "{stderr}");
+    assert!(stderr.contains("cannot run") && stderr.contains("tunnel.listen 0.0.0.0:"), "{stderr}");
+}
+
+#[test]
+fn an_address_in_use_is_75_and_one_that_cannot_be_had_78() {
+    let dir = tempfile::tempdir().unwrap();
+    init(&dir, &["--hub", "riskfuel", "--edge", "bank", "--url", "tls://127.0.0.1:8001"]);
+    let file = dir.path().join("made/hub/hub.json").to_str().unwrap().to_owned();
+    let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = json!(occupied.local_addr().unwrap().to_string());
+    // TEST-NET-1: an address of nobody's.
+    let nowhere = json!("192.0.2.1:0");
+    for (tunnel, admin, expected) in [
+        (json!("127.0.0.1:0"), in_use.clone(), 75),
+        (in_use, json!("127.0.0.1:0"), 75),
+        (json!("127.0.0.1:0"), nowhere.clone(), 78),
+        (nowhere, json!("127.0.0.1:0"), 78),
+    ] {
+        set(&file, "/tunnel/listen", tunnel);
+        set(&file, "/admin/listen", admin);
+        let (code, _, stderr) = ended(&["run", "--config", &file]);
+        assert_eq!(code, expected, "{stderr}");
+    }
+}
+
 #[test]
 fn completions_know_the_verbs() {
     let (code, stdout, _) = ended(&["completions", "bash"]);
@@ -243,6 +286,8 @@ fn init_makes_configurations_that_check_finds_valid() {
     assert!(stderr.contains("exists: nothing was written"), "{stderr}");
     let (code, stdout, _) = init(&dir, &["--edge", "third"]);
     assert!(code == 0 && stdout.contains("\"bk1.third.") && !stdout.contains("bt1."), "{stdout}");
+    let (code, _, stderr) = init(&dir, &["--rotate", "fourth"]);
+    assert!(code == 2 && stderr.contains("no edge `fourth` was made in "), "{stderr}");
     let (code, stdout, _) = init(&dir, &["--rotate", "bank"]);
     assert!(code == 0 && stdout.contains("\"bk1.bank.") && !stdout.contains("bt1."), "{stdout}");
 }

@@ -43,20 +43,6 @@ pub struct HubListener {
     limits: TunnelLimits,
 }
 
-/// Binds and serves until `stop`.
-pub async fn serve_hub(
-    cfg: HubTunnel,
-    site: String,
-    board: Board,
-    metrics: TunnelMetrics,
-    events: mpsc::Sender<TunnelEvent>,
-    stop: CancellationToken,
-) -> Result<(), TunnelError> {
-    let listener = HubListener::bind(&cfg, &site).await?;
-    listener.serve(board, metrics, events, stop).await;
-    Ok(())
-}
-
 impl HubListener {
     /// Loads the identity, then binds the port.
     pub async fn bind(cfg: &HubTunnel, site: &str) -> Result<Self, TunnelError> {

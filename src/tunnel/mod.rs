@@ -27,9 +27,10 @@ pub mod hub;
 mod links;
 mod welcome;
 
-mod backoff;
+pub mod backoff;
 mod dial;
 pub mod edge;
+mod hub_processes;
 
 mod control;
 mod lane;
@@ -38,8 +39,8 @@ pub mod metrics;
 mod said;
 mod shown;
 
-pub use edge::{EdgeDialer, dial_edge};
-pub use hub::{HubListener, serve_hub};
+pub use edge::EdgeDialer;
+pub use hub::HubListener;
 pub use metrics::TunnelMetrics;
 
 /// Something is written on every lane at least this often; twice this of silence ends the lane.

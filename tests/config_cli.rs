@@ -95,6 +95,8 @@ fn a_refused_configuration_is_told_whole_and_ends_with_78() {
         (by_environment.status.code(), by_environment.stderr),
         (Some(78), stderr.clone().into_bytes())
     );
+    let (code, stdout, _) = ended(&["check", "--config", file]);
+    assert_eq!((code, format!("bridge: {stdout}")), (78, stderr), "one wording");
     let (code, stdout, _) = ended(&["check", "--config", file, "--output", "json"]);
     let told: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &told["ok"], told["problems"].as_array().unwrap().len()), (78, &json!(false), 3));

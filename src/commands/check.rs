@@ -1,6 +1,8 @@
 //! `bridge check`: validates a configuration and says what it looked at. Tries no broker and no link.
 
-use pulsar_bridge::config::{self, Config, Problem, Tunnel};
+use std::path::Path;
+
+use pulsar_bridge::config::{self, Config, ConfigErrors, Problem, Tunnel};
 use pulsar_bridge::exit::Exit;
 use serde_json::json;
 
@@ -12,30 +14,31 @@ pub fn check(args: &CheckArgs) -> Exit {
         Ok(file) => file,
         Err(exit) => return exit,
     };
-    let (config, problems) = match config::load(&file) {
-        Ok(config) => {
-            let missing = config::missing_files(&config);
-            (Some(config), missing)
-        }
-        Err(errors) => (None, errors.problems),
-    };
-    let file = file.display().to_string();
-    let told = match args.output {
-        Output::Text => text(&file, config.as_ref(), &problems),
-        Output::Json => json(&file, &problems),
+    let looked = look(&file);
+    let shown = file.display().to_string();
+    let told = match (args.output, &looked) {
+        (Output::Text, Ok(config)) => text(&shown, config),
+        (Output::Text, Err(errors)) => format!("{errors}\n"),
+        (Output::Json, Ok(_)) => json(&shown, &[]),
+        (Output::Json, Err(errors)) => json(&shown, &errors.problems),
     };
     let exit = super::tell(&told);
-    if exit == Exit::Done && !problems.is_empty() {
+    if exit == Exit::Done && looked.is_err() {
         return Exit::Refused;
     }
     exit
 }
 
-fn text(file: &str, config: Option<&Config>, problems: &[Problem]) -> String {
-    let Some(config) = config.filter(|_| problems.is_empty()) else {
-        let lines: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
-        return format!("{file}: refused, problems: {}\n{lines}", problems.len());
-    };
+fn look(file: &Path) -> Result<Config, ConfigErrors> {
+    let config = config::load(file)?;
+    let problems = config::missing_files(&config);
+    if !problems.is_empty() {
+        return Err(ConfigErrors { file: file.to_owned(), problems });
+    }
+    Ok(config)
+}
+
+fn text(file: &str, config: &Config) -> String {
     let side = match &config.tunnel {
         Tunnel::Hub(hub) => {
             let edges: Vec<_> = hub.edges.iter().map(|edge| edge.name.as_str()).collect();

@@ -18,4 +18,5 @@ pub mod policy;
 pub mod pulsar;
 pub mod relay;
 pub mod site;
+pub mod stack;
 pub mod tunnel;

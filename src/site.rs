@@ -79,7 +79,7 @@ impl SiteError {
 }
 
 /// The end of a site that cannot have an address, by the system's word.
-fn exit_without(error: &io::Error) -> Exit {
+pub(crate) fn exit_without(error: &io::Error) -> Exit {
     if error.kind() == io::ErrorKind::AddrInUse {
         return Exit::InUse;
     }
@@ -89,12 +89,20 @@ fn exit_without(error: &io::Error) -> Exit {
     Exit::Refused
 }
 
+/// What a site publishes while it runs. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Boards {
+    /// Its links.
+    pub links: tunnel::status::Board,
+    /// Its ends of routes.
+    pub routes: relay::status::Board,
+}
+
 /// Runs until it is stopped, then drains: nothing new is read, what is on its way is confirmed and acknowledged,
 /// then the link is closed. A drain that takes longer than the configuration allows is cut off, and says so.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, SiteError> {
+pub async fn run(config: Config, boards: Boards, stop: CancellationToken) -> Result<Summary, SiteError> {
     let started = Instant::now();
-    let links = tunnel::status::Board::default();
-    let routes = relay::status::Board::default();
+    let Boards { links, routes } = boards;
     let tunnel_metrics = TunnelMetrics::default();
     let mut registry = Registry::default();
     tunnel_metrics.register(&mut registry);
@@ -189,6 +197,17 @@ fn admin_state(
     state
 }
 
+/// A client without credentials, for what a configuration calls only by a URL.
+#[cfg(feature = "load")]
+pub(crate) fn plain_client(url: &config::ServiceUrl) -> Client {
+    Client::new(addresses(url), Dialer::default(), Arc::new(|| Ok(None)))
+}
+
+fn addresses(url: &config::ServiceUrl) -> Vec<Address> {
+    let address = |(host, port): &(String, u16)| Address { host: host.clone(), port: *port, tls: url.tls };
+    url.hosts.iter().map(address).collect()
+}
+
 fn cluster(pulsar: &config::Pulsar) -> Result<Cluster, SiteError> {
     let files = TlsFiles {
         ca_file: pulsar.tls.ca_file.clone(),
@@ -204,15 +223,12 @@ fn cluster(pulsar: &config::Pulsar) -> Result<Cluster, SiteError> {
             Ok(Some(Bytes::copy_from_slice(token.expose().as_bytes())))
         }
     });
-    let tls = pulsar.service_url.tls;
-    let hosts = pulsar.service_url.hosts.iter();
-    let service = hosts.map(|(host, port)| Address { host: host.clone(), port: *port, tls }).collect();
     let rest = match &pulsar.admin_url {
         Some(url) => Some(AdminRest::new(url, dialer.clone(), credentials.clone())?),
         None => None,
     };
     Ok(Cluster {
-        client: Client::new(service, dialer, credentials),
+        client: Client::new(addresses(&pulsar.service_url), dialer, credentials),
         rest,
         deduplication_asserted: pulsar.deduplication_asserted,
         single_replica: pulsar.replicas == 1,

@@ -27,7 +27,7 @@ pub(super) fn read(path: &Path) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
 }
 
 /// The value of a JSON text, and the keys in it that stand twice.
-fn parse(text: &str) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
+pub(super) fn parse(text: &str) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
     let mut twice = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let node = Node { place: Place::default(), twice: &mut twice };

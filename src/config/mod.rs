@@ -11,6 +11,7 @@ mod raw;
 pub mod secret;
 pub mod secret_file;
 mod selection;
+mod sites;
 mod token_source;
 mod url;
 
@@ -25,8 +26,51 @@ use credential::EdgeKey;
 pub use files::missing_files;
 pub use problem::{ConfigErrors, Problem, Refusal};
 pub use selection::TopicsError;
+pub use sites::MakeTrust;
 pub use token_source::{TokenError, TokenSource};
 pub use url::{LinkUrl, ServiceUrl};
+
+/// What a process runs: one site, or several with a load to try things out.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The sites.
+    pub sites: Vec<Config>,
+    /// What drives them.
+    pub load: Option<Load>,
+}
+
+/// Data-generation requests and who answers them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// The topic of requests.
+    pub requests: TopicName,
+    /// The topic of results.
+    pub results: TopicName,
+    /// Who sends requests.
+    pub requester: Option<Requester>,
+    /// Who answers.
+    pub worker: Option<Worker>,
+}
+
+/// Who sends requests and checks what comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requester {
+    /// Its cluster.
+    pub service_url: ServiceUrl,
+    /// Points in each result.
+    pub points: u32,
+    /// Requests that may be unanswered at once.
+    pub unanswered: u32,
+    /// Requests per second.
+    pub rate: Option<u32>,
+}
+
+/// Who prices what is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// Its cluster.
+    pub service_url: ServiceUrl,
+}
 
 /// What one site's bridge runs by.
 #[derive(Clone, Debug)]
@@ -54,6 +98,8 @@ pub struct Config {
 pub struct Pulsar {
     /// The brokers.
     pub service_url: ServiceUrl,
+    /// Where this process runs them itself, in memory; `service_url` leads there.
+    pub embedded: Option<SocketAddr>,
     /// Admin REST, without a slash at the end.
     pub admin_url: Option<String>,
     /// Token authentication.
@@ -218,6 +264,41 @@ pub fn load_with(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Co
     }
     Err(refused(problems))
 }
+
+/// Reads and checks a file of either form: one site, or several.
+pub fn load_setup(path: &Path, make: MakeTrust<'_>) -> Result<Setup, ConfigErrors> {
+    let dir = path.parent().unwrap_or(Path::new(""));
+    setup(json::read(path), dir, make).map_err(|problems| ConfigErrors { file: path.to_owned(), problems })
+}
+
+/// The one that is built in: two sites, their brokers in memory, and a load.
+pub fn built_in(make: MakeTrust<'_>) -> Result<Setup, ConfigErrors> {
+    let file = PathBuf::from("the built-in bridge.json");
+    setup(json::parse(BUILT_IN), Path::new(""), make).map_err(|problems| ConfigErrors { file, problems })
+}
+
+fn setup(
+    read: Result<(serde_json::Value, Vec<Problem>), Vec<Problem>>,
+    dir: &Path,
+    make: MakeTrust<'_>,
+) -> Result<Setup, Vec<Problem>> {
+    let env: check::Env<'_> = &|name| std::env::var(name).ok();
+    let (mut value, mut problems) = read?;
+    let checked = if sites::holds_sites(&value) {
+        sites::fill_trust(&mut value, make).and_then(|()| check::check_sites(value, dir, env))
+    } else {
+        check::check(value, dir, env).map(|config| Setup { sites: vec![config], load: None })
+    };
+    match checked {
+        Ok(setup) if problems.is_empty() => return Ok(setup),
+        Ok(_) => {}
+        Err(others) => problems.extend(others),
+    }
+    Err(problems)
+}
+
+/// What runs without a configuration.
+pub const BUILT_IN: &str = include_str!("../../bridge-config/bridge.json");
 
 /// The JSON Schema of the file, as `bridge-config/schema.json` holds it.
 pub fn schema() -> serde_json::Value {

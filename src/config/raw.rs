@@ -69,10 +69,75 @@ object! {
 }
 
 object! {
-    /// A Pulsar cluster and how to be let in.
-    "pulsar" RawPulsar as "Pulsar" {
-        /// `pulsar://host[:6650]` or `pulsar+ssl://host[:6651]`; several hosts with commas.
+    /// Several sites in one process, and a load, to try things out. Where `identity`, `keys` and `token_file` say `temporary`, keys and token are made for the one run.
+    "several sites" RawSites as "Sites" {
+        /// The version of this format: 1.
+        #[schemars(range(min = 1, max = 1))]
+        version: u32,
+        /// The sites, each as in a file of its own, without `version`.
+        #[serde(default)]
+        sites: Vec<Field<RawConfig>>,
+        /// Data-generation requests and the worker that answers them.
+        #[serde(default)]
+        load: RawLoad,
+    }
+}
+
+object! {
+    /// Data-generation requests and the worker that answers them; one of the two, or both.
+    "load" RawLoad as "Load" {
+        /// The topic of requests; default `datagen-requests`.
+        #[serde(default)]
+        requests: Text,
+        /// The topic of results; default `datagen-results`.
+        #[serde(default)]
+        results: Text,
+        /// Sends requests and checks what comes back.
+        #[serde(default)]
+        requester: RawRequester,
+        /// Prices what is asked for.
+        #[serde(default)]
+        worker: RawWorker,
+    }
+}
+
+object! {
+    /// Sends requests and checks what comes back.
+    "load.requester" RawRequester as "Requester" {
+        /// Its cluster: `pulsar://host[:6650]`.
         service_url: Text,
+        /// Points in each result, of 128 bytes each; default 512.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 32768))]
+        points: u32,
+        /// Requests that may be unanswered at once; default 256.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 100000))]
+        unanswered: u32,
+        /// Requests per second; without it, as fast as they are answered.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 10000000))]
+        rate: u32,
+    }
+}
+
+object! {
+    /// Prices what is asked for.
+    "load.worker" RawWorker as "Worker" {
+        /// Its cluster: `pulsar://host[:6650]`.
+        service_url: Text,
+    }
+}
+
+object! {
+    /// A Pulsar cluster and how to be let in.
+    "pulsar" RawPulsar as "Pulsar" [extend("oneOf" = one_cluster_only())] {
+        /// `pulsar://host[:6650]` or `pulsar+ssl://host[:6651]`; several hosts with commas.
+        #[serde(default)]
+        service_url: Text,
+        /// Instead of service_url: the address and port of a broker in memory that this process runs itself, to try things out.
+        #[serde(default)]
+        embedded: Text,
         /// `http://host:8080` or `https://…`: lets the bridge check and prepare topics.
         #[serde(default)]
         admin_url: Text,
@@ -251,6 +316,10 @@ object! {
         #[serde(default)]
         hosts: Vec<Field<Text>>,
     }
+}
+
+fn one_cluster_only() -> Value {
+    serde_json::json!([{ "required": ["service_url"] }, { "required": ["embedded"] }])
 }
 
 fn one_side_only() -> Value {

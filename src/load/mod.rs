@@ -11,7 +11,40 @@ mod pricing;
 mod request;
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
+
+use figures::Figures;
+use requester::Requester;
+use worker::Worker;
+
+/// A requester, a worker, or both, and their figures.
+pub struct Driver {
+    /// Asks.
+    pub requester: Option<Requester>,
+    /// Answers.
+    pub worker: Option<Worker>,
+    /// What they did.
+    pub figures: Arc<Figures>,
+}
+
+impl Driver {
+    /// Makes topics and subscriptions; tries until the brokers are there.
+    pub async fn prepare(&self) {
+        if let Some(worker) = &self.worker {
+            while let Err(error) = worker.prepare().await {
+                tracing::warn!(%error, "the worker waits for its cluster");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+        if let Some(requester) = &self.requester {
+            while let Err(error) = requester.prepare().await {
+                tracing::warn!(%error, "the requester waits for its cluster");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+}
 
 /// A producer's name of its own for this run: deduplication shall not know it from another life.
 fn run_name(who: &str) -> String {

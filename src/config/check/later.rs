@@ -33,9 +33,6 @@ const TYPING_MISTAKES_MAX: usize = 3;
 const LATER: &[(&str, &str, &str)] = &[
     ("", "forwards", "leave it out: only topics cross the link"),
     ("", "gateways", "leave it out: only topics cross the link"),
-    ("", "sites", "give each site a file and a process of its own"),
-    ("", "load", "leave it out, and let a Pulsar client produce"),
-    ("pulsar", "embedded", "write the service_url of a running Pulsar"),
     ("tunnel", "proxy", "leave it out, and let the edge reach the hub's port"),
     ("tunnel", "client_ca_file", "list each edge's bk1 key in tunnel.edges[].keys"),
     ("tunnel", "crl_file", "remove a key from tunnel.edges[].keys to revoke it"),

@@ -4,6 +4,7 @@
 mod later;
 mod pulsar;
 mod routes;
+mod sites;
 mod text;
 mod tunnel;
 
@@ -17,7 +18,7 @@ use serde_json::Value;
 use super::field::{Field, Kind, Text};
 use super::problem::{Place, Problem, Refusal};
 use super::raw::{Keys, RawAdmin, RawConfig, RawPolicy};
-use super::{Admin, Config, Tunnel, url};
+use super::{Admin, Config, Setup, Tunnel, url};
 use crate::policy::Policy;
 use text::Found;
 
@@ -26,9 +27,27 @@ pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Makes a configuration of the file's text, or says everything that is wrong with it.
 pub(super) fn check(value: Value, dir: &Path, env: Env<'_>) -> Result<Config, Vec<Problem>> {
+    checked(value, dir, env, |checker, mut raw: RawConfig| {
+        let root = Place::default();
+        checker.version(std::mem::take(&mut raw.version), &root);
+        checker.config(raw, &root)
+    })
+}
+
+/// The same of a file with several sites.
+pub(super) fn check_sites(value: Value, dir: &Path, env: Env<'_>) -> Result<Setup, Vec<Problem>> {
+    checked(value, dir, env, |checker, raw| checker.setup(raw))
+}
+
+fn checked<R: serde::de::DeserializeOwned, T>(
+    value: Value,
+    dir: &Path,
+    env: Env<'_>,
+    check: impl FnOnce(&mut Checker<'_>, R) -> Option<T>,
+) -> Result<T, Vec<Problem>> {
     let mut checker = Checker { dir, env, problems: Vec::new(), mistyped: Vec::new() };
-    let config = match serde_json::from_value::<RawConfig>(value) {
-        Ok(raw) => checker.config(raw),
+    let config = match serde_json::from_value::<R>(value) {
+        Ok(raw) => check(&mut checker, raw),
         Err(_) => {
             let refusal = Refusal::new("the file is not a JSON object", "begin it with { and end it with }");
             checker.refuse(&Place::default(), refusal);
@@ -50,11 +69,8 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn config(&mut self, raw: RawConfig) -> Option<Config> {
-        let root = Place::default();
-        self.unknown::<RawConfig>(raw.unknown, &root);
-        let version = self.required(raw.version, &root.key("version"));
-        self.version(version);
+    fn config(&mut self, raw: RawConfig, root: &Place) -> Option<Config> {
+        self.unknown::<RawConfig>(raw.unknown, root);
         let site = self.required_text(raw.site, &root.key("site"), site_name);
         let pulsar_place = root.key("pulsar");
         let pulsar = self.required(raw.pulsar, &pulsar_place);
@@ -81,11 +97,11 @@ impl Checker<'_> {
         })
     }
 
-    fn version(&mut self, version: Option<u32>) {
-        if version.is_some_and(|version| version != VERSION) {
-            let refusal =
-                Refusal::new("this bridge reads version 1", "write 1, or take the bridge of that version");
-            self.refuse(&Place::default().key("version"), refusal);
+    fn version(&mut self, field: Field<u32>, root: &Place) {
+        let place = root.key("version");
+        if self.required(field, &place).is_some_and(|version| version != VERSION) {
+            let remedy = "write 1, or take the bridge of that version";
+            self.refuse(&place, Refusal::new("this bridge reads version 1", remedy));
         }
     }
 

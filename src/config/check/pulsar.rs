@@ -12,9 +12,18 @@ use crate::config::{BrokerTls, Pulsar, TokenSource};
 impl Checker<'_> {
     pub(super) fn pulsar(&mut self, raw: RawPulsar, place: &Place) -> Option<Pulsar> {
         self.unknown::<RawPulsar>(raw.unknown, place);
-        let service_url = self.required_text(raw.service_url, &place.key("service_url"), |found| {
-            found.parse(ServiceUrl::parse)
-        });
+        let embedded_place = place.key("embedded");
+        if !matches!(raw.embedded, Field::Missing) && !matches!(raw.service_url, Field::Missing) {
+            let refusal = Refusal::new("embedded and service_url at once", "leave one of them out");
+            self.refuse(&embedded_place, refusal);
+        }
+        let embedded = self.text(raw.embedded, &embedded_place, text::socket_addr);
+        let service_url = match embedded {
+            Some(address) => ServiceUrl::parse(&format!("pulsar://{address}")).ok(),
+            None => self.required_text(raw.service_url, &place.key("service_url"), |found| {
+                found.parse(ServiceUrl::parse)
+            }),
+        };
         let admin_url =
             self.text(raw.admin_url, &place.key("admin_url"), |found| found.parse(url::admin_url));
         let auth = self.optional(raw.auth, &place.key("auth"));
@@ -30,15 +39,18 @@ impl Checker<'_> {
             );
             self.refuse(&place.key("tls").key("ca_file"), refusal);
         }
-        let replicas = self.number(raw.replicas, &place.key("replicas"), 1..=1000, 2);
+        // Nobody else has a broker that lives in this process.
+        let default = if embedded.is_some() { 1 } else { 2 };
+        let replicas = self.number(raw.replicas, &place.key("replicas"), 1..=1000, default);
         let asserted = self.text(raw.deduplication, &place.key("deduplication"), asserted);
         Some(Pulsar {
             service_url: service_url?,
+            embedded,
             admin_url,
             token,
             tls,
             replicas,
-            deduplication_asserted: asserted.is_some(),
+            deduplication_asserted: asserted.is_some() || embedded.is_some(),
         })
     }
 

@@ -63,6 +63,8 @@ fn odd_arguments_are_usage() {
         &["run", "--for", "30"][..],
         &["run", "--output", "xml"],
         &["fly"],
+        &["check", "--config", "a.json", "b.json"],
+        &["check", "a.json", "b.json"],
         &[],
         &["status", "--admin", "ftp://x"],
     ] {
@@ -97,6 +99,10 @@ fn a_refused_configuration_is_told_whole_and_ends_with_78() {
     );
     let (code, stdout, _) = ended(&["check", "--config", file]);
     assert_eq!((code, format!("bridge: {stdout}")), (78, stderr), "one wording");
+    for verb in ["run", "check"] {
+        let flagged = ended(&[verb, "--config", file]);
+        assert_eq!((flagged.0, ended(&[verb, file])), (78, flagged), "with the flag or without");
+    }
     let (code, stdout, _) = ended(&["check", "--config", file, "--output", "json"]);
     let told: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &told["ok"], told["problems"].as_array().unwrap().len()), (78, &json!(false), 3));

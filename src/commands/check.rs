@@ -10,7 +10,7 @@ use crate::cli::{CheckArgs, Output};
 
 /// Validates the file.
 pub fn check(args: &CheckArgs) -> Exit {
-    let file = match super::config_file(args.config.as_deref()) {
+    let file = match super::config_file(args.config.file()) {
         Ok(file) => file,
         Err(exit) => return exit,
     };

@@ -30,7 +30,7 @@ pub fn run(args: &RunArgs) -> Exit {
 }
 
 fn configured(args: &RunArgs) -> Result<Config, Exit> {
-    let file = super::config_file(args.config.as_deref())?;
+    let file = super::config_file(args.config.file())?;
     let refused = |errors: ConfigErrors| {
         eprintln!("bridge: {errors}");
         Exit::Refused

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use pulsar_bridge::config::{self, Config, ConfigErrors, Problem, Tunnel};
 use pulsar_bridge::exit::Exit;
+use pulsar_bridge::site::Site;
 use serde_json::json;
 
 use crate::cli::{CheckArgs, Output};
@@ -17,7 +18,7 @@ pub fn check(args: &CheckArgs) -> Exit {
     let looked = look(&file);
     let shown = file.display().to_string();
     let told = match (args.output, &looked) {
-        (Output::Text, Ok(config)) => text(&shown, config),
+        (Output::Text, Ok(site)) => text(&shown, site.config()),
         (Output::Text, Err(errors)) => format!("{errors}\n"),
         (Output::Json, Ok(_)) => json(&shown, &[]),
         (Output::Json, Err(errors)) => json(&shown, &errors.problems),
@@ -29,13 +30,10 @@ pub fn check(args: &CheckArgs) -> Exit {
     exit
 }
 
-fn look(file: &Path) -> Result<Config, ConfigErrors> {
+/// All that `run` does before it binds and dials.
+fn look(file: &Path) -> Result<Site, ConfigErrors> {
     let config = config::load(file)?;
-    let problems = config::missing_files(&config);
-    if !problems.is_empty() {
-        return Err(ConfigErrors { file: file.to_owned(), problems });
-    }
-    Ok(config)
+    Site::open(config).map_err(|problems| ConfigErrors { file: file.to_owned(), problems })
 }
 
 fn text(file: &str, config: &Config) -> String {
@@ -68,5 +66,5 @@ fn json(file: &str, problems: &[Problem]) -> String {
     format!("{value}\n")
 }
 
-const LOOKED_AT: [&str; 3] = ["keys and values", "routes against each other", "that named files are there"];
+const LOOKED_AT: [&str; 3] = ["keys and values", "routes against each other", "the files that it names"];
 const NOT_TRIED: [&str; 3] = ["the cluster", "the link", "the other side's policy"];

@@ -91,7 +91,8 @@ fn a_refused_configuration_is_told_whole_and_ends_with_78() {
     assert_eq!(code, 78);
     let lines: Vec<&str> = stderr.lines().collect();
     assert_eq!(lines[0], format!("bridge: {file}: refused, 3 problems:"));
-    assert_eq!(lines.len(), 4, "{stderr}");
+    assert_eq!(lines.len(), 5, "{stderr}");
+    assert_eq!(lines[4], "  not looked at before the values are right: the files that it names");
     let by_environment = bridge(&["run"]).env("BRIDGE_CONFIG", file).output().unwrap();
     assert_eq!(
         (by_environment.status.code(), by_environment.stderr),
@@ -107,6 +108,8 @@ fn a_refused_configuration_is_told_whole_and_ends_with_78() {
     let told: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &told["ok"], told["problems"].as_array().unwrap().len()), (78, &json!(false), 3));
     assert_eq!(told["problems"][0]["path"], "colour");
+    assert_eq!(told["looked_at"], json!(["keys and values", "routes against each other"]));
+    assert_eq!(told["not_tried"][3], "the files that it names");
 }
 
 #[test]

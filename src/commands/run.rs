@@ -42,7 +42,7 @@ fn opened(args: &RunArgs) -> Result<Site, Exit> {
             Exit::Usage
         })?;
     }
-    Site::open(config).map_err(|problems| refused(ConfigErrors { file, problems }))
+    Site::open(config).map_err(|problems| refused(ConfigErrors { file, problems, files_opened: true }))
 }
 
 async fn until_stopped(site: Site, run_time: Option<Duration>) -> Result<Summary, Exit> {

@@ -1,18 +1,21 @@
 //! What one configuration starts: embedded brokers, sites, a load; up in this order, down in the reverse. A site's
 //! own inside is `site.rs`.
 
-use std::io;
-use std::net::SocketAddr;
+#[cfg(feature = "load")]
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(feature = "load")]
+use std::time::Instant;
 
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Setup};
+use crate::config;
 use crate::exit::Exit;
-use crate::site::{self, Boards, SiteError, Summary};
+#[cfg(feature = "load")]
+use crate::site;
+use crate::site::{Boards, ListenError, Site, Summary};
 
 #[cfg(feature = "embedded")]
 use crate::embedded::Broker;
@@ -23,7 +26,7 @@ use crate::load::figures::{Figures, Snapshot};
 
 /// Everything, ready to run.
 pub struct Stack {
-    sites: Vec<(config::Config, Boards)>,
+    sites: Vec<Site>,
     #[cfg(feature = "embedded")]
     brokers: Vec<Broker>,
     #[cfg(feature = "load")]
@@ -81,36 +84,22 @@ pub struct LoadSummary {
 /// Why it cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
-    /// A site.
-    #[error("site {name}: {error}")]
-    Site {
-        /// Its name.
-        name: String,
-        /// What it says.
-        error: SiteError,
-    },
-    /// An embedded broker's address cannot be had.
-    #[error("sites: pulsar.embedded {address}: {error}; name an address of this machine that is free")]
-    Broker {
-        /// What was configured.
-        address: SocketAddr,
-        /// The system's word.
-        error: io::Error,
-    },
+    /// An address cannot be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The binary was made without a part.
     #[error("this binary was built without `{0}`: take one with it, or leave the key out")]
     NotBuilt(&'static str),
     /// A site's task ended without a word.
     #[error("a site ended by itself: {0}")]
-    Panicked(String),
+    Panicked(#[from] tokio::task::JoinError),
 }
 
 impl StackError {
     /// How the process ends with it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Site { error, .. } => error.exit(),
-            Self::Broker { error, .. } => site::exit_without(error),
+            Self::Listen(error) => error.exit(),
             Self::NotBuilt(_) => Exit::Refused,
             Self::Panicked(_) => Exit::Fault,
         }
@@ -118,11 +107,11 @@ impl StackError {
 }
 
 impl Stack {
-    /// Binds embedded brokers and prepares the load's topics, so that whatever comes up next finds them.
-    pub async fn prepare(setup: Setup, stop: &CancellationToken) -> Result<Self, StackError> {
-        let sites: Vec<_> = setup.sites.into_iter().map(|site| (site, Boards::default())).collect();
+    /// Binds embedded brokers.
+    pub async fn bind(sites: Vec<Site>, load: Option<&config::Load>) -> Result<Self, StackError> {
+        let names = sites.iter().map(|site| (site.config().site.clone(), site.boards()));
         let mut watch = Watch {
-            sites: sites.iter().map(|(config, boards)| (config.site.clone(), boards.clone())).collect(),
+            sites: names.collect(),
             brokers: Vec::new(),
             #[cfg(feature = "load")]
             figures: None,
@@ -130,24 +119,23 @@ impl Stack {
         #[cfg(feature = "embedded")]
         let brokers = bind(&sites, &mut watch).await?;
         #[cfg(not(feature = "embedded"))]
-        if sites.iter().any(|(config, _)| config.pulsar.embedded.is_some()) {
+        if sites.iter().any(|site| site.config().pulsar.embedded.is_some()) {
             return Err(StackError::NotBuilt("embedded"));
         }
+        #[cfg(feature = "load")]
+        let driver = load.map(driver);
+        #[cfg(feature = "load")]
+        watch.figures.clone_from(&driver.as_ref().map(|driver| driver.figures.clone()));
         #[cfg(not(feature = "load"))]
-        if setup.load.is_some() {
+        if load.is_some() {
             return Err(StackError::NotBuilt("load"));
         }
-        let _ = stop;
         Ok(Self {
             sites,
             #[cfg(feature = "embedded")]
             brokers,
             #[cfg(feature = "load")]
-            driver: setup.load.as_ref().map(|load| {
-                let driver = driver(load);
-                watch.figures = Some(driver.figures.clone());
-                driver
-            }),
+            driver,
             watch,
         })
     }
@@ -159,7 +147,7 @@ impl Stack {
 
     /// How long stopping may take.
     pub fn drain_time_max(&self) -> Duration {
-        let sites = self.sites.iter().map(|(config, _)| config.drain).max().unwrap_or_default();
+        let sites = self.sites.iter().map(|site| site.config().drain).max().unwrap_or_default();
         sites + LOAD_PATIENCE
     }
 
@@ -179,18 +167,15 @@ impl Stack {
         let sites_stop = CancellationToken::new();
         let _sites_stop = sites_stop.clone().drop_guard();
         let mut sites = JoinSet::new();
-        for (config, boards) in self.sites {
-            let (name, stop) = (config.site.clone(), sites_stop.clone());
-            sites.spawn(async move {
-                site::run(config, boards, stop).await.map_err(|error| StackError::Site { name, error })
-            });
+        for site in self.sites {
+            sites.spawn(site.run(sites_stop.clone()));
         }
         let mut summaries = Vec::new();
         tokio::select! {
             () = stop.cancelled() => {}
             // A site ends by itself only when it cannot run.
             Some(ended) = sites.join_next() => {
-                summaries.push(ended.map_err(|panicked| StackError::Panicked(panicked.to_string()))??);
+                summaries.push(ended??);
             }
         }
         #[cfg(feature = "load")]
@@ -200,7 +185,7 @@ impl Stack {
         };
         sites_stop.cancel();
         while let Some(ended) = sites.join_next().await {
-            summaries.push(ended.map_err(|panicked| StackError::Panicked(panicked.to_string()))??);
+            summaries.push(ended??);
         }
         #[cfg(feature = "load")]
         if let Some(loaded) = loaded {
@@ -214,12 +199,12 @@ impl Stack {
 }
 
 #[cfg(feature = "embedded")]
-async fn bind(sites: &[(config::Config, Boards)], watch: &mut Watch) -> Result<Vec<Broker>, StackError> {
+async fn bind(sites: &[Site], watch: &mut Watch) -> Result<Vec<Broker>, StackError> {
     let mut brokers = Vec::new();
-    for (config, _) in sites {
+    for config in sites.iter().map(Site::config) {
         let Some(address) = config.pulsar.embedded else { continue };
         let broker = Broker::bind(address, crate::embedded::Settings::default()).await;
-        let broker = broker.map_err(|error| StackError::Broker { address, error })?;
+        let broker = broker.map_err(|error| ListenError { place: "pulsar.embedded", address, error })?;
         watch.brokers.push((config.site.clone(), broker.service_url()));
         brokers.push(broker);
     }

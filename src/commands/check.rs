@@ -4,23 +4,24 @@ use std::path::Path;
 
 use pulsar_bridge::config::{self, Config, ConfigErrors, Problem, Tunnel};
 use pulsar_bridge::exit::Exit;
+use pulsar_bridge::site::Site;
 use serde_json::json;
 
 use crate::cli::{CheckArgs, Output};
 
 /// Validates the file.
 pub fn check(args: &CheckArgs) -> Exit {
-    let file = match super::config_file(args.config.as_deref()) {
+    let file = match super::config_file(args.config.file()) {
         Ok(file) => file,
         Err(exit) => return exit,
     };
     let looked = look(&file);
     let shown = file.display().to_string();
     let told = match (args.output, &looked) {
-        (Output::Text, Ok(config)) => text(&shown, config),
+        (Output::Text, Ok(site)) => text(&shown, site.config()),
         (Output::Text, Err(errors)) => format!("{errors}\n"),
-        (Output::Json, Ok(_)) => json(&shown, &[]),
-        (Output::Json, Err(errors)) => json(&shown, &errors.problems),
+        (Output::Json, Ok(_)) => json(&shown, &[], true),
+        (Output::Json, Err(errors)) => json(&shown, &errors.problems, errors.files_opened),
     };
     let exit = super::tell(&told);
     if exit == Exit::Done && looked.is_err() {
@@ -29,13 +30,14 @@ pub fn check(args: &CheckArgs) -> Exit {
     exit
 }
 
-fn look(file: &Path) -> Result<Config, ConfigErrors> {
+/// All that `run` does before it binds and dials.
+fn look(file: &Path) -> Result<Site, ConfigErrors> {
     let config = config::load(file)?;
-    let problems = config::missing_files(&config);
-    if !problems.is_empty() {
-        return Err(ConfigErrors { file: file.to_owned(), problems });
-    }
-    Ok(config)
+    Site::open(config).map_err(|problems| ConfigErrors {
+        file: file.to_owned(),
+        problems,
+        files_opened: true,
+    })
 }
 
 fn text(file: &str, config: &Config) -> String {
@@ -57,16 +59,21 @@ fn text(file: &str, config: &Config) -> String {
     told + &format!("  looked at: {}\n  not tried: {}\n", LOOKED_AT.join(", "), NOT_TRIED.join(", "))
 }
 
-fn json(file: &str, problems: &[Problem]) -> String {
+fn json(file: &str, problems: &[Problem], files_opened: bool) -> String {
+    let (mut looked_at, mut not_tried) = (LOOKED_AT.to_vec(), NOT_TRIED.to_vec());
+    if !files_opened {
+        not_tried.extend(looked_at.pop());
+    }
     let value = json!({
         "file": file,
         "ok": problems.is_empty(),
         "problems": problems,
-        "looked_at": LOOKED_AT,
-        "not_tried": NOT_TRIED,
+        "looked_at": looked_at,
+        "not_tried": not_tried,
     });
     format!("{value}\n")
 }
 
-const LOOKED_AT: [&str; 3] = ["keys and values", "routes against each other", "that named files are there"];
+/// The files last: where values are wrong, they are not looked at.
+const LOOKED_AT: [&str; 3] = ["keys and values", "routes against each other", "the files that it names"];
 const NOT_TRIED: [&str; 3] = ["the cluster", "the link", "the other side's policy"];

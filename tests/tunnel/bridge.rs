@@ -9,7 +9,7 @@ use pulsar_bridge::config::{EdgeEntry, EdgeTunnel, HubTunnel, LinkUrl, TunnelLim
 use pulsar_bridge::tunnel::init::{self, Request};
 use pulsar_bridge::tunnel::link::{LinkUp, RelayLane, TunnelEvent};
 use pulsar_bridge::tunnel::status::{Board, LinkStatus};
-use pulsar_bridge::tunnel::{EdgeDialer, HubListener, TunnelMetrics};
+use pulsar_bridge::tunnel::{EdgeDialer, HubKeys, TunnelMetrics};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -91,7 +91,7 @@ pub struct Side {
 }
 
 pub async fn hub(cfg: &HubTunnel) -> (Side, SocketAddr) {
-    let listener = HubListener::bind(cfg, "riskfuel").await.unwrap();
+    let listener = HubKeys::load(cfg, "riskfuel").unwrap().bind().await.unwrap();
     let address = listener.local_addr().unwrap();
     let (board, metrics, stop) = (Board::default(), TunnelMetrics::default(), CancellationToken::new());
     let (events, received) = mpsc::channel(16);

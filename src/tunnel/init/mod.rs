@@ -143,7 +143,7 @@ pub enum InitError {
     #[error("{0}: not the key that `bridge init --own-key` wrote: move it away and make a new one")]
     OwnKey(PathBuf),
     /// The key could not be read safely.
-    #[error(transparent)]
+    #[error("{0}; {remedy}", remedy = .0.remedy())]
     SecretFile(#[from] secret_file::SecretFileError),
     /// Certificates or keys could not be made.
     #[error("cannot make keys: {0}")]

@@ -39,6 +39,8 @@ def distribution():
 class Broker:
     """A standalone; its state is on disk, so any number of programs may hold a handle."""
 
+    memory = MEMORY
+
     def __init__(self, place):
         self.place = place
         self.dir = home() / "run" / place.name
@@ -55,12 +57,12 @@ class Broker:
             str(distribution() / "bin/pulsar"), "standalone", "-c", str(self.configuration()), "-a", self.place.address,
             "-nfw", "-nss", "--metadata-dir", str(self.dir / "meta"), "--bookkeeper-dir", str(self.dir / "bk"),
         ]  # fmt: skip
-        environment = dict(os.environ, PULSAR_MEM=MEMORY, PULSAR_LOG_DIR=str(self.dir), PULSAR_LOG_APPENDER="Console")
+        ours = {"PULSAR_MEM": self.memory, "PULSAR_LOG_DIR": str(self.dir), "PULSAR_LOG_APPENDER": "Console"}
         with open(self.log, "ab") as log:
             log_from = log.tell()
             # `ip netns exec` and bin/pulsar both exec, so this pid becomes Java's.
             process = subprocess.Popen(
-                command, cwd=self.dir, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                command, cwd=self.dir, env=os.environ | ours, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
         kept = {"pid": process.pid, "born": born(process.pid), "log_from": log_from}
@@ -107,9 +109,8 @@ class Broker:
             owner = self.admin.get("/lookup/v2/topic/persistent/public/default/testbed-readiness")
         except (OSError, rest.Refused) as error:
             return str(error)
-        if owner.get("brokerUrl") != self.place.service_url:
-            return f"lookup answers {owner.get('brokerUrl')} instead of {self.place.service_url}"
-        return None
+        url = owner.get("brokerUrlTls" if self.place.tls else "brokerUrl")
+        return None if url == self.place.service_url else f"lookup answers {url} instead of {self.place.service_url}"
 
     def stop(self):
         """SIGTERM, and SIGKILL for one that does not end; says whether it ended by itself."""
@@ -140,9 +141,9 @@ class Broker:
     def pid_file(self):
         return self.dir / "broker.pid"
 
-    def configuration(self):
-        """The distribution's standalone.conf with what makes this one an organisation's own."""
-        ours = {
+    def settings(self):
+        """What makes this one an organisation's own."""
+        return {
             "clusterName": self.place.name,
             "bindAddress": "0.0.0.0",
             "advertisedAddress": self.place.address,
@@ -153,6 +154,10 @@ class Broker:
             "journalMaxBackups": "0",
             "gcWaitTime": "60000",
         }
+
+    def configuration(self):
+        """The distribution's standalone.conf with our settings."""
+        ours = self.settings()
         lines = (distribution() / "conf/standalone.conf").read_text().splitlines()
         kept = [line for line in lines if line.split("=")[0].strip() not in ours]
         path = self.dir / "standalone.conf"

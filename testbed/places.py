@@ -33,6 +33,7 @@ class Place:
     name: str
     address: str
     accepts_inbound: bool
+    tls: bool = False
 
     @property
     def namespace(self):
@@ -40,11 +41,11 @@ class Place:
 
     @property
     def service_url(self):
-        return f"pulsar://{self.address}:6650"
+        return f"pulsar+ssl://{self.address}:6651" if self.tls else f"pulsar://{self.address}:6650"
 
     @property
     def admin_url(self):
-        return f"http://{self.address}:8080"
+        return f"https://{self.address}:8443" if self.tls else f"http://{self.address}:8080"
 
 
 PLACES = {
@@ -55,6 +56,9 @@ PLACES = {
         Place("partner", "198.18.3.1", accepts_inbound=True),
     )
 }
+# Its broker lives only as long as the case that needs it (guarded.py).
+GUARDED = Place("guarded", "198.18.4.1", accepts_inbound=True, tls=True)
+EVERY = (*PLACES.values(), GUARDED)
 
 
 def run(*command, check=True):

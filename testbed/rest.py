@@ -17,19 +17,24 @@ class Refused(Exception):
 
 
 class Admin:
-    """One HTTP port inside a place; a new connection for each call, so that a restarted server needs no care."""
+    """One HTTP port inside a place; a new connection for each call, so that a restarted server needs no care.
+    With `tls` (an SSL context) and `token` where the place wants them."""
 
-    def __init__(self, place, port=8080, address=None, patience=10.0):
-        self.place, self.port, self.patience = place, port, patience
-        self.address = address or place.address
+    def __init__(self, place, port=None, address=None, patience=10.0, tls=None, token=None):
+        self.place, self.port, self.patience = place, port or (8443 if tls else 8080), patience
+        self.address, self.tls = address or place.address, tls
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def ask(self, method, path, body=None):
         connection = http.client.HTTPConnection(self.address, self.port, timeout=self.patience)
         with places.entered(self.place.namespace):
             connection.sock = socket.create_connection((self.address, self.port), timeout=self.patience)
         try:
+            if self.tls:
+                connection.sock = self.tls.wrap_socket(connection.sock, server_hostname=self.address)
             text = None if body is None else json.dumps(body)
-            connection.request(method, path, text, {"Content-Type": "application/json"} if text is not None else {})
+            kind = {"Content-Type": "application/json"} if text is not None else {}
+            connection.request(method, path, text, self.headers | kind)
             answer = connection.getresponse()
             said = answer.read().decode(errors="replace")
             if 300 <= answer.status < 400:

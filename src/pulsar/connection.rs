@@ -151,7 +151,7 @@ impl Connection {
         proxied: Option<String>,
     ) -> Result<Self, ConnectionError> {
         let mut stream = dialer.dial(address).await?;
-        let hello = connect_command(credentials, proxied)?;
+        let hello = connect_command(credentials, dialer.shows_certificate(address), proxied)?;
         let shake = handshake(&mut stream, hello);
         let (connected, splitter) =
             tokio::time::timeout(ANSWER_DEADLINE, shake).await.map_err(|_| ConnectionError::NoAnswer)??;
@@ -339,14 +339,20 @@ impl Drop for AnswerGuard {
 
 fn connect_command(
     credentials: &Credentials,
+    certificate: bool,
     proxied: Option<String>,
 ) -> Result<BaseCommand, ConnectionError> {
     let token = credentials().map_err(ConnectionError::Credentials)?;
+    let method = match (&token, certificate) {
+        (Some(_), _) => Some(AUTH_METHOD),
+        (None, true) => Some(AUTH_METHOD_TLS),
+        (None, false) => None,
+    };
     Ok(BaseCommand {
         r#type: kind::CONNECT,
         connect: Some(proto::Connect {
             client_version: CLIENT_VERSION.into(),
-            auth_method_name: token.as_ref().map(|_| AUTH_METHOD.into()),
+            auth_method_name: method.map(Into::into),
             auth_data: token,
             protocol_version: Some(PROTOCOL_VERSION),
             proxy_to_broker_url: proxied,
@@ -398,6 +404,9 @@ pub(super) async fn next_frame<R: AsyncRead + Unpin>(
 
 /// The auth method that carries a token (`AuthenticationToken.java`).
 pub(super) const AUTH_METHOD: &str = "token";
+/// The one that takes the role from the TLS session (`AuthenticationProviderTls.java`). It has to be named: a broker
+/// does not look at the certificate of somebody who names no method (`ServerCnx.handleConnect`).
+const AUTH_METHOD_TLS: &str = "tls";
 /// What brokers log of us.
 pub(super) const CLIENT_VERSION: &str = concat!("pulsar-bridge-", env!("CARGO_PKG_VERSION"));
 /// v21, the newest that 4.x brokers know; each answers with the smaller of both.
@@ -420,3 +429,23 @@ const MAX_MESSAGE_SIZE_BOUND: u32 = 1 << 30;
 const FRAME_MARGIN: u32 = 64 * 1024;
 /// CONNECTED and ERROR are small.
 const HANDSHAKE_FRAME_LEN_MAX: u32 = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_says_who_we_are_where_no_token_does() {
+        let token: Credentials = Arc::new(|| Ok(Some(Bytes::from_static(b"s3cret"))));
+        let none: Credentials = Arc::new(|| Ok(None));
+        for (credentials, certificate, method) in [
+            (&token, true, Some("token")),
+            (&token, false, Some("token")),
+            (&none, true, Some("tls")),
+            (&none, false, None),
+        ] {
+            let hello = connect_command(credentials, certificate, None).unwrap().connect.unwrap();
+            assert_eq!(hello.auth_method_name.as_deref(), method);
+        }
+    }
+}

@@ -133,6 +133,11 @@ impl Dialer {
         Ok(Self { tls: Some(Arc::new(config)) })
     }
 
+    /// Whether whoever listens at `address` sees a certificate of ours.
+    pub fn shows_certificate(&self, address: &Address) -> bool {
+        address.tls && self.tls.as_ref().is_some_and(|tls| tls.client_auth_cert_resolver.has_certs())
+    }
+
     /// Connects, with TLS where the address says so.
     pub async fn dial(&self, address: &Address) -> Result<Box<dyn Stream>, TransportError> {
         let failed = |source| TransportError::Dial { address: address.clone(), source };
@@ -192,5 +197,22 @@ mod tests {
         for url in ["a:6650", "ftp://a", "pulsar://", "pulsar://a:x", "pulsar://u@a"] {
             assert!(Address::parse(url).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn a_certificate_is_shown_only_over_tls() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["bridge".to_owned()]).unwrap();
+        let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let without = TlsFiles { ca_file: Some(cert.clone()), ..TlsFiles::default() };
+        let with = TlsFiles { cert_file: Some(cert), key_file: Some(key), ..without.clone() };
+        let shown = |files: &TlsFiles, url| {
+            Dialer::new(files).unwrap().shows_certificate(&Address::parse(url).unwrap())
+        };
+        assert!(shown(&with, "pulsar+ssl://a"));
+        assert!(!shown(&with, "pulsar://a"));
+        assert!(!shown(&without, "pulsar+ssl://a"));
     }
 }

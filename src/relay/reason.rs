@@ -56,11 +56,11 @@ reasons! {
     /// Another replica of this site is active on the subscription.
     Standby "standby" Soon "none needed: this replica takes over when the active one goes";
     /// The source cluster cannot be reached.
-    SourceUnreachable "source_unreachable" Soon "check pulsar.service_url and the brokers of the source site";
+    SourceUnreachable "source_unreachable" Soon "check pulsar.service_url, pulsar.tls and the brokers of the source site; its log names the cause";
     /// The source cluster's admin API cannot be reached, so hole markers cannot be read.
     SourceAdminUnreachable "source_admin_unreachable" Soon "check pulsar.admin_url of the source site";
     /// The source cluster refuses us.
-    SourceNotPermitted "source_not_permitted" Later "grant the bridge's role `consume` on the source topic, or give it another token";
+    SourceNotPermitted "source_not_permitted" Later "grant the bridge's role `consume` on the source topic, or give it another token or certificate";
     /// Another consumer holds the subscription exclusively.
     SubscriptionInUse "subscription_in_use" Later "another consumer holds the bridge's subscription: another replica runs (then drop \"replicas\": 1), or another bridge uses the name (then set the route's \"subscription\")";
     /// The source broker went on behind entries that are not acknowledged.
@@ -70,11 +70,11 @@ reasons! {
     /// The destination broker closed the producer, or the topic moved.
     DestinationMoved "destination_moved" Soon "none needed: the session is opened again";
     /// The destination cluster cannot be reached.
-    DestinationUnreachable "destination_unreachable" Soon "check pulsar.service_url and the brokers of the destination site";
+    DestinationUnreachable "destination_unreachable" Soon "check pulsar.service_url, pulsar.tls and the brokers of the destination site; its log names the cause";
     /// The destination broker could not store an entry now.
     DestinationRetry "destination_retry" Soon "if it lasts, look into the destination brokers' logs";
     /// The destination cluster refuses us.
-    DestinationNotPermitted "destination_not_permitted" Later "grant the bridge's role `produce` on the destination topic, or give it another token";
+    DestinationNotPermitted "destination_not_permitted" Later "grant the bridge's role `produce` on the destination topic, or give it another token or certificate";
     /// The destination topic does not exist and cannot be created from here.
     DestinationMissing "destination_missing" Later "create the destination topic with the source's number of partitions, or set pulsar.admin_url there for a role that may";
     /// Source and destination differ in partitions.

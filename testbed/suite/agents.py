@@ -25,6 +25,8 @@ class Agent:
     def __init__(self, binary, place, config):
         self.binary, self.place, self.config = binary, place, config
         self.log = config.parent / "agent.log"
+        # `BRIDGE_LOG`; what it is for the suite itself where a case says nothing.
+        self.verbosity = None
         self.http = rest.Admin(place, ADMIN_PORT, address="127.0.0.1")
         self.process = None
         self.forget_figures()
@@ -37,8 +39,9 @@ class Agent:
         with open(self.log, "ab") as log:
             # In a session of its own: the terminal's Ctrl-C is for us, who then end it in order.
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=os.environ | ({"BRIDGE_LOG": self.verbosity} if self.verbosity else {}),
+            )  # fmt: skip
 
     def is_alive(self):
         return self.process is not None and self.process.poll() is None
@@ -119,6 +122,8 @@ class Pair:
 
     def __init__(self, binary, folder, routes):
         self.folder, self.routes = folder, routes
+        # `pulsar` of both configurations; a change counts from the next `configure` and start on.
+        self.pulsar = {name: pulsar_of(PLACES[name]) for name in ("riskfuel", "bank")}
         initialise(binary, folder)
         self.configure()
         self.hub = Agent(binary, PLACES["riskfuel"], folder / "hub/hub.json")
@@ -133,12 +138,12 @@ class Pair:
         to_bank = [topic for route in self.routes if route["to"] == "bank" for topic in route["topics"]]
         to_riskfuel = [topic for route in self.routes if route["to"] == "riskfuel" for topic in route["topics"]]
         hub = read_json(self.folder / "hub/hub.json")
-        hub["pulsar"] = pulsar_of(PLACES["riskfuel"])
+        hub["pulsar"] = self.pulsar["riskfuel"]
         hub["tunnel"]["listen"] = f"{PLACES['riskfuel'].address}:{places.LINK_PORT}"
         hub["tunnel"]["edges"][0]["policy"] = {"receive": to_riskfuel, "send": to_bank}
         hub["routes"] = self.routes
         edge = read_json(self.folder / "bank/edge.json")
-        edge["pulsar"] = pulsar_of(PLACES["bank"])
+        edge["pulsar"] = self.pulsar["bank"]
         edge["policy"] = {"receive": to_bank, "send": to_riskfuel}
         for config, path in ((hub, "hub/hub.json"), (edge, "bank/edge.json")):
             config["admin"] = {"listen": f"127.0.0.1:{ADMIN_PORT}"}

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+import connecting
 import pulsar
 from payload import Writer
 
@@ -20,9 +21,7 @@ def main():
     arguments = parse()
     stay_on_one_core()
     writer = Writer(arguments.producer, arguments.size, arguments.dressed)
-    client = pulsar.Client(
-        arguments.url, operation_timeout_seconds=120, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error)
-    )
+    client = connecting.client(arguments)
     producer = client.create_producer(
         arguments.topic,
         producer_name=arguments.producer,
@@ -99,7 +98,7 @@ def stay_on_one_core():
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", required=True, help="pulsar://host:port")
+    connecting.add_arguments(parser)
     parser.add_argument("--topic", required=True)
     parser.add_argument("--producer", required=True, help="its name, also written into every payload")
     parser.add_argument("--count", type=int, required=True)

@@ -19,6 +19,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import case_auth  # noqa: E402
 import case_compare  # noqa: E402
 import case_entries  # noqa: E402
 import case_faults  # noqa: E402
@@ -32,7 +33,7 @@ CASES = {
     case.__name__: case
     for case in (
         case_flow.verifier, case_entries.entries, case_faults.bad_start, case_faults.source_missing,
-        case_faults.reshaped, case_faults.restart_stays_stopped,
+        case_faults.reshaped, case_faults.restart_stays_stopped, case_auth.auth,
         case_flow.active_active, case_flow.bulk, case_flow.backlog, case_faults.kills,
     )
 }  # fmt: skip

@@ -42,9 +42,9 @@ class Load:
     dressed: bool = False
     rate: float = 0
 
-    def command(self):
+    def command(self, access):
         return [
-            str(HERE / "produce.py"), "--url", PLACES[self.site].service_url, "--topic", self.topic,
+            str(HERE / "produce.py"), *access, "--topic", self.topic,
             "--producer", self.name, "--count", str(self.count), "--size", str(self.size),
             "--batch", str(self.batch), "--compression", self.compression, "--rate", str(self.rate),
             *(["--dressed"] if self.dressed else []),
@@ -59,6 +59,8 @@ class Stage:
         self.random = random.Random(f"{case} {seed}")
         self.namespace = f"{case.replace('_', '-')}-{random.SystemRandom().randrange(16**6):06x}"
         self.brokers = {name: Broker(place) for name, place in PLACES.items()}
+        # How programs with the official client reach a site's cluster: arguments of `connecting.py`.
+        self.access = {name: ["--url", place.service_url] for name, place in PLACES.items()}
         self.pairs, self.programs = [], []
         self.rows = []
         # A subscription of its own for each, or the second judgement of a topic would begin where the first ended.
@@ -130,7 +132,7 @@ class Stage:
 
     def begin(self, load, hold=False):
         """Starts a load in the background; with `hold` it goes on past its count until `finish`."""
-        command = load.command() + (["--hold"] if hold else [])
+        command = load.command(self.access[load.site]) + (["--hold"] if hold else [])
         return load, self.program(load.site, command, stdin=subprocess.PIPE)
 
     def finish(self, begun):
@@ -143,7 +145,7 @@ class Stage:
     def judge(self, site, topic, expected, idle=60, linger=2.0, ignore=()):
         """What an official consumer gets there from the start of the topic."""
         command = [
-            str(HERE / "verify.py"), "--url", PLACES[site].service_url, "--topic", topic,
+            str(HERE / "verify.py"), *self.access[site], "--topic", topic,
             "--subscription", f"verify-{next(self.judgements)}", "--idle", str(idle), "--linger", str(linger),
             *(argument for who, count in expected.items() for argument in ("--expect", f"{who}={count}")),
             *(argument for name in ignore for argument in ("--ignore-property", name)),

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 
+import connecting
 import pulsar
 from tally import Tally
 
@@ -20,9 +21,7 @@ AT_ONCE = 5000
 def main():
     arguments = parse()
     expected = dict(split_expectation(text) for text in arguments.expect)
-    client = pulsar.Client(
-        arguments.url, operation_timeout_seconds=120, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error)
-    )
+    client = connecting.client(arguments)
     # One consumer for each partition: order is a partition's own, and only such consumers acknowledge cumulatively.
     topics = [topic for name in arguments.topic for topic in client.get_topic_partitions(name)]
     consumers = {topic: subscribe(client, topic, arguments.subscription) for topic in topics}
@@ -85,7 +84,7 @@ def split_expectation(text):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", required=True, help="pulsar://host:port")
+    connecting.add_arguments(parser)
     parser.add_argument("--topic", required=True, action="append", help="may be given several times")
     parser.add_argument("--subscription", default="verify")
     parser.add_argument("--expect", required=True, action="append", metavar="PRODUCER=COUNT")

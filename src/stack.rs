@@ -41,9 +41,9 @@ pub struct Watch {
     pub sites: Vec<(String, Boards)>,
     /// Name and service URL of each site's embedded brokers.
     pub brokers: Vec<(String, String)>,
-    /// The load's figures.
+    /// What drives them, and its figures.
     #[cfg(feature = "load")]
-    pub figures: Option<Arc<Figures>>,
+    pub load: Option<(config::Load, Arc<Figures>)>,
 }
 
 /// What a run did.
@@ -114,7 +114,7 @@ impl Stack {
             sites: names.collect(),
             brokers: Vec::new(),
             #[cfg(feature = "load")]
-            figures: None,
+            load: None,
         };
         #[cfg(feature = "embedded")]
         let brokers = bind(&sites, &mut watch).await?;
@@ -125,7 +125,9 @@ impl Stack {
         #[cfg(feature = "load")]
         let driver = load.map(driver);
         #[cfg(feature = "load")]
-        watch.figures.clone_from(&driver.as_ref().map(|driver| driver.figures.clone()));
+        if let (Some(load), Some(driver)) = (load, &driver) {
+            watch.load = Some((load.clone(), driver.figures.clone()));
+        }
         #[cfg(not(feature = "load"))]
         if load.is_some() {
             return Err(StackError::NotBuilt("load"));

@@ -2,26 +2,25 @@
 
 use std::path::Path;
 
-use pulsar_bridge::config::{self, Config, ConfigErrors, Problem, Tunnel};
+use pulsar_bridge::config::{Config, Problem, Tunnel};
 use pulsar_bridge::exit::Exit;
-use pulsar_bridge::site::Site;
 use serde_json::json;
 
+use super::opened::{self, NotOpened, Opened};
 use crate::cli::{CheckArgs, Output};
 
-/// Validates the file.
+/// Validates the file, by all that `run` does before it binds and dials.
 pub fn check(args: &CheckArgs) -> Exit {
-    let file = match super::config_file(args.config.file()) {
-        Ok(file) => file,
-        Err(exit) => return exit,
+    let looked = match opened::open(super::config_file(args.config.file()), &[]) {
+        Ok(opened) => Ok(opened),
+        Err(NotOpened::Config(errors)) => Err(errors),
+        Err(not @ NotOpened::Usage(_)) => return not.told(),
     };
-    let looked = look(&file);
-    let shown = file.display().to_string();
     let told = match (args.output, &looked) {
-        (Output::Text, Ok(site)) => text(&shown, site.config()),
+        (Output::Text, Ok(opened)) => text(opened),
         (Output::Text, Err(errors)) => format!("{errors}\n"),
-        (Output::Json, Ok(_)) => json(&shown, &[], true),
-        (Output::Json, Err(errors)) => json(&shown, &errors.problems, errors.files_opened),
+        (Output::Json, Ok(opened)) => json(&opened.file, &[], true),
+        (Output::Json, Err(errors)) => json(&errors.file, &errors.problems, errors.files_opened),
     };
     let exit = super::tell(&told);
     if exit == Exit::Done && looked.is_err() {
@@ -30,17 +29,18 @@ pub fn check(args: &CheckArgs) -> Exit {
     exit
 }
 
-/// All that `run` does before it binds and dials.
-fn look(file: &Path) -> Result<Site, ConfigErrors> {
-    let config = config::load(file)?;
-    Site::open(config).map_err(|problems| ConfigErrors {
-        file: file.to_owned(),
-        problems,
-        files_opened: true,
-    })
+fn text(opened: &Opened) -> String {
+    let mut told = format!("{}: valid\n", opened.file.display());
+    for site in &opened.sites {
+        told += &site_text(site.config());
+    }
+    if let Some(load) = &opened.load {
+        told += &format!("  load: {}, answered on {}\n", load.requests, load.results);
+    }
+    told + &format!("  looked at: {}\n  not tried: {}\n", LOOKED_AT.join(", "), NOT_TRIED.join(", "))
 }
 
-fn text(file: &str, config: &Config) -> String {
+fn site_text(config: &Config) -> String {
     let side = match &config.tunnel {
         Tunnel::Hub(hub) => {
             let edges: Vec<_> = hub.edges.iter().map(|edge| edge.name.as_str()).collect();
@@ -51,21 +51,21 @@ fn text(file: &str, config: &Config) -> String {
             format!("an edge of {}", urls.join(", "))
         }
     };
-    let mut told = format!("{file}: valid\n  site {}, {side}\n", config.site);
+    let mut told = format!("  site {}, {side}\n", config.site);
     for route in &config.routes {
         let topics: Vec<_> = route.topics.iter().map(ToString::to_string).collect();
         told += &format!("  route {}: {} > {}: {}\n", route.name, route.from, route.to, topics.join(", "));
     }
-    told + &format!("  looked at: {}\n  not tried: {}\n", LOOKED_AT.join(", "), NOT_TRIED.join(", "))
+    told
 }
 
-fn json(file: &str, problems: &[Problem], files_opened: bool) -> String {
+fn json(file: &Path, problems: &[Problem], files_opened: bool) -> String {
     let (mut looked_at, mut not_tried) = (LOOKED_AT.to_vec(), NOT_TRIED.to_vec());
     if !files_opened {
         not_tried.extend(looked_at.pop());
     }
     let value = json!({
-        "file": file,
+        "file": file.display().to_string(),
         "ok": problems.is_empty(),
         "problems": problems,
         "looked_at": looked_at,

@@ -3,6 +3,9 @@
 mod check;
 mod completions;
 mod init;
+#[cfg(feature = "load")]
+mod live;
+mod opened;
 mod run;
 mod status;
 
@@ -19,18 +22,12 @@ pub use init::init;
 pub use run::run;
 pub use status::status;
 
-/// The configuration's file: the argument's, else the environment's.
-fn config_file(argument: Option<&Path>) -> Result<PathBuf, Exit> {
-    if let Some(file) = argument {
-        return Ok(file.to_owned());
-    }
-    match env::var_os("BRIDGE_CONFIG") {
-        Some(file) if !file.is_empty() => Ok(file.into()),
-        Some(_) | None => {
-            eprintln!("{NO_CONFIG}");
-            Err(Exit::Refused)
-        }
-    }
+/// The configuration's file: the argument's, else the environment's; without both there is the built-in one.
+fn config_file(argument: Option<&Path>) -> Option<PathBuf> {
+    argument.map(Path::to_owned).or_else(|| {
+        let file = env::var_os("BRIDGE_CONFIG").filter(|file| !file.is_empty());
+        file.map(PathBuf::from)
+    })
 }
 
 /// Writes a result. A reader that went away is no fault of ours.
@@ -51,7 +48,3 @@ fn runtime() -> Result<Runtime, Exit> {
         Exit::Fault
     })
 }
-
-const NO_CONFIG: &str = "\
-bridge: no configuration: give --config FILE or set BRIDGE_CONFIG
-  this version has no built-in one; `bridge init` makes the configurations of a hub and its edges";

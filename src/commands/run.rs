@@ -1,74 +1,71 @@
-//! `bridge run`: configuration, then the site until it is told to stop, then its drain. A second signal ends
+//! `bridge run`: configuration, then what it starts until it is told to stop, then the drain. A second signal ends
 //! at once, and so does a drain that outlives its deadline.
 
 use std::io;
 use std::process;
 use std::time::Duration;
 
-use pulsar_bridge::config::{self, ConfigErrors};
 use pulsar_bridge::exit::Exit;
-use pulsar_bridge::site::{Site, Summary};
+use pulsar_bridge::stack::{Outcome, Stack, StackError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::opened::{self, Opened};
 use crate::cli::{Output, RunArgs};
 
-/// Runs this site's bridge.
+/// Runs what the configuration says.
 pub fn run(args: &RunArgs) -> Exit {
-    let (site, runtime) = match opened(args).and_then(|site| Ok((site, super::runtime()?))) {
-        Ok(both) => both,
+    let opened = match opened::open(super::config_file(args.config.file()), &args.topics) {
+        Ok(opened) => opened,
+        Err(not) => return not.told(),
+    };
+    let runtime = match super::runtime() {
+        Ok(runtime) => runtime,
         Err(exit) => return exit,
     };
-    let outcome = runtime.block_on(until_stopped(site, args.run_time));
+    let outcome = runtime.block_on(until_stopped(opened, args));
     // What still runs was left behind by a drain that was cut off.
     runtime.shutdown_background();
     match outcome {
-        Ok(summary) if args.output == Output::Json => told(&summary),
+        Ok(outcome) if args.output == Output::Json => told(&outcome),
         Ok(_) => Exit::Done,
         Err(exit) => exit,
     }
 }
 
-fn opened(args: &RunArgs) -> Result<Site, Exit> {
-    let file = super::config_file(args.config.file())?;
-    let refused = |errors: ConfigErrors| {
-        eprintln!("bridge: {errors}");
-        Exit::Refused
-    };
-    let mut config = config::load(&file).map_err(refused)?;
-    if !args.topics.is_empty() {
-        config.keep_topics(&args.topics).map_err(|error| {
-            eprintln!("bridge: --topics: {error}");
-            Exit::Usage
-        })?;
-    }
-    Site::open(config).map_err(|problems| refused(ConfigErrors { file, problems, files_opened: true }))
-}
-
-async fn until_stopped(site: Site, run_time: Option<Duration>) -> Result<Summary, Exit> {
+async fn until_stopped(mut opened: Opened, args: &RunArgs) -> Result<Outcome, Exit> {
     let stop = CancellationToken::new();
-    let drain_time_max = site.config().drain + DRAIN_MARGIN;
+    let sites = std::mem::take(&mut opened.sites);
+    let stack = Stack::bind(sites, opened.load.as_ref()).await.map_err(cannot_run)?;
+    let drain_time_max = stack.drain_time_max() + DRAIN_MARGIN;
     let signals = Signals::listen().map_err(|error| {
         tracing::error!(%error, "cannot listen to signals");
         Exit::Fault
     })?;
-    tokio::spawn(obey(signals, run_time, stop.clone()));
+    tokio::spawn(obey(signals, args.run_time, stop.clone()));
     let overdue = async {
         stop.cancelled().await;
         tokio::time::sleep(drain_time_max).await;
     };
+    #[cfg(feature = "load")]
+    let shown = super::live::show(stack.watch(), args.output);
     // Losing the race loses only what the deadline was to cut off.
-    tokio::select! {
+    let outcome = tokio::select! {
         biased;
-        outcome = site.run(stop.clone()) => outcome.map_err(|error| {
-            tracing::error!(%error, "cannot run");
-            error.exit()
-        }),
+        outcome = stack.run(stop.clone()) => outcome.map_err(cannot_run),
         () = overdue => {
             tracing::error!(seconds = drain_time_max.as_secs(), "the drain did not end in time");
             Err(Exit::Fault)
         }
-    }
+    };
+    #[cfg(feature = "load")]
+    shown.end(outcome.as_ref().ok()).await;
+    outcome
+}
+
+fn cannot_run(error: StackError) -> Exit {
+    tracing::error!(%error, "cannot run");
+    error.exit()
 }
 
 struct Signals {
@@ -118,8 +115,8 @@ async fn obey(mut signals: Signals, run_time: Option<Duration>, stop: Cancellati
     process::exit(SHELL_SIGNAL_BASE + number);
 }
 
-fn told(summary: &Summary) -> Exit {
-    match serde_json::to_string(summary) {
+fn told(outcome: &Outcome) -> Exit {
+    match serde_json::to_string(outcome) {
         Ok(line) => super::tell(&(line + "\n")),
         Err(error) => {
             eprintln!("bridge: the summary: {error}");

@@ -39,6 +39,17 @@ pub struct Setup {
     pub load: Option<Load>,
 }
 
+impl Setup {
+    /// Keeps only the routes that carry one of these topics, and the routes that answer them.
+    pub fn keep_topics(&mut self, topics: &[String]) -> Result<(), TopicsError> {
+        let mut declarers = self.sites.iter_mut().filter(|site| !site.routes.is_empty()).peekable();
+        if declarers.peek().is_none() {
+            return Err(TopicsError::NoRoutes);
+        }
+        declarers.try_for_each(|site| site.keep_topics(topics))
+    }
+}
+
 /// Data-generation requests and who answers them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Load {
@@ -268,13 +279,21 @@ pub fn load_with(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Co
 /// Reads and checks a file of either form: one site, or several.
 pub fn load_setup(path: &Path, make: MakeTrust<'_>) -> Result<Setup, ConfigErrors> {
     let dir = path.parent().unwrap_or(Path::new(""));
-    setup(json::read(path), dir, make).map_err(|problems| ConfigErrors { file: path.to_owned(), problems })
+    setup(json::read(path), dir, make).map_err(|problems| ConfigErrors {
+        file: path.to_owned(),
+        problems,
+        files_opened: false,
+    })
 }
 
 /// The one that is built in: two sites, their brokers in memory, and a load.
 pub fn built_in(make: MakeTrust<'_>) -> Result<Setup, ConfigErrors> {
-    let file = PathBuf::from("the built-in bridge.json");
-    setup(json::parse(BUILT_IN), Path::new(""), make).map_err(|problems| ConfigErrors { file, problems })
+    let file = PathBuf::from(BUILT_IN_NAME);
+    setup(json::parse(BUILT_IN), Path::new(""), make).map_err(|problems| ConfigErrors {
+        file,
+        problems,
+        files_opened: false,
+    })
 }
 
 fn setup(
@@ -296,6 +315,9 @@ fn setup(
     }
     Err(problems)
 }
+
+/// How messages call it.
+pub const BUILT_IN_NAME: &str = "the built-in bridge.json";
 
 /// What runs without a configuration.
 pub const BUILT_IN: &str = include_str!("../../bridge-config/bridge.json");

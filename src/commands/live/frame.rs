@@ -1,0 +1,123 @@
+//! One look at a run: counts, and the rates since the look before.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use pulsar_bridge::config::Load;
+use pulsar_bridge::load::figures::Snapshot;
+use pulsar_bridge::pulsar::topic::TopicName;
+use pulsar_bridge::relay::status::{End, PartitionStatus, State};
+use pulsar_bridge::stack::Watch;
+
+/// What there is to see at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Frame {
+    /// Since the start.
+    pub elapsed: Duration,
+    /// The load's own counts.
+    pub load: Snapshot,
+    /// Requests that were published at the other side.
+    pub requests_relayed: u64,
+    /// Results that were.
+    pub results_relayed: u64,
+    /// 10^6 bits a second, of entries as stored.
+    pub requests_mbit_s: f64,
+    /// Likewise.
+    pub results_mbit_s: f64,
+    /// The last of these rates, oldest first.
+    pub past: Vec<u64>,
+    /// Results a second.
+    pub answers_s: f64,
+    /// `site url`, of embedded brokers.
+    pub brokers: Vec<String>,
+    /// `site`, `route`, `reason` of what does not run.
+    pub waiting: Vec<String>,
+}
+
+impl Frame {
+    /// Requests without a result.
+    pub fn unanswered(&self) -> u64 {
+        self.load.requests.saturating_sub(self.load.answered)
+    }
+
+    /// Until all are answered, at the present rate.
+    pub fn eta(&self) -> Option<Duration> {
+        (self.answers_s > 0.0).then(|| Duration::from_secs_f64(self.unanswered() as f64 / self.answers_s))
+    }
+}
+
+/// Looks at a run.
+pub struct Camera {
+    watch: Watch,
+    load: Load,
+    started: Instant,
+    last: Moment,
+    past: VecDeque<u64>,
+}
+
+/// The counts that rates are made of.
+#[derive(Clone, Copy)]
+struct Moment {
+    at: Instant,
+    request_bytes: u64,
+    result_bytes: u64,
+    answered: u64,
+}
+
+impl Camera {
+    /// `None` where no load runs.
+    pub fn new(watch: Watch) -> Option<Self> {
+        let load = watch.load.as_ref()?.0.clone();
+        let started = Instant::now();
+        let last = Moment { at: started, request_bytes: 0, result_bytes: 0, answered: 0 };
+        Some(Self { watch, load, started, last, past: VecDeque::new() })
+    }
+
+    /// The present state; rates are those since the last look.
+    pub fn look(&mut self) -> Frame {
+        let load = self.watch.load.as_ref().map(|(_, figures)| figures.look()).unwrap_or_default();
+        let rows: Vec<_> = self.watch.sites.iter().flat_map(|(_, boards)| boards.routes.rows()).collect();
+        let (requests_relayed, request_bytes) = relayed(&rows, &self.load.requests);
+        let (results_relayed, result_bytes) = relayed(&rows, &self.load.results);
+        let now = Moment { at: Instant::now(), request_bytes, result_bytes, answered: load.answered };
+        let seconds = (now.at - self.last.at).as_secs_f64().max(1e-3);
+        let mbit_s = |now: u64, before: u64| now.saturating_sub(before) as f64 * 8.0 / 1e6 / seconds;
+        let results_mbit_s = mbit_s(now.result_bytes, self.last.result_bytes);
+        self.past.push_back(results_mbit_s as u64);
+        if self.past.len() > PAST_LEN {
+            self.past.pop_front();
+        }
+        let frame = Frame {
+            elapsed: self.started.elapsed(),
+            load,
+            requests_relayed,
+            results_relayed,
+            requests_mbit_s: mbit_s(now.request_bytes, self.last.request_bytes),
+            results_mbit_s,
+            past: self.past.iter().copied().collect(),
+            answers_s: (now.answered - self.last.answered) as f64 / seconds,
+            brokers: self.watch.brokers.iter().map(|(site, url)| format!("{site} {url}")).collect(),
+            waiting: rows.iter().filter(|row| row.state != State::Running).map(reason).collect(),
+        };
+        self.last = now;
+        frame
+    }
+}
+
+/// Messages and bytes that reached the other side.
+fn relayed(rows: &[PartitionStatus], topic: &TopicName) -> (u64, u64) {
+    let of_topic = |row: &&PartitionStatus| {
+        row.end == End::Sink && TopicName::parse(&row.topic).is_ok_and(|name| name.base() == topic.base())
+    };
+    rows.iter()
+        .filter(of_topic)
+        .fold((0, 0), |(messages, bytes), row| (messages + row.messages, bytes + row.bytes))
+}
+
+fn reason(row: &PartitionStatus) -> String {
+    let site = if row.end == End::Source { &row.from } else { &row.to };
+    format!("{site} {} {}", row.route, row.reason.as_deref().unwrap_or("waiting"))
+}
+
+/// A minute of looks in the view.
+const PAST_LEN: usize = 120;

@@ -1,6 +1,6 @@
 //! The arguments of the binary, typed. Does nothing with them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -39,9 +39,9 @@ pub enum Command {
 /// Arguments of `bridge run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The configuration; without it $BRIDGE_CONFIG
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArg,
     /// Keep only the routes that carry these topics, and the routes that answer them
     #[arg(long, value_name = "TOPIC", value_delimiter = ',')]
     pub topics: Vec<String>,
@@ -51,6 +51,24 @@ pub struct RunArgs {
     /// json: end with a summary as one line of JSON on stdout
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+}
+
+/// The configuration's file, with its flag or without.
+#[derive(Debug, Args)]
+pub struct ConfigArg {
+    /// The configuration; without it $BRIDGE_CONFIG
+    #[arg(long = "config", value_name = "FILE")]
+    flagged: Option<PathBuf>,
+    /// The same, without --config
+    #[arg(value_name = "FILE", conflicts_with = "flagged")]
+    bare: Option<PathBuf>,
+}
+
+impl ConfigArg {
+    /// It, when it was given.
+    pub fn file(&self) -> Option<&Path> {
+        self.flagged.as_deref().or(self.bare.as_deref())
+    }
 }
 
 /// Arguments of `bridge init`.
@@ -83,9 +101,9 @@ pub struct InitArgs {
 /// Arguments of `bridge check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The configuration; without it $BRIDGE_CONFIG
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArg,
     /// How to tell the result
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -145,7 +163,7 @@ A second key:          bridge init --rotate NAME --out DIR
 An edge's own key:     bridge init --own-key --edge NAME --out DIR [--hub NAME --pin PIN]";
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 69 the other side unavailable, 70 our own fault, \
-                          77 not permitted, 78 configuration refused";
+                          75 an address in use, 77 not permitted, 78 configuration refused";
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,8 @@ pub enum Exit {
     Unavailable = 69,
     /// Our own fault.
     Fault = 70,
+    /// What is wanted is in use now: trying again may help.
+    InUse = 75,
     /// Not permitted.
     NotPermitted = 77,
     /// The configuration is refused.

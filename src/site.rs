@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -14,19 +15,19 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState};
-use crate::config::{self, Config, Tunnel};
+use crate::config::{self, Config, Problem, TokenSource, Tunnel};
 use crate::exit::Exit;
 use crate::policy::Policies;
 use crate::pulsar::client::Client;
 use crate::pulsar::connection::Credentials;
-use crate::pulsar::rest::{AdminRest, RestError};
+use crate::pulsar::rest::AdminRest;
 use crate::pulsar::transport::{Address, Dialer, TlsFiles, TransportError};
 use crate::relay::agent::Agent;
 use crate::relay::batching::Limits;
 use crate::relay::context::{Cluster, Context, RouteSpec, Start};
 use crate::relay::metrics::RelayMetrics;
 use crate::tunnel::link::TunnelEvent;
-use crate::tunnel::{self, EdgeDialer, HubListener, TunnelError, TunnelMetrics};
+use crate::tunnel::{self, EdgeDialer, HubKeys, TunnelMetrics};
 use crate::{policy::Policy, relay};
 
 /// What a run did, for its last line.
@@ -44,75 +45,122 @@ pub struct Summary {
     pub unconfirmed: u64,
 }
 
-/// Why a site cannot run.
+/// Why a site cannot run: an address to listen at cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum SiteError {
-    /// The admin server's address cannot be had.
-    #[error("admin.listen {address}: {error}; name an address of this machine that is free")]
-    Admin {
-        /// What was configured.
-        address: SocketAddr,
-        /// The system's word.
-        error: io::Error,
-    },
-    /// The link's side of it.
-    #[error("tunnel: {0}")]
-    Tunnel(#[from] TunnelError),
-    /// A file for the cluster.
-    #[error("pulsar.tls: {0}")]
-    Pulsar(#[from] TransportError),
-    /// The admin URL.
-    #[error("pulsar.admin_url: {0}")]
-    Rest(#[from] RestError),
+#[error("{place} {address}: {error}; name an address of this machine that is free")]
+pub struct ListenError {
+    /// Where it stands in the configuration.
+    place: &'static str,
+    address: SocketAddr,
+    /// The system's word.
+    error: io::Error,
 }
 
-impl SiteError {
+impl ListenError {
     /// How the process ends with it.
     pub fn exit(&self) -> Exit {
-        match self {
-            Self::Admin { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
-                Exit::NotPermitted
-            }
-            Self::Admin { .. } | Self::Tunnel(_) | Self::Pulsar(_) | Self::Rest(_) => Exit::Refused,
+        if self.error.kind() == io::ErrorKind::AddrInUse {
+            return Exit::InUse;
         }
+        if self.error.kind() == io::ErrorKind::PermissionDenied {
+            return Exit::NotPermitted;
+        }
+        Exit::Refused
     }
 }
 
-/// Runs until it is stopped, then drains: nothing new is read, what is on its way is confirmed and acknowledged,
-/// then the link is closed. A drain that takes longer than the configuration allows is cut off, and says so.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<Summary, SiteError> {
-    let started = Instant::now();
-    let links = tunnel::status::Board::default();
-    let routes = relay::status::Board::default();
-    let tunnel_metrics = TunnelMetrics::default();
-    let mut registry = Registry::default();
-    tunnel_metrics.register(&mut registry);
+/// A site that can run: what its configuration names was opened and is what it should be. Nothing is bound yet, and
+/// nobody dialled.
+pub struct Site {
+    config: Config,
+    cluster: Cluster,
+    side: Side,
+}
 
-    let cluster = cluster(&config.pulsar)?;
-    let context = Arc::new(Context::new(&config.site, cluster, routes.clone(), stop.clone()));
-    RelayMetrics::new(context.clone()).register(&mut registry);
-    let state = admin_state(&config, registry, &links, &routes);
-    let admin_stop = CancellationToken::new();
-    if let Some(address) = config.admin.listen {
-        let listener =
-            TcpListener::bind(address).await.map_err(|error| SiteError::Admin { address, error })?;
-        tokio::spawn(admin::serve(listener, state.clone(), admin_stop.clone()));
+enum Side {
+    Hub(HubKeys),
+    Edge(EdgeDialer),
+}
+
+impl Site {
+    /// Opens what a configuration names; all problems at once.
+    pub fn open(config: Config) -> Result<Self, Vec<Problem>> {
+        let mut problems = config::missing_files(&config);
+        // What is not there was told already, with better words.
+        let mut refuse = |problem: Problem| {
+            if problems.iter().all(|told| told.path != problem.path) {
+                problems.push(problem);
+            }
+        };
+        let side = match &config.tunnel {
+            Tunnel::Hub(hub) => HubKeys::load(hub, &config.site).map(Side::Hub),
+            Tunnel::Edge(edge) => EdgeDialer::load(edge, &config.site).map(Side::Edge),
+        };
+        let side = side.map_err(|error| refuse(error.problem()));
+        // It is read again at every use; that it can be read is known now.
+        if let Some(token) = &config.pulsar.token
+            && let Err(error) = token.read()
+        {
+            refuse(Problem {
+                path: if matches!(token, TokenSource::File(_)) { "pulsar.auth" } else { "pulsar.auth.token" }
+                    .into(),
+                message: error.to_string(),
+                remedy: error.remedy(),
+            });
+        }
+        match (cluster(&config.pulsar).map_err(refuse), side) {
+            (Ok(cluster), Ok(side)) if problems.is_empty() => Ok(Self { config, cluster, side }),
+            (_, _) => Err(problems),
+        }
     }
 
-    let (events, relayed) = mpsc::channel(EVENTS_LEN);
-    let tunnel_stop = CancellationToken::new();
-    let tunnel = start_tunnel(&config, links, tunnel_metrics, events, tunnel_stop.clone()).await?;
-    state.ready.store(true, Ordering::Relaxed);
-    tracing::info!(site = %config.site, routes = config.routes.len(), "bridge runs");
-
-    relay(&config, context, relayed, &stop).await;
-    state.ready.store(false, Ordering::Relaxed);
-    tunnel_stop.cancel();
-    if let Err(panicked) = tunnel.await {
-        tracing::error!(%panicked, "the tunnel ended by itself");
+    /// What it was opened by.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
-    admin_stop.cancel();
-    Ok(summary(&config.site, started, &routes))
+
+    /// Runs until it is stopped, then drains: nothing new is read, what is on its way is confirmed and acknowledged,
+    /// then the link is closed. A drain that takes longer than the configuration allows is cut off, and says so.
+    pub async fn run(self, stop: CancellationToken) -> Result<Summary, ListenError> {
+        let Self { config, cluster, side } = self;
+        let started = Instant::now();
+        let links = tunnel::status::Board::default();
+        let routes = relay::status::Board::default();
+        let tunnel_metrics = TunnelMetrics::default();
+        let mut registry = Registry::default();
+        tunnel_metrics.register(&mut registry);
+
+        let context = Arc::new(Context::new(&config.site, cluster, routes.clone(), stop.clone()));
+        RelayMetrics::new(context.clone()).register(&mut registry);
+        let state = admin_state(&config, registry, &links, &routes);
+        let admin_stop = CancellationToken::new();
+        let admin_listener = match config.admin.listen {
+            Some(address) => {
+                let bound = TcpListener::bind(address).await;
+                Some(bound.map_err(|error| ListenError { place: "admin.listen", address, error })?)
+            }
+            None => None,
+        };
+
+        let (events, relayed) = mpsc::channel(EVENTS_LEN);
+        let tunnel_stop = CancellationToken::new();
+        let tunnel = start_tunnel(side, links, tunnel_metrics, events, tunnel_stop.clone()).await?;
+        // From here on nothing can fail: a site that does not start says nowhere that it listens.
+        if let Some(listener) = admin_listener {
+            tokio::spawn(admin::serve(listener, state.clone(), admin_stop.clone()));
+        }
+        state.ready.store(true, Ordering::Relaxed);
+        tracing::info!(site = %config.site, routes = config.routes.len(), "bridge runs");
+
+        relay(&config, context, relayed, &stop).await;
+        state.ready.store(false, Ordering::Relaxed);
+        tunnel_stop.cancel();
+        if let Err(panicked) = tunnel.await {
+            tracing::error!(%panicked, "the tunnel ended by itself");
+        }
+        admin_stop.cancel();
+        Ok(summary(&config.site, started, &routes))
+    }
 }
 
 /// Relays until everything is drained or the drain's time is over.
@@ -139,22 +187,20 @@ async fn relay(
 }
 
 async fn start_tunnel(
-    config: &Config,
+    side: Side,
     board: tunnel::status::Board,
     metrics: TunnelMetrics,
     events: mpsc::Sender<TunnelEvent>,
     stop: CancellationToken,
-) -> Result<tokio::task::JoinHandle<()>, SiteError> {
-    let site = config.site.clone();
-    Ok(match &config.tunnel {
-        Tunnel::Hub(hub) => {
-            let listener = HubListener::bind(hub, &site).await?;
+) -> Result<tokio::task::JoinHandle<()>, ListenError> {
+    Ok(match side {
+        Side::Hub(keys) => {
+            let address = keys.address();
+            let bound = keys.bind().await;
+            let listener = bound.map_err(|error| ListenError { place: "tunnel.listen", address, error })?;
             tokio::spawn(listener.serve(board, metrics, events, stop))
         }
-        Tunnel::Edge(edge) => {
-            let dialer = EdgeDialer::load(edge, &site)?;
-            tokio::spawn(dialer.run(board, metrics, events, stop))
-        }
+        Side::Edge(dialer) => tokio::spawn(dialer.run(board, metrics, events, stop)),
     })
 }
 
@@ -172,18 +218,18 @@ fn admin_state(
     state
 }
 
-fn cluster(pulsar: &config::Pulsar) -> Result<Cluster, SiteError> {
+fn cluster(pulsar: &config::Pulsar) -> Result<Cluster, Problem> {
     let files = TlsFiles {
         ca_file: pulsar.tls.ca_file.clone(),
         cert_file: pulsar.tls.cert_file.clone(),
         key_file: pulsar.tls.key_file.clone(),
     };
-    let dialer = Dialer::new(&files)?;
+    let dialer = Dialer::new(&files).map_err(|error| tls_problem(&files, &error))?;
     let source = pulsar.token.clone();
     let credentials: Credentials = Arc::new(move || match &source {
         None => Ok(None),
         Some(source) => {
-            let token = source.read().map_err(|error| error.to_string())?;
+            let token = source.read().map_err(|error| format!("{error}; {}", error.remedy()))?;
             Ok(Some(Bytes::copy_from_slice(token.expose().as_bytes())))
         }
     });
@@ -191,7 +237,14 @@ fn cluster(pulsar: &config::Pulsar) -> Result<Cluster, SiteError> {
     let hosts = pulsar.service_url.hosts.iter();
     let service = hosts.map(|(host, port)| Address { host: host.clone(), port: *port, tls }).collect();
     let rest = match &pulsar.admin_url {
-        Some(url) => Some(AdminRest::new(url, dialer.clone(), credentials.clone())?),
+        Some(url) => {
+            let rest = AdminRest::new(url, dialer.clone(), credentials.clone());
+            Some(rest.map_err(|error| Problem {
+                path: "pulsar.admin_url".into(),
+                message: error.to_string(),
+                remedy: "write http://host:8080 or https://host:8443".into(),
+            })?)
+        }
         None => None,
     };
     Ok(Cluster {
@@ -200,6 +253,21 @@ fn cluster(pulsar: &config::Pulsar) -> Result<Cluster, SiteError> {
         deduplication_asserted: pulsar.deduplication_asserted,
         single_replica: pulsar.replicas == 1,
     })
+}
+
+fn tls_problem(files: &TlsFiles, error: &TransportError) -> Problem {
+    let places = [
+        ("pulsar.tls.ca_file", &files.ca_file),
+        ("pulsar.tls.cert_file", &files.cert_file),
+        ("pulsar.tls.key_file", &files.key_file),
+    ];
+    let is_of = |named: &Option<PathBuf>| matches!(error, TransportError::File { file, .. } if named.as_ref() == Some(file));
+    let place = places.iter().find(|(_, named)| is_of(named)).map_or("pulsar.tls", |(place, _)| place);
+    Problem {
+        path: place.into(),
+        message: error.to_string(),
+        remedy: "put a PEM file there that this user may read".into(),
+    }
 }
 
 fn route(route: &config::Route) -> RouteSpec {

@@ -127,6 +127,7 @@ fn three_mistakes_are_three_errors_with_paths_and_remedies() {
         "  pulsar.servce_url: unknown key; did you mean `service_url`?",
         "  tunnel.edges[0].keys[0]: the checksum does not fit: a character is missing or changed, copy it again; take the bk1 line that `bridge init` printed",
         "  routes[1].topics[0]: patterns in routes are not in this version; list the topics one by one",
+        "  not looked at before the values are right: the files that it names",
     ];
     assert_eq!(refused, format!("{}/{}", dir.path().display(), expected.join("\n")));
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -62,6 +63,8 @@ fn odd_arguments_are_usage() {
         &["run", "--for", "30"][..],
         &["run", "--output", "xml"],
         &["fly"],
+        &["check", "--config", "a.json", "b.json"],
+        &["check", "a.json", "b.json"],
         &[],
         &["status", "--admin", "ftp://x"],
     ] {
@@ -88,16 +91,25 @@ fn a_refused_configuration_is_told_whole_and_ends_with_78() {
     assert_eq!(code, 78);
     let lines: Vec<&str> = stderr.lines().collect();
     assert_eq!(lines[0], format!("bridge: {file}: refused, 3 problems:"));
-    assert_eq!(lines.len(), 4, "{stderr}");
+    assert_eq!(lines.len(), 5, "{stderr}");
+    assert_eq!(lines[4], "  not looked at before the values are right: the files that it names");
     let by_environment = bridge(&["run"]).env("BRIDGE_CONFIG", file).output().unwrap();
     assert_eq!(
         (by_environment.status.code(), by_environment.stderr),
         (Some(78), stderr.clone().into_bytes())
     );
+    let (code, stdout, _) = ended(&["check", "--config", file]);
+    assert_eq!((code, format!("bridge: {stdout}")), (78, stderr), "one wording");
+    for verb in ["run", "check"] {
+        let flagged = ended(&[verb, "--config", file]);
+        assert_eq!((flagged.0, ended(&[verb, file])), (78, flagged), "with the flag or without");
+    }
     let (code, stdout, _) = ended(&["check", "--config", file, "--output", "json"]);
     let told: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &told["ok"], told["problems"].as_array().unwrap().len()), (78, &json!(false), 3));
     assert_eq!(told["problems"][0]["path"], "colour");
+    assert_eq!(told["looked_at"], json!(["keys and values", "routes against each other"]));
+    assert_eq!(told["not_tried"][3], "the files that it names");
 }
 
 #[test]
@@ -113,12 +125,93 @@ fn a_file_that_is_named_and_missing_is_refused_before_running() {
     }
 }
 
+/// The problems that both verbs tell of a file, which must be the same.
+fn refused(file: &str) -> Vec<String> {
+    let (code, stdout, _) = ended(&["check", "--config", file]);
+    let by_run = ended(&["run", "--config", file]);
+    assert_eq!((code, by_run), (78, (78, String::new(), format!("bridge: {stdout}"))));
+    stdout.lines().skip(1).map(|line| line.trim_start().to_owned()).collect()
+}
+
+#[test]
+fn files_that_cannot_be_used_are_told_together_and_without_what_is_in_them() {
+    let (dir, file) = edge();
+    let path = |name: &str| dir.path().join(name);
+    set_mode(&path("token"), 0o644);
+    fs::write(path("broker-token"), "canary-893").unwrap();
+    set_mode(&path("broker-token"), 0o644);
+    fs::write(path("ca.pem"), "no certificate").unwrap();
+    set(
+        &file,
+        "/pulsar",
+        json!({
+            "service_url": "pulsar+ssl://127.0.0.1:1",
+            "auth": { "token_file": "broker-token" },
+            "tls": { "ca_file": "ca.pem" },
+        }),
+    );
+    let told = refused(&file);
+    let begin = |place: &str, name: &str| format!("{place}: {}", path(name).display());
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[0].starts_with(&begin("tunnel.token_file", "token")), "{told:?}");
+    assert!(told[0].ends_with(&format!("; run `chmod 0600 {}`", path("token").display())), "{told:?}");
+    assert!(
+        told[1].starts_with("pulsar.auth: token file ") && told[1].contains("; run `chmod 0600 "),
+        "{told:?}"
+    );
+    assert!(told[2].starts_with(&begin("pulsar.tls.ca_file", "ca.pem")), "{told:?}");
+    assert!(told.iter().all(|line| !line.contains("bt1.") && !line.contains("canary")), "{told:?}");
+
+    set(&file, "/pulsar", json!({ "service_url": "pulsar://127.0.0.1:1" }));
+    set_mode(&path("token"), 0o600);
+    let token = fs::read_to_string(path("token")).unwrap();
+    for (text, message) in [
+        (&token[..token.len() - 1], "a character is missing"),
+        (&token.replace("bt1.", "bk1."), "this is an edge key"),
+        (
+            JoinToken::new("riskfuel", "fund", [3; 32], vec![[4; 32]]).unwrap().encode().expose(),
+            "the token is of edge `fund`, but this site is `bank`; use this edge's own token",
+        ),
+    ] {
+        fs::write(path("token"), text).unwrap();
+        let told = refused(&file);
+        assert!(told.len() == 1 && told[0].starts_with("tunnel.token_file: "), "{told:?}");
+        assert!(told[0].contains(message), "{told:?}");
+    }
+}
+
+#[test]
+fn a_hub_whose_identity_is_not_whole_is_told_which_file_to_bring() {
+    let dir = tempfile::tempdir().unwrap();
+    init(&dir, &["--hub", "riskfuel", "--edge", "bank", "--url", "tls://127.0.0.1:8001"]);
+    let file = dir.path().join("made/hub/hub.json").to_str().unwrap().to_owned();
+    let keys = dir.path().join("made/hub/keys");
+    for (name, text, message) in [
+        ("chain.pem", Some(""), "it must hold the issuer and its root; copy the file"),
+        ("chain.pem", None, "No such file"),
+        ("issuer.key", Some("no key"), "no private key in PEM; copy the file"),
+        ("issuer.key", None, "copy here what `bridge init` wrote for this hub"),
+    ] {
+        match text {
+            Some(text) => fs::write(keys.join(name), text).unwrap(),
+            None => fs::remove_file(keys.join(name)).unwrap(),
+        }
+        let told = refused(&file);
+        let begin = format!("tunnel.identity: {}: ", keys.join(name).display());
+        assert!(told.len() == 1 && told[0].starts_with(&begin) && told[0].contains(message), "{told:?}");
+    }
+}
+
+fn set_mode(file: &Path, mode: u32) {
+    fs::set_permissions(file, PermissionsExt::from_mode(mode)).unwrap();
+}
+
 #[test]
 fn check_says_what_it_looked_at_and_what_not() {
     let (_dir, file) = edge();
     let (code, stdout, stderr) = ended(&["check", "--config", &file]);
     let expected = "valid\n  site bank, an edge of tls://127.0.0.1:1\n  looked at: keys and values, \
-                    routes against each other, that named files are there\n  not tried: the cluster, the link, \
+                    routes against each other, the files that it names\n  not tried: the cluster, the link, \
                     the other side's policy\n";
     assert_eq!((code, stdout, stderr.as_str()), (0, format!("{file}: {expected}"), ""));
 }
@@ -208,6 +301,48 @@ fn status_shows_a_running_bridge() {
     assert_eq!((code, &status["site"], &status["progress"]["ok"]), (0, &json!("bank"), &json!(false)));
 }
 
+/// Writes another value at a place of a configuration.
+fn set(file: &str, pointer: &str, value: Value) {
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    *config.pointer_mut(pointer).unwrap() = value;
+    fs::write(file, config.to_string()).unwrap();
+}
+
+#[test]
+fn a_site_that_cannot_start_does_not_say_that_it_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let occupied = TcpListener::bind("0.0.0.0:0").unwrap();
+    let url = format!("tls://127.0.0.1:{}", occupied.local_addr().unwrap().port());
+    init(&dir, &["--hub", "riskfuel", "--edge", "bank", "--url", &url]);
+    let file = dir.path().join("made/hub/hub.json").to_str().unwrap().to_owned();
+    set(&file, "/admin/listen", json!("127.0.0.1:0"));
+    let (_, stdout, stderr) = ended(&["run", "--config", &file]);
+    assert_eq!((stdout.as_str(), stderr.lines().count()), ("", 1), "{stderr}");
+    assert!(stderr.contains("cannot run") && stderr.contains("tunnel.listen 0.0.0.0:"), "{stderr}");
+}
+
+#[test]
+fn an_address_in_use_is_75_and_one_that_cannot_be_had_78() {
+    let dir = tempfile::tempdir().unwrap();
+    init(&dir, &["--hub", "riskfuel", "--edge", "bank", "--url", "tls://127.0.0.1:8001"]);
+    let file = dir.path().join("made/hub/hub.json").to_str().unwrap().to_owned();
+    let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = json!(occupied.local_addr().unwrap().to_string());
+    // TEST-NET-1: an address of nobody's.
+    let nowhere = json!("192.0.2.1:0");
+    for (tunnel, admin, expected) in [
+        (json!("127.0.0.1:0"), in_use.clone(), 75),
+        (in_use, json!("127.0.0.1:0"), 75),
+        (json!("127.0.0.1:0"), nowhere.clone(), 78),
+        (nowhere, json!("127.0.0.1:0"), 78),
+    ] {
+        set(&file, "/tunnel/listen", tunnel);
+        set(&file, "/admin/listen", admin);
+        let (code, _, stderr) = ended(&["run", "--config", &file]);
+        assert_eq!(code, expected, "{stderr}");
+    }
+}
+
 #[test]
 fn completions_know_the_verbs() {
     let (code, stdout, _) = ended(&["completions", "bash"]);
@@ -243,6 +378,8 @@ fn init_makes_configurations_that_check_finds_valid() {
     assert!(stderr.contains("exists: nothing was written"), "{stderr}");
     let (code, stdout, _) = init(&dir, &["--edge", "third"]);
     assert!(code == 0 && stdout.contains("\"bk1.third.") && !stdout.contains("bt1."), "{stdout}");
+    let (code, _, stderr) = init(&dir, &["--rotate", "fourth"]);
+    assert!(code == 2 && stderr.contains("no edge `fourth` was made in "), "{stderr}");
     let (code, stdout, _) = init(&dir, &["--rotate", "bank"]);
     assert!(code == 0 && stdout.contains("\"bk1.bank.") && !stdout.contains("bt1."), "{stdout}");
 }

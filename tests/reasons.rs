@@ -63,6 +63,7 @@ fn links_reasons() -> Vec<LinkReason> {
         LinkReason::Unreachable { error: String::new() },
         LinkReason::Timeout,
         LinkReason::Silence,
+        LinkReason::Unread,
         LinkReason::PeerClosed,
         LinkReason::Displaced,
         LinkReason::Ended,

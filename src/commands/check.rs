@@ -1,41 +1,46 @@
 //! `bridge check`: validates a configuration and says what it looked at. Tries no broker and no link.
 
-use pulsar_bridge::config::{self, Config, Problem, Tunnel};
+use std::path::Path;
+
+use pulsar_bridge::config::{self, Config, ConfigErrors, Problem, Tunnel};
 use pulsar_bridge::exit::Exit;
+use pulsar_bridge::site::Site;
 use serde_json::json;
 
 use crate::cli::{CheckArgs, Output};
 
 /// Validates the file.
 pub fn check(args: &CheckArgs) -> Exit {
-    let file = match super::config_file(args.config.as_deref()) {
+    let file = match super::config_file(args.config.file()) {
         Ok(file) => file,
         Err(exit) => return exit,
     };
-    let (config, problems) = match config::load(&file) {
-        Ok(config) => {
-            let missing = config::missing_files(&config);
-            (Some(config), missing)
-        }
-        Err(errors) => (None, errors.problems),
-    };
-    let file = file.display().to_string();
-    let told = match args.output {
-        Output::Text => text(&file, config.as_ref(), &problems),
-        Output::Json => json(&file, &problems),
+    let looked = look(&file);
+    let shown = file.display().to_string();
+    let told = match (args.output, &looked) {
+        (Output::Text, Ok(site)) => text(&shown, site.config()),
+        (Output::Text, Err(errors)) => format!("{errors}\n"),
+        (Output::Json, Ok(_)) => json(&shown, &[], true),
+        (Output::Json, Err(errors)) => json(&shown, &errors.problems, errors.files_opened),
     };
     let exit = super::tell(&told);
-    if exit == Exit::Done && !problems.is_empty() {
+    if exit == Exit::Done && looked.is_err() {
         return Exit::Refused;
     }
     exit
 }
 
-fn text(file: &str, config: Option<&Config>, problems: &[Problem]) -> String {
-    let Some(config) = config.filter(|_| problems.is_empty()) else {
-        let lines: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
-        return format!("{file}: refused, problems: {}\n{lines}", problems.len());
-    };
+/// All that `run` does before it binds and dials.
+fn look(file: &Path) -> Result<Site, ConfigErrors> {
+    let config = config::load(file)?;
+    Site::open(config).map_err(|problems| ConfigErrors {
+        file: file.to_owned(),
+        problems,
+        files_opened: true,
+    })
+}
+
+fn text(file: &str, config: &Config) -> String {
     let side = match &config.tunnel {
         Tunnel::Hub(hub) => {
             let edges: Vec<_> = hub.edges.iter().map(|edge| edge.name.as_str()).collect();
@@ -54,16 +59,21 @@ fn text(file: &str, config: Option<&Config>, problems: &[Problem]) -> String {
     told + &format!("  looked at: {}\n  not tried: {}\n", LOOKED_AT.join(", "), NOT_TRIED.join(", "))
 }
 
-fn json(file: &str, problems: &[Problem]) -> String {
+fn json(file: &str, problems: &[Problem], files_opened: bool) -> String {
+    let (mut looked_at, mut not_tried) = (LOOKED_AT.to_vec(), NOT_TRIED.to_vec());
+    if !files_opened {
+        not_tried.extend(looked_at.pop());
+    }
     let value = json!({
         "file": file,
         "ok": problems.is_empty(),
         "problems": problems,
-        "looked_at": LOOKED_AT,
-        "not_tried": NOT_TRIED,
+        "looked_at": looked_at,
+        "not_tried": not_tried,
     });
     format!("{value}\n")
 }
 
-const LOOKED_AT: [&str; 3] = ["keys and values", "routes against each other", "that named files are there"];
+/// The files last: where values are wrong, they are not looked at.
+const LOOKED_AT: [&str; 3] = ["keys and values", "routes against each other", "the files that it names"];
 const NOT_TRIED: [&str; 3] = ["the cluster", "the link", "the other side's policy"];

@@ -70,6 +70,7 @@ fn exit(error: &InitError) -> Exit {
         | InitError::NoEdge
         | InitError::Pin
         | InitError::NoHub { .. }
+        | InitError::NoSuchEdge { .. }
         | InitError::NoUrl(_)
         | InitError::OwnKey(_)
         | InitError::SecretFile(_) => Exit::Usage,

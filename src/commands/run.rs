@@ -5,9 +5,9 @@ use std::io;
 use std::process;
 use std::time::Duration;
 
-use pulsar_bridge::config::{self, Config, ConfigErrors};
+use pulsar_bridge::config::{self, ConfigErrors};
 use pulsar_bridge::exit::Exit;
-use pulsar_bridge::site::{self, Summary};
+use pulsar_bridge::site::{Site, Summary};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -15,11 +15,11 @@ use crate::cli::{Output, RunArgs};
 
 /// Runs this site's bridge.
 pub fn run(args: &RunArgs) -> Exit {
-    let (config, runtime) = match configured(args).and_then(|config| Ok((config, super::runtime()?))) {
+    let (site, runtime) = match opened(args).and_then(|site| Ok((site, super::runtime()?))) {
         Ok(both) => both,
         Err(exit) => return exit,
     };
-    let outcome = runtime.block_on(until_stopped(config, args.run_time));
+    let outcome = runtime.block_on(until_stopped(site, args.run_time));
     // What still runs was left behind by a drain that was cut off.
     runtime.shutdown_background();
     match outcome {
@@ -29,8 +29,8 @@ pub fn run(args: &RunArgs) -> Exit {
     }
 }
 
-fn configured(args: &RunArgs) -> Result<Config, Exit> {
-    let file = super::config_file(args.config.as_deref())?;
+fn opened(args: &RunArgs) -> Result<Site, Exit> {
+    let file = super::config_file(args.config.file())?;
     let refused = |errors: ConfigErrors| {
         eprintln!("bridge: {errors}");
         Exit::Refused
@@ -42,16 +42,12 @@ fn configured(args: &RunArgs) -> Result<Config, Exit> {
             Exit::Usage
         })?;
     }
-    let problems = config::missing_files(&config);
-    if !problems.is_empty() {
-        return Err(refused(ConfigErrors { file, problems }));
-    }
-    Ok(config)
+    Site::open(config).map_err(|problems| refused(ConfigErrors { file, problems, files_opened: true }))
 }
 
-async fn until_stopped(config: Config, run_time: Option<Duration>) -> Result<Summary, Exit> {
+async fn until_stopped(site: Site, run_time: Option<Duration>) -> Result<Summary, Exit> {
     let stop = CancellationToken::new();
-    let drain_time_max = config.drain + DRAIN_MARGIN;
+    let drain_time_max = site.config().drain + DRAIN_MARGIN;
     let signals = Signals::listen().map_err(|error| {
         tracing::error!(%error, "cannot listen to signals");
         Exit::Fault
@@ -64,7 +60,7 @@ async fn until_stopped(config: Config, run_time: Option<Duration>) -> Result<Sum
     // Losing the race loses only what the deadline was to cut off.
     tokio::select! {
         biased;
-        outcome = site::run(config, stop.clone()) => outcome.map_err(|error| {
+        outcome = site.run(stop.clone()) => outcome.map_err(|error| {
             tracing::error!(%error, "cannot run");
             error.exit()
         }),

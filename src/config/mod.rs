@@ -209,7 +209,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 /// Reads and checks a file with an environment of the caller's.
 pub fn load_with(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
     let dir = path.parent().unwrap_or(Path::new(""));
-    let refused = |problems| ConfigErrors { file: path.to_owned(), problems };
+    let refused = |problems| ConfigErrors { file: path.to_owned(), problems, files_opened: false };
     let (value, mut problems) = json::read(path).map_err(refused)?;
     match check::check(value, dir, env) {
         Ok(config) if problems.is_empty() => return Ok(config),

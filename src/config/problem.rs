@@ -30,6 +30,8 @@ pub struct ConfigErrors {
     pub file: PathBuf,
     /// Its problems, at least one.
     pub problems: Vec<Problem>,
+    /// Whether the files that it names were opened too: they are not before all values are right.
+    pub files_opened: bool,
 }
 
 impl fmt::Display for ConfigErrors {
@@ -39,6 +41,9 @@ impl fmt::Display for ConfigErrors {
         write!(f, "{}: refused, {count} problem{plural}:", self.file.display())?;
         for problem in &self.problems {
             write!(f, "\n  {problem}")?;
+        }
+        if !self.files_opened {
+            f.write_str("\n  not looked at before the values are right: the files that it names")?;
         }
         Ok(())
     }

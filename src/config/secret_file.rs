@@ -26,7 +26,7 @@ pub enum SecretFileError {
         file: PathBuf,
     },
     /// Others may read or change it.
-    #[error("{file}: mode {mode:04o}: {whom}: run `chmod {advised:04o} {file}`")]
+    #[error("{file}: mode {mode:04o}: {whom}")]
     TooOpen {
         /// The file.
         file: PathBuf,
@@ -38,13 +38,25 @@ pub enum SecretFileError {
         advised: u32,
     },
     /// Longer than any secret of ours.
-    #[error("{file}: longer than {max} bytes: no secret is so long")]
+    #[error("{file}: longer than {max} bytes")]
     TooLong {
         /// The file.
         file: PathBuf,
         /// The bound.
         max: u64,
     },
+}
+
+impl SecretFileError {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Unreadable { .. } => "put the file there, readable for this user".into(),
+            Self::NotAFile { .. } => "name the file itself".into(),
+            Self::TooOpen { file, advised, .. } => format!("run `chmod {advised:04o} {}`", file.display()),
+            Self::TooLong { .. } => "name another file: no secret is so long".into(),
+        }
+    }
 }
 
 /// Reads a secret file of at most `len_max` bytes, following links (Kubernetes' `..data`).
@@ -160,9 +172,9 @@ mod tests {
         let file = dir.path().join("token");
         std::fs::write(&file, "canary-551").unwrap();
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
-        let error = read(&file, 100).unwrap_err().to_string();
-        assert!(error.contains(&format!("chmod 0600 {}", file.display())), "{error}");
-        assert!(!error.contains("canary"), "{error}");
+        let error = read(&file, 100).unwrap_err();
+        assert_eq!(error.remedy(), format!("run `chmod 0600 {}`", file.display()));
+        assert!(!error.to_string().contains("canary"), "{error}");
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
         assert_eq!(read(&file, 100).unwrap().expose(), "canary-551");
         assert!(matches!(read(&file, 5), Err(SecretFileError::TooLong { .. })));

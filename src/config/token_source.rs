@@ -23,11 +23,21 @@ pub enum TokenError {
     #[error("token file {0}")]
     File(#[from] SecretFileError),
     /// The environment does not have it.
-    #[error("the environment has no `{0}`: set it to the token")]
+    #[error("the environment has no `{0}`")]
     Unset(String),
     /// Nothing is there.
     #[error("the token is empty")]
     Empty,
+}
+
+impl TokenError {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::File(error) => error.remedy(),
+            Self::Unset(_) | Self::Empty => "set it to the broker's token".into(),
+        }
+    }
 }
 
 impl TokenSource {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::context::{RouteSpec, Start};
+use crate::pulsar::fields::{Field, Fields, Value};
 use crate::pulsar::topic::TopicName;
 use crate::tunnel::link::CONTROL_MESSAGE_LEN_MAX;
 
@@ -90,7 +91,7 @@ pub enum DeclarationError {
     #[error("the declaration of routes cannot be decoded")]
     Malformed,
     /// More than anybody configures.
-    #[error("more than {ROUTES_MAX} routes or {TOPICS_MAX} topics are declared")]
+    #[error("more than {ROUTES_MAX} routes or {TOPICS_MAX} topics are declared or refused")]
     TooMany,
     /// A name, topic or number that no configuration would accept.
     #[error("a declared route is not valid: {0}")]
@@ -131,20 +132,47 @@ fn encode_message(message: &ControlMessage) -> Option<Bytes> {
 
 /// What came on the control stream.
 pub fn decode(message: &[u8]) -> Result<ControlMessage, DeclarationError> {
+    count(message)?;
     ControlMessage::decode(message).map_err(|_| DeclarationError::Malformed)
 }
 
-/// What `peer` declares towards `site`, checked. `start` is where its subscriptions here begin.
+/// Counts what is repeated before any of it is decoded: an empty route has two bytes on the wire and some 160 in
+/// memory.
+fn count(message: &[u8]) -> Result<(), DeclarationError> {
+    let (mut routes, mut topics) = (0, 0);
+    // A declaration that stands twice is joined, so both count.
+    for declaration in parts(message, DECLARATION) {
+        for route in parts(declaration?, ROUTES) {
+            routes += 1;
+            for topic in parts(route?, TOPICS) {
+                topic?;
+                topics += 1;
+            }
+        }
+    }
+    let refusals = parts(message, REFUSALS).count();
+    match routes > ROUTES_MAX || topics > TOPICS_MAX || refusals > TOPICS_MAX {
+        true => Err(DeclarationError::TooMany),
+        false => Ok(()),
+    }
+}
+
+/// The parts of a message that have this number.
+fn parts(message: &[u8], number: u32) -> impl Iterator<Item = Result<&[u8], DeclarationError>> {
+    Fields::of(message).filter_map(move |field| match field {
+        Ok(Field { number: found, value: Value::Bytes(part), .. }) if found == number => Some(Ok(part)),
+        Ok(_) => None,
+        Err(_) => Some(Err(DeclarationError::Malformed)),
+    })
+}
+
+/// What `peer` declares towards `site`, as [`decode`] gave it, checked. `start` is where its subscriptions here begin.
 pub fn check(
     declaration: Declaration,
     site: &str,
     peer: &str,
     start: Start,
 ) -> Result<Vec<RouteSpec>, DeclarationError> {
-    let topics: usize = declaration.routes.iter().map(|route| route.topics.len()).sum();
-    if declaration.routes.len() > ROUTES_MAX || topics > TOPICS_MAX {
-        return Err(DeclarationError::TooMany);
-    }
     let mut names = BTreeSet::new();
     if !declaration.routes.iter().all(|route| names.insert(&route.name)) {
         return Err(DeclarationError::Route("its name, which another has"));
@@ -200,18 +228,24 @@ pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= NAME_LEN_MAX && text.chars().all(|c| c.is_ascii_graphic())
 }
 
+/// Numbers of the messages above.
+const DECLARATION: u32 = 1;
+const REFUSALS: u32 = 2;
+const ROUTES: u32 = 1;
+const TOPICS: u32 = 4;
 /// Routes of one declaration.
 pub const ROUTES_MAX: usize = 1000;
 /// Messages and bytes of a joined batch, as a configuration may have them.
 const JOINED_MESSAGES_MAX: u32 = 10_000;
 const JOINED_BYTES_MAX: u32 = 4 << 20;
-/// Topics of one declaration.
+/// Topics of one declaration, and of the refusals that answer it.
 pub const TOPICS_MAX: usize = 10_000;
 const NAME_LEN_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pulsar::fields;
 
     fn spec() -> RouteSpec {
         RouteSpec {
@@ -237,6 +271,48 @@ mod tests {
         assert_eq!(routes, [RouteSpec { start: Start::FromGrant, ..spec() }]);
         let others = encode(&[spec()], "elsewhere").unwrap();
         assert_eq!(received(&others, "elsewhere", Start::Latest), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_repeated_is_counted_before_it_is_decoded() {
+        let route = |topics: usize| DeclaredRoute { topics: vec![String::new(); topics], ..<_>::default() };
+        let declared = |routes: usize, topics: usize| {
+            let mut routes = vec![route(0); routes];
+            routes[0] = route(topics / 2);
+            routes[1] = route(topics - topics / 2);
+            ControlMessage { declaration: Some(Declaration { routes }), refusals: Vec::new() }
+        };
+        let refused = |count: usize| {
+            let refusals = vec![RefusedTopic::default(); count];
+            ControlMessage { declaration: None, refusals }
+        };
+        for message in [declared(ROUTES_MAX, TOPICS_MAX), refused(TOPICS_MAX)] {
+            assert_eq!(decode(&message.encode_to_vec()), Ok(message));
+        }
+        let half = declared(ROUTES_MAX, 0).encode_to_vec();
+        let twice = [half.clone(), half].concat();
+        let full = declared(CONTROL_MESSAGE_LEN_MAX / 2 - 4, 0).encode_to_vec();
+        assert!(full.len() <= CONTROL_MESSAGE_LEN_MAX, "{}", full.len());
+        for message in [
+            full,
+            twice,
+            declared(ROUTES_MAX + 1, 0).encode_to_vec(),
+            declared(2, TOPICS_MAX + 1).encode_to_vec(),
+            refused(TOPICS_MAX + 1).encode_to_vec(),
+        ] {
+            assert_eq!(decode(&message), Err(DeclarationError::TooMany));
+        }
+        // A group, which prost skips, hides nothing behind it.
+        let mut hiding = vec![0x7b, 0x7c];
+        hiding.extend(route(TOPICS_MAX + 1).encode_to_vec());
+        let mut message = Vec::new();
+        for number in [ROUTES, DECLARATION] {
+            message.clear();
+            fields::put_bytes(&mut message, number, &hiding);
+            hiding.clone_from(&message);
+        }
+        assert!(ControlMessage::decode(&message[..]).is_ok());
+        assert_eq!(decode(&message), Err(DeclarationError::Malformed));
     }
 
     #[test]

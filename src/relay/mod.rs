@@ -30,6 +30,5 @@ mod destination;
 mod refusal;
 mod sink;
 
-mod backoff;
 mod budget;
 mod progress;

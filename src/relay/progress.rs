@@ -93,15 +93,21 @@ impl Progress {
             let session = format!("{:016x}", row.session);
             let (route, topic, end, code, remedy) =
                 (&row.route, &row.topic, row.end, reason.code(), reason.remedy());
+            // A macro, because a level cannot be a value.
+            macro_rules! say {
+                ($level:ident, $event:literal) => {
+                    tracing::$level!(route, topic, ?end, session, reason = code, detail, remedy, $event)
+                };
+            }
             if state == State::Stopped {
-                tracing::error!(route, topic, ?end, session, reason = code, detail, remedy, "route stopped");
+                say!(error, "route stopped");
             } else if matches!(
                 reason,
                 Reason::Starting | Reason::Standby | Reason::SourceMissing | Reason::NotOpened
             ) {
-                tracing::info!(route, topic, ?end, session, reason = code, detail, "route waits");
+                say!(info, "route waits");
             } else {
-                tracing::warn!(route, topic, ?end, session, reason = code, detail, remedy, "route waits");
+                say!(warn, "route waits");
             }
         }
         self.show();

@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
 use super::context::Context;
 use super::destination::{self, Destination};
 use super::frames::{EntryHead, Kind, Open, Ready, Receipts, SchemaAsk, Stop};
@@ -26,6 +25,7 @@ use crate::pulsar::entry::{Entry, Heading, SchemaVersion};
 use crate::pulsar::proto::ServerError;
 use crate::pulsar::publisher::{Outbound, Publisher};
 use crate::pulsar::topic::TopicName;
+use crate::tunnel::backoff::Backoff;
 
 /// One session at its destination.
 pub struct Sink {

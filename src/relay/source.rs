@@ -9,7 +9,6 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
 use super::context::{Context, RouteSpec, Start};
 use super::hole;
 use super::lane::LaneHandle;
@@ -22,6 +21,7 @@ use crate::pulsar::connection::{ConnectionError, ConsumerEvent};
 use crate::pulsar::proto::ServerError;
 use crate::pulsar::subscription::{SubscribeOptions, Subscription};
 use crate::pulsar::topic::TopicName;
+use crate::tunnel::backoff::Backoff;
 
 /// One partition of a route at its source.
 pub struct Source {

@@ -1,55 +1,59 @@
-//! How long to wait before dialling again: exponential with jitter. Holds no clock and no randomness.
+//! How long to wait before the next attempt: doubling, bounded. Holds no clock and no randomness.
 
 use std::time::Duration;
 
 /// Delays between attempts that keep failing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Backoff {
-    ceiling: Duration,
+    first: Duration,
+    max: Duration,
+    next: Duration,
 }
 
 impl Backoff {
-    /// Begins with the shortest delay.
-    pub fn new() -> Self {
-        Self { ceiling: DELAY_MIN }
+    /// From `first` up to `max`.
+    pub fn new(first: Duration, max: Duration) -> Self {
+        Self { first, max, next: first }
     }
 
-    /// The next delay: between half of the ceiling and the ceiling, by a random byte.
-    pub fn next_delay(&mut self, random: u8) -> Duration {
-        let half = self.ceiling / 2;
-        let delay = half + half * u32::from(random) / 255;
-        self.ceiling = (self.ceiling * 2).min(DELAY_MAX);
+    /// The next delay.
+    pub fn next_delay(&mut self) -> Duration {
+        let delay = self.next;
+        self.next = (delay * 2).min(self.max);
         delay
     }
 
-    /// What was dialled lasted: the next failure begins anew.
+    /// An attempt went well: the next failure begins anew.
     pub fn reset(&mut self) {
-        *self = Self::new();
+        self.next = self.first;
     }
 }
 
-/// Shortest delay's ceiling.
-pub const DELAY_MIN: Duration = Duration::from_millis(100);
-/// Longest delay: an edge is back within this after a hub returns.
-pub const DELAY_MAX: Duration = Duration::from_secs(10);
+/// Between half of a delay and all of it, by a random byte: so that many who failed at once do not come back
+/// at once.
+pub fn spread(delay: Duration, random: u8) -> Duration {
+    let half = delay / 2;
+    half + half * u32::from(random) / 255
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn delays_double_up_to_the_longest_and_never_pass_it() {
-        let mut backoff = Backoff::new();
-        let delays: Vec<_> = (0..9).map(|_| backoff.next_delay(255).as_millis()).collect();
-        assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+    fn delays_double_up_to_their_bound_and_begin_anew() {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(300));
+        let delays: Vec<u128> = (0..5).map(|_| backoff.next_delay().as_millis()).collect();
+        assert_eq!(delays, [50, 100, 200, 300, 300]);
         backoff.reset();
-        assert_eq!(backoff.next_delay(255), DELAY_MIN);
+        assert_eq!(backoff.next_delay().as_millis(), 50);
     }
 
     #[test]
-    fn many_edges_do_not_come_back_at_once() {
-        let mut backoff = Backoff::new();
-        assert_eq!(backoff.next_delay(0), Duration::from_millis(50));
-        assert!(backoff.next_delay(128) > Duration::from_millis(149));
+    fn many_that_failed_at_once_do_not_come_back_at_once() {
+        let delay = Duration::from_millis(200);
+        assert_eq!(spread(delay, 0), Duration::from_millis(100));
+        assert!(spread(delay, 128) > Duration::from_millis(149));
+        assert_eq!(spread(delay, 255), delay);
     }
 }

@@ -1,7 +1,6 @@
 //! The edge: dials the hub for as long as it runs, one control lane and the relay lanes that the hub tells.
 //! Sends nothing of its own before the hub has proven its pin.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,14 +9,15 @@ use futures::future::BoxFuture;
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, spread};
 use super::connection::{self, Tls, meter_of};
 use super::control::{self, MESSAGES_MAX, Mailbox, Side};
 use super::dial::{Dialled, Failed};
 use super::handshake::{Declined, Instance, Lane};
+use super::hub_processes::HubProcesses;
 use super::key::{self, EdgeCertificate};
 use super::lane::{HandedOut, watch};
 use super::link::{Link, LinkUp, RelayLane, TunnelEvent};
@@ -39,20 +39,6 @@ pub struct EdgeDialer {
     instance: Instance,
     own_key: EdgeKey,
     tls: Arc<ClientConfig>,
-}
-
-/// Reads the token, then keeps a link to the hub until `stop`. Fails only at once.
-pub async fn dial_edge(
-    cfg: EdgeTunnel,
-    site: String,
-    board: Board,
-    metrics: TunnelMetrics,
-    events: mpsc::Sender<TunnelEvent>,
-    stop: CancellationToken,
-) -> Result<(), TunnelError> {
-    let dialer = EdgeDialer::load(&cfg, &site)?;
-    dialer.run(board, metrics, events, stop).await;
-    Ok(())
 }
 
 impl EdgeDialer {
@@ -89,7 +75,7 @@ impl EdgeDialer {
             own_key: self.own_key,
             cfg: self.cfg,
             tasks: TaskTracker::new(),
-            links: Mutex::default(),
+            processes: Mutex::default(),
             said: Mutex::default(),
             board,
             events,
@@ -128,8 +114,7 @@ pub(super) struct Edge {
     own_key: EdgeKey,
     cfg: EdgeTunnel,
     tasks: TaskTracker,
-    /// Links that live, by the hub's process: never two to one.
-    links: Mutex<BTreeMap<Instance, CancellationToken>>,
+    processes: Mutex<HubProcesses>,
     said: Mutex<Said>,
     board: Board,
     events: mpsc::Sender<TunnelEvent>,
@@ -139,7 +124,7 @@ pub(super) struct Edge {
 impl Edge {
     /// Dials the configured URLs in turn, for ever.
     async fn keep_linked(self: &Arc<Self>) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(DIAL_DELAY_FIRST, DIAL_DELAY_MAX);
         for url in self.cfg.connect.iter().cycle() {
             self.show_absent(url, None);
             let control = self.control_lane();
@@ -164,7 +149,7 @@ impl Edge {
             }
             self.note_failure(url, &declined.reason);
             let wish = Duration::from_millis(declined.retry_after_ms.into());
-            self.pause(backoff.next_delay(jitter()).max(wish), &self.stop).await;
+            self.pause(spread(backoff.next_delay(), jitter()).max(wish), &self.stop).await;
             if self.stop.is_cancelled() {
                 return;
             }
@@ -187,7 +172,7 @@ impl Edge {
             relay_lanes: agreed.relay_lanes,
             ended: ended.clone(),
         });
-        self.links().insert(agreed.instance, ended.clone());
+        self.processes().enter(agreed.instance, ended.clone());
         self.said().forget(&self.hub);
         self.board.remove(&self.hub);
         let shown = ShownLink::new(&self.board, &self.metrics, &link, remote_of(&tls, url));
@@ -204,7 +189,6 @@ impl Edge {
         };
         ended.cancel();
         drop(lane);
-        self.links().retain(|_, ended| !ended.is_cancelled());
         tracing::info!(
             peer = link.peer,
             link = id,
@@ -244,7 +228,7 @@ impl Edge {
         url: LinkUrl,
         index: u16,
     ) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(DIAL_DELAY_FIRST, DIAL_DELAY_MAX);
         let lane = Lane::Relay { link: link.id, index };
         while !link.ended.is_cancelled() {
             let dialled = tokio::select! {
@@ -265,7 +249,7 @@ impl Edge {
             if since.elapsed() >= LASTED {
                 backoff.reset();
             }
-            self.pause(backoff.next_delay(jitter()).max(wish), &link.ended).await;
+            self.pause(spread(backoff.next_delay(), jitter()).max(wish), &link.ended).await;
         }
     }
 
@@ -305,25 +289,29 @@ impl Edge {
         let (Some(tls), Some(instance)) = (failed.elsewhere, failed.declined.instance) else {
             return;
         };
-        {
-            let mut links = self.links();
-            if links.contains_key(&instance) || links.len() >= LINKS_MAX {
-                return;
-            }
-            // Reserved, so that two lanes that land there make one link.
-            links.insert(instance, CancellationToken::new());
-        }
+        let Some(reserved) = self.processes().reserve(instance).map(CancellationToken::drop_guard) else {
+            return;
+        };
         match self.greet_in_time(*tls, &self.control_lane()).await {
-            Ok(dialled) => {
-                self.tasks.spawn(self.clone().run_adopted(dialled, url.clone()));
+            Ok(dialled) if dialled.agreed.instance == instance => {
+                self.tasks.spawn(self.clone().run_adopted(dialled, url.clone(), reserved));
             }
-            Err(_) => _ = self.links().remove(&instance),
+            // One process in Refused, another in Welcome: no hub of ours says that.
+            Ok(_) => self.note_failure(url, &Reason::Malformed),
+            Err(_) => {}
         }
     }
 
     /// Boxed: links have lanes, and lanes may become links.
-    fn run_adopted(self: Arc<Self>, dialled: Dialled, url: LinkUrl) -> BoxFuture<'static, ()> {
+    fn run_adopted(
+        self: Arc<Self>,
+        dialled: Dialled,
+        url: LinkUrl,
+        reserved: DropGuard,
+    ) -> BoxFuture<'static, ()> {
         Box::pin(async move {
+            // Held until the link has taken the place over.
+            let _reserved = reserved;
             let reason = self.run_link(dialled, &url).await;
             self.note_failure(&url, &reason);
         })
@@ -364,8 +352,8 @@ impl Edge {
     /// The row of a hub to which there is no link.
     fn show_absent(&self, url: &LinkUrl, reason: Option<&Reason>) {
         // Held until the row is written, so that it never stands beside the row of a link that just came up.
-        let links = self.links();
-        if links.values().any(|ended| !ended.is_cancelled()) {
+        let mut processes = self.processes();
+        if processes.any() {
             return;
         }
         let refused = reason.is_some_and(Reason::is_refusal);
@@ -389,8 +377,8 @@ impl Edge {
         self.board.put(&self.hub, row);
     }
 
-    fn links(&self) -> MutexGuard<'_, BTreeMap<Instance, CancellationToken>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    fn processes(&self) -> MutexGuard<'_, HubProcesses> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn said(&self) -> MutexGuard<'_, Said> {
@@ -414,7 +402,8 @@ fn jitter() -> u8 {
 }
 
 const TOKEN_FILE_LEN_MAX: u64 = 4096;
+const DIAL_DELAY_FIRST: Duration = Duration::from_millis(100);
+/// An edge is back within this after a hub returns.
+const DIAL_DELAY_MAX: Duration = Duration::from_secs(10);
 /// What lasted this long was no failure: the next one begins the backoff anew.
 const LASTED: Duration = Duration::from_secs(10);
-/// Links of one edge process: one for each hub process behind a load balancer.
-const LINKS_MAX: usize = 16;

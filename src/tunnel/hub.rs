@@ -31,9 +31,9 @@ use super::welcome::{Joined, Refusing, Role};
 use super::{TunnelError, TunnelMetrics};
 use crate::config::{HubTunnel, TunnelLimits};
 
-/// A hub whose port is bound and whose identity is loaded, not yet accepting.
-pub struct HubListener {
-    listener: TcpListener,
+/// A hub whose identity is loaded, not yet listening.
+pub struct HubKeys {
+    listen: SocketAddr,
     site: String,
     instance: Instance,
     edges: Vec<String>,
@@ -43,31 +43,14 @@ pub struct HubListener {
     limits: TunnelLimits,
 }
 
-/// Binds and serves until `stop`.
-pub async fn serve_hub(
-    cfg: HubTunnel,
-    site: String,
-    board: Board,
-    metrics: TunnelMetrics,
-    events: mpsc::Sender<TunnelEvent>,
-    stop: CancellationToken,
-) -> Result<(), TunnelError> {
-    let listener = HubListener::bind(&cfg, &site).await?;
-    listener.serve(board, metrics, events, stop).await;
-    Ok(())
-}
-
-impl HubListener {
-    /// Loads the identity, then binds the port.
-    pub async fn bind(cfg: &HubTunnel, site: &str) -> Result<Self, TunnelError> {
+impl HubKeys {
+    /// Loads the identity and the edges' keys; an error is one of the configuration.
+    pub fn load(cfg: &HubTunnel, site: &str) -> Result<Self, TunnelError> {
         let identity = Arc::new(HubIdentity::load(&cfg.identity, site, connection::provider())?);
         let book = Arc::new(EdgeBook::new(&cfg.edges)?);
         let tls = connection::hub_tls(identity.clone(), book.clone())?;
-        let listener = TcpListener::bind(cfg.listen)
-            .await
-            .map_err(|source| TunnelError::Listen { address: cfg.listen, source })?;
         Ok(Self {
-            listener,
+            listen: cfg.listen,
             site: site.to_owned(),
             instance: key::random()?,
             edges: cfg.edges.iter().map(|edge| edge.name.clone()).collect(),
@@ -78,6 +61,24 @@ impl HubListener {
         })
     }
 
+    /// Where it will listen.
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Binds the port.
+    pub async fn bind(self) -> std::io::Result<HubListener> {
+        Ok(HubListener { listener: TcpListener::bind(self.listen).await?, keys: self })
+    }
+}
+
+/// A hub whose port is bound, not yet accepting.
+pub struct HubListener {
+    listener: TcpListener,
+    keys: HubKeys,
+}
+
+impl HubListener {
     /// Where it listens.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
@@ -91,15 +92,16 @@ impl HubListener {
         events: mpsc::Sender<TunnelEvent>,
         stop: CancellationToken,
     ) {
-        let expires = i64::try_from(self.identity.issuer_expires()).unwrap_or(i64::MAX);
+        let Self { listener, keys } = self;
+        let expires = i64::try_from(keys.identity.issuer_expires()).unwrap_or(i64::MAX);
         metrics.issuer_expires.set(expires);
         let hub = Arc::new(Hub {
-            handshake_time_max: self.limits.handshake_timeout,
-            site: self.site,
-            instance: self.instance,
-            tls: self.tls,
-            book: self.book,
-            gate: Gate::new(&self.limits, metrics.clone()),
+            handshake_time_max: keys.limits.handshake_timeout,
+            site: keys.site,
+            instance: keys.instance,
+            tls: keys.tls,
+            book: keys.book,
+            gate: Gate::new(&keys.limits, metrics.clone()),
             links: Mutex::default(),
             shown: Mutex::default(),
             said: Mutex::default(),
@@ -108,12 +110,12 @@ impl HubListener {
             events,
             stop,
         });
-        for edge in &self.edges {
+        for edge in &keys.edges {
             hub.show_absent(edge, None);
         }
         let tasks = TaskTracker::new();
-        hub.accept(&self.listener, &tasks).await;
-        drop(self.listener);
+        hub.accept(&listener, &tasks).await;
+        drop(listener);
         tasks.close();
         tasks.wait().await;
     }

@@ -19,10 +19,10 @@ use crate::config::secret_file::{self, SecretFileError};
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The issuer's key is missing or open to others.
-    #[error("{0}: `bridge init` makes the hub's identity; copy it here, do not make a new one")]
+    #[error(transparent)]
     Key(#[from] SecretFileError),
     /// A file does not hold what it should.
-    #[error("{file}: {wrong}: copy the file that `bridge init` wrote again")]
+    #[error("{file}: {wrong}")]
     Unusable {
         /// The file.
         file: PathBuf,
@@ -32,6 +32,22 @@ pub enum IdentityError {
     /// A leaf could not be made.
     #[error("cannot mint the hub's certificate: {0}")]
     Mint(String),
+}
+
+impl IdentityError {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Key(SecretFileError::Unreadable { .. }) => {
+                "copy here what `bridge init` wrote for this hub, do not make a new one".into()
+            }
+            Self::Key(error) => error.remedy(),
+            Self::Unusable { .. } => "copy the file that `bridge init` wrote again".into(),
+            Self::Mint(_) => {
+                "copy the files that `bridge init` wrote again; if that does not help, report it".into()
+            }
+        }
+    }
 }
 
 /// Issuer and chain of a hub, and the leaf in use.

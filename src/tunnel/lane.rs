@@ -1,4 +1,4 @@
-//! A lane after its Welcome: watched for silence, handed out, and over when its holder drops it.
+//! A lane after its Welcome: watched for a peer that says or takes nothing, handed out, and over when its holder drops it.
 //! Reads and writes nothing of its own.
 
 use std::io;
@@ -16,7 +16,8 @@ use super::meter::Meter;
 use super::reason::Reason;
 use super::shown::ShownLink;
 
-/// Looks at a lane once a second until it ends: by its holder, its link, or two keepalives of silence.
+/// Looks at a lane once a second until it ends: by its holder, its link, two keepalives of silence, or a peer
+/// that speaks but takes nothing.
 pub async fn watch(meter: &Meter, shown: &ShownLink, ended: &CancellationToken) -> Reason {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -26,10 +27,15 @@ pub async fn watch(meter: &Meter, shown: &ShownLink, ended: &CancellationToken) 
             () = ended.cancelled() => return Reason::Ended,
             _ = looks.tick() => shown.refresh(),
         }
-        if meter.silence() >= SILENCE_MAX {
-            ended.cancel();
-            return Reason::Silence;
-        }
+        let reason = if meter.silence() >= SILENCE_MAX {
+            Reason::Silence
+        } else if meter.unread() >= UNREAD_MAX {
+            Reason::Unread
+        } else {
+            continue;
+        };
+        ended.cancel();
+        return reason;
     }
 }
 
@@ -94,4 +100,43 @@ impl AsyncWrite for HandedOut {
 
 /// Two keepalives.
 const SILENCE_MAX: Duration = KEEPALIVE.saturating_mul(2);
+/// Many keepalives: over a slow line the system takes nothing more until a third of its own buffer, megabytes
+/// perhaps, has left.
+const UNREAD_MAX: Duration = KEEPALIVE.saturating_mul(12);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::tunnel::link::Link;
+    use crate::tunnel::metrics::TunnelMetrics;
+    use crate::tunnel::status::Board;
+
+    async fn watched(meter: &Meter) -> (Reason, Duration) {
+        let ended = CancellationToken::new();
+        let link =
+            Link { id: 1, peer: "bank".into(), instance: [0; 16], relay_lanes: 0, ended: ended.clone() };
+        let shown = ShownLink::new(&Board::default(), &TunnelMetrics::default(), &link, String::new());
+        let since = Instant::now();
+        let reason = watch(meter, &shown, &ended).await;
+        assert!(ended.is_cancelled());
+        (reason, since.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_speaks_and_takes_nothing_loses_its_lane() {
+        let meter = Meter::new(0);
+        meter.on_blocked();
+        assert_eq!(watched(&meter).await, (Reason::Unread, UNREAD_MAX));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_says_nothing_loses_its_lane_sooner() {
+        let meter = Meter::new(0);
+        meter.on_pending();
+        meter.on_blocked();
+        assert_eq!(watched(&meter).await, (Reason::Silence, SILENCE_MAX));
+    }
+}

@@ -44,7 +44,8 @@ pub struct LinkUp {
 
 /// A TLS connection of a link for relay frames, handshake done. The relay owns the framing; the tunnel
 /// watches the socket and cancels `ended` on silence, so the relay must write something at least every
-/// [`KEEPALIVE`](crate::tunnel::KEEPALIVE).
+/// [`KEEPALIVE`](crate::tunnel::KEEPALIVE); and when the peer takes nothing any more, so that no write waits for
+/// ever.
 pub struct RelayLane {
     /// Its link.
     pub link: Arc<Link>,

@@ -1,4 +1,4 @@
-//! Counts a lane's bytes on the socket, under TLS, and tells how long a reader has waited in vain.
+//! Counts a lane's bytes on the socket, under TLS, and tells how long a reader or a writer has waited in vain.
 //! Also the bound on what an unauthenticated peer may send. Knows no frames.
 
 use std::io;
@@ -19,8 +19,8 @@ pub struct Meter {
     born: Instant,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    /// Milliseconds after `born` since when a reader waits, plus one; 0 while none waits.
-    waiting_since: AtomicU64,
+    reading: Wait,
+    writing: Wait,
     /// Set while frames that were read wait for their consumer: then silence is our own.
     paused: AtomicBool,
     read_max: AtomicU64,
@@ -33,7 +33,8 @@ impl Meter {
             born: Instant::now(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
-            waiting_since: AtomicU64::new(0),
+            reading: Wait::default(),
+            writing: Wait::default(),
             paused: AtomicBool::new(false),
             read_max: AtomicU64::new(read_max),
         })
@@ -58,16 +59,20 @@ impl Meter {
     pub fn pause(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
         // The silence before the pause counts no more.
-        self.waiting_since.store(0, Ordering::Relaxed);
+        self.reading.end();
     }
 
     /// How long a reader has waited without a single byte. Zero while nobody reads.
     pub fn silence(&self) -> Duration {
-        let since = self.waiting_since.load(Ordering::Relaxed);
-        if since == 0 || self.paused.load(Ordering::Relaxed) {
+        if self.paused.load(Ordering::Relaxed) {
             return Duration::ZERO;
         }
-        Duration::from_millis(self.now_ms().saturating_sub(since - 1))
+        self.reading.lasts(self.now_ms())
+    }
+
+    /// How long a writer has waited without a single byte leaving. Zero while nobody writes.
+    pub fn unread(&self) -> Duration {
+        self.writing.lasts(self.now_ms())
     }
 
     fn now_ms(&self) -> u64 {
@@ -76,18 +81,44 @@ impl Meter {
 
     /// A reader asked and there was nothing.
     pub fn on_pending(&self) {
-        if self.waiting_since.load(Ordering::Relaxed) == 0 {
-            self.waiting_since.store(self.now_ms() + 1, Ordering::Relaxed);
-        }
+        self.reading.begin(self.now_ms());
+    }
+
+    /// A writer had something and there was no room.
+    pub fn on_blocked(&self) {
+        self.writing.begin(self.now_ms());
     }
 
     fn on_read(&self, len: usize) -> io::Result<()> {
-        self.waiting_since.store(0, Ordering::Relaxed);
+        self.reading.end();
         let read = self.bytes_in.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
         if read > self.read_max.load(Ordering::Relaxed) {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, ReadBeyondBound));
         }
         Ok(())
+    }
+}
+
+/// A wait that may be going on: milliseconds after the meter's birth since when, plus one; else 0.
+#[derive(Debug, Default)]
+struct Wait(AtomicU64);
+
+impl Wait {
+    fn begin(&self, now_ms: u64) {
+        if self.0.load(Ordering::Relaxed) == 0 {
+            self.0.store(now_ms + 1, Ordering::Relaxed);
+        }
+    }
+
+    fn end(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    fn lasts(&self, now_ms: u64) -> Duration {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_millis(now_ms.saturating_sub(since - 1)),
+        }
     }
 }
 
@@ -168,8 +199,13 @@ impl AsyncWrite for MeteredSocket {
 
 impl MeteredSocket {
     fn count_out(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(len)) = &written {
-            self.meter.bytes_out.fetch_add(*len as u64, Ordering::Relaxed);
+        match &written {
+            Poll::Pending => self.meter.on_blocked(),
+            Poll::Ready(taken) => {
+                self.meter.writing.end();
+                let len = taken.as_ref().map_or(0, |len| *len as u64);
+                self.meter.bytes_out.fetch_add(len, Ordering::Relaxed);
+            }
         }
         written
     }
@@ -177,6 +213,9 @@ impl MeteredSocket {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -202,6 +241,34 @@ mod tests {
         assert_eq!(meter.silence(), Duration::ZERO);
         meter.pause(false);
         assert_eq!(meter.silence(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_measured_from_when_the_socket_is_full_until_it_reads_on() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        let meter = Meter::new(0);
+        let mut socket = MeteredSocket::new(near, meter.clone());
+        let chunk = vec![0; 1 << 20];
+        while let Some(written) = socket.write(&chunk).now_or_never() {
+            assert!(written.unwrap() > 0);
+            assert_eq!(meter.unread(), Duration::ZERO);
+        }
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(40)).await;
+        assert!(socket.write(&chunk).now_or_never().is_none());
+        assert!(meter.unread() >= Duration::from_secs(40), "{:?}", meter.unread());
+        tokio::time::resume();
+        let mut read = vec![0; 1 << 20];
+        let wrote = async { socket.write(&chunk).await.unwrap() };
+        let reads = async { while far.read(&mut read).await.unwrap() > 0 {} };
+        tokio::select! {
+            biased;
+            len = wrote => assert!(len > 0),
+            () = reads => panic!("the socket was closed"),
+        }
+        assert_eq!(meter.unread(), Duration::ZERO);
     }
 
     #[test]

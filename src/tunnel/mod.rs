@@ -27,9 +27,10 @@ pub mod hub;
 mod links;
 mod welcome;
 
-mod backoff;
+pub mod backoff;
 mod dial;
 pub mod edge;
+mod hub_processes;
 
 mod control;
 mod lane;
@@ -38,9 +39,11 @@ pub mod metrics;
 mod said;
 mod shown;
 
-pub use edge::{EdgeDialer, dial_edge};
-pub use hub::{HubListener, serve_hub};
+pub use edge::EdgeDialer;
+pub use hub::{HubKeys, HubListener};
 pub use metrics::TunnelMetrics;
+
+use crate::config::Problem;
 
 /// Something is written on every lane at least this often; twice this of silence ends the lane.
 pub const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -48,14 +51,6 @@ pub const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Why the tunnel cannot even start: the configuration names something that is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
-    /// The address is taken, not ours, or not permitted.
-    #[error("tunnel.listen {address}: {source}: choose another address or stop what listens there")]
-    Listen {
-        /// What was configured.
-        address: std::net::SocketAddr,
-        /// The system's word.
-        source: std::io::Error,
-    },
     /// A secret file is missing or readable for too many.
     #[error(transparent)]
     SecretFile(#[from] crate::config::secret_file::SecretFileError),
@@ -68,7 +63,7 @@ pub enum TunnelError {
         source: crate::config::credential::CredentialError,
     },
     /// The token belongs to another edge.
-    #[error("{file}: the token is of edge `{token}`, but this site is `{site}`: use this edge's own token")]
+    #[error("{file}: the token is of edge `{token}`, but this site is `{site}`")]
     TokenOfAnother {
         /// The file.
         file: std::path::PathBuf,
@@ -81,7 +76,7 @@ pub enum TunnelError {
     #[error(transparent)]
     Identity(#[from] identity::IdentityError),
     /// Two edges have one key, so the key would not tell who dials.
-    #[error("tunnel.edges: `{first}` and `{second}` list the same key: each edge needs its own")]
+    #[error("`{first}` and `{second}` list the same key")]
     SharedKey {
         /// One of them.
         first: String,
@@ -91,4 +86,21 @@ pub enum TunnelError {
     /// The TLS library refused what we gave it: our own fault.
     #[error("tls setup: {0}")]
     Tls(#[from] rustls::Error),
+}
+
+impl TunnelError {
+    /// It as a problem of the configuration: where, what, and what to do about it.
+    pub fn problem(&self) -> Problem {
+        let (path, remedy) = match self {
+            Self::SecretFile(error) => ("tunnel.token_file", error.remedy()),
+            Self::Token { .. } => {
+                ("tunnel.token_file", "bring here the token that `bridge init` wrote for this edge".into())
+            }
+            Self::TokenOfAnother { .. } => ("tunnel.token_file", "use this edge's own token".into()),
+            Self::Identity(error) => ("tunnel.identity", error.remedy()),
+            Self::SharedKey { .. } => ("tunnel.edges", "give each edge a key of its own".into()),
+            Self::Tls(_) => ("tunnel", "report it: a fault of the bridge".into()),
+        };
+        Problem { path: path.into(), message: self.to_string(), remedy }
+    }
 }

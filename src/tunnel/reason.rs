@@ -48,6 +48,8 @@ pub enum Reason {
     Timeout,
     /// Nothing arrived for two keepalives.
     Silence,
+    /// Nothing of what was sent was taken for twelve keepalives, though the other side speaks.
+    Unread,
     /// The other side ended the connection.
     PeerClosed,
     /// Too many unauthenticated sockets: the oldest of the busiest address went.
@@ -76,6 +78,7 @@ impl Reason {
             Self::Unreachable { .. } => "unreachable",
             Self::Timeout => "timeout",
             Self::Silence => "silence",
+            Self::Unread => "unread",
             Self::PeerClosed => "peer_closed",
             Self::Displaced => "displaced",
             Self::Ended => "ended",
@@ -101,6 +104,7 @@ impl Reason {
             | Self::Unreachable { .. }
             | Self::Timeout
             | Self::Silence
+            | Self::Unread
             | Self::PeerClosed
             | Self::Displaced
             | Self::Ended => false,
@@ -136,6 +140,9 @@ impl Reason {
             Self::Silence => {
                 "none needed if it comes back: the network dropped the connection without saying so"
             }
+            Self::Unread => {
+                "none needed if it comes back: the other side does not read what it is sent, look into its log"
+            }
             Self::PeerClosed => "none needed if it comes back: look into the other side's log",
             Self::Displaced => "see bridge_tunnel_unauthenticated_sockets: somebody floods the port",
             Self::Ended => "none needed",
@@ -169,6 +176,7 @@ impl fmt::Display for Reason {
             Self::Unreachable { error } => write!(f, "no connection: {error}"),
             Self::Timeout => f.write_str("connecting took too long"),
             Self::Silence => f.write_str("nothing arrived for two keepalives"),
+            Self::Unread => f.write_str("the other side takes nothing of what is sent"),
             Self::PeerClosed => f.write_str("the other side closed the connection"),
             Self::Displaced => f.write_str("given up for a newer unauthenticated connection"),
             Self::Ended => f.write_str("ended by this side"),

@@ -99,7 +99,7 @@ impl ClientCertVerifier for EdgeVerifier {
         _cert: &CertificateDer<'_>,
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("the bridge speaks TLS 1.3 only".into()))
+        refuse_tls12()
     }
 
     fn verify_tls13_signature(
@@ -228,7 +228,7 @@ impl ServerCertVerifier for HubVerifier {
         _cert: &CertificateDer<'_>,
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("the bridge speaks TLS 1.3 only".into()))
+        refuse_tls12()
     }
 
     fn verify_tls13_signature(
@@ -243,6 +243,12 @@ impl ServerCertVerifier for HubVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+/// What both verifiers say to a signature that only an older TLS would ask for. Their configurations have no
+/// such version, so nobody gets here.
+fn refuse_tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(Error::General("the bridge speaks TLS 1.3 only".into()))
 }
 
 fn intercepted(leaf: &CertificateDer<'_>) -> Reason {

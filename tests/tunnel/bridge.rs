@@ -9,7 +9,7 @@ use pulsar_bridge::config::{EdgeEntry, EdgeTunnel, HubTunnel, LinkUrl, TunnelLim
 use pulsar_bridge::tunnel::init::{self, Request};
 use pulsar_bridge::tunnel::link::{LinkUp, RelayLane, TunnelEvent};
 use pulsar_bridge::tunnel::status::{Board, LinkStatus};
-use pulsar_bridge::tunnel::{HubListener, TunnelError, TunnelMetrics, dial_edge};
+use pulsar_bridge::tunnel::{EdgeDialer, HubKeys, TunnelMetrics};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -87,19 +87,15 @@ pub struct Side {
     pub metrics: TunnelMetrics,
     pub events: mpsc::Receiver<TunnelEvent>,
     pub stop: CancellationToken,
-    pub task: JoinHandle<Result<(), TunnelError>>,
+    pub task: JoinHandle<()>,
 }
 
 pub async fn hub(cfg: &HubTunnel) -> (Side, SocketAddr) {
-    let listener = HubListener::bind(cfg, "riskfuel").await.unwrap();
+    let listener = HubKeys::load(cfg, "riskfuel").unwrap().bind().await.unwrap();
     let address = listener.local_addr().unwrap();
     let (board, metrics, stop) = (Board::default(), TunnelMetrics::default(), CancellationToken::new());
     let (events, received) = mpsc::channel(16);
-    let serving = listener.serve(board.clone(), metrics.clone(), events, stop.clone());
-    let task = tokio::spawn(async {
-        serving.await;
-        Ok(())
-    });
+    let task = tokio::spawn(listener.serve(board.clone(), metrics.clone(), events, stop.clone()));
     let side = Side { board, metrics, events: received, stop, task };
     (side, address)
 }
@@ -107,8 +103,8 @@ pub async fn hub(cfg: &HubTunnel) -> (Side, SocketAddr) {
 pub fn edge(cfg: EdgeTunnel, site: &str) -> Side {
     let (board, metrics, stop) = (Board::default(), TunnelMetrics::default(), CancellationToken::new());
     let (events, received) = mpsc::channel(16);
-    let dialling = dial_edge(cfg, site.into(), board.clone(), metrics.clone(), events, stop.clone());
-    let task = tokio::spawn(dialling);
+    let dialer = EdgeDialer::load(&cfg, site).unwrap();
+    let task = tokio::spawn(dialer.run(board.clone(), metrics.clone(), events, stop.clone()));
     Side { board, metrics, events: received, stop, task }
 }
 

@@ -80,7 +80,7 @@ async fn a_server_of_tls_1_2_gets_no_certificate_and_no_hello() {
 }
 
 /// The hub's true identity, as whoever strips ALPN from it would have it.
-fn true_hub(keys: &Keys) -> Certified {
+pub fn true_hub(keys: &Keys) -> Certified {
     let read = |file: &str| std::fs::read_to_string(keys.path().join("hub/keys").join(file)).unwrap();
     let chain: Vec<CertificateDer<'static>> =
         CertificateDer::pem_slice_iter(read("chain.pem").as_bytes()).map(Result::unwrap).collect();

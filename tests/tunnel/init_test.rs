@@ -141,6 +141,30 @@ fn an_edges_own_key_stays_and_becomes_a_token_when_the_pin_is_known() {
 }
 
 #[test]
+fn only_an_edge_that_was_made_gets_a_second_key() {
+    let dir = tempfile::tempdir().unwrap();
+    new(dir.path(), &["bank", "fund"]).unwrap();
+    let rotate = |edge: &str| {
+        let request = Request::Rotate { edge: edge.into(), out: dir.path().to_owned() };
+        init(&request, SystemTime::now())
+    };
+    let before = files_of(dir.path());
+    for edge in ["bnak", "riskfuel"] {
+        let error = rotate(edge).unwrap_err();
+        assert!(matches!(error, InitError::NoSuchEdge { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("bridge init --edge {edge} --out ")), "{error}");
+    }
+    assert_eq!(files_of(dir.path()), before);
+    // One whose folder went to the edge is known by hub.json, one added since by its folder.
+    std::fs::remove_dir_all(dir.path().join("fund")).unwrap();
+    let add = Request::AddEdge { edge: "mint".into(), out: dir.path().to_owned(), url: None };
+    init(&add, SystemTime::now()).unwrap();
+    for edge in ["fund", "mint"] {
+        assert_eq!(rotate(edge).unwrap().written, [dir.path().join(edge).join("token-2")]);
+    }
+}
+
+#[test]
 fn an_edge_is_not_added_where_no_hub_was_made() {
     let dir = tempfile::tempdir().unwrap();
     let add = Request::AddEdge { edge: "fund".into(), out: dir.path().to_owned(), url: Some(url()) };

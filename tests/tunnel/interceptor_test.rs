@@ -22,7 +22,7 @@ async fn sees_through(keys: &Keys, certified: Certified) {
     assert_eq!(row.state, "refused");
     assert!(row.remedy.unwrap().contains("inspection"));
     edge.stop.cancel();
-    edge.task.await.unwrap().unwrap();
+    edge.task.await.unwrap();
     assert!(seen.connections.load(Ordering::SeqCst) > 0);
     assert_eq!(seen.application_bytes.load(Ordering::SeqCst), 0);
     assert!(!seen.client_certificate.load(Ordering::SeqCst), "not even the edge's certificate is shown");

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Once;
 
 use pulsar_bridge::config::LinkUrl;
-use pulsar_bridge::tunnel::TunnelError;
+use pulsar_bridge::tunnel::{EdgeDialer, TunnelError};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 
@@ -73,10 +73,10 @@ async fn no_secret_is_logged_or_shown_through_the_life_of_a_link() {
     let lanes = (hub.relay_lane().await, bank.relay_lane().await);
     let shown = format!("{:?} {:?}", hub.board.rows(), bank.board.rows());
     hub.stop.cancel();
-    in_time(hub.task).await.unwrap().unwrap();
+    in_time(hub.task).await.unwrap();
     bank.reason("unreachable").await;
     bank.stop.cancel();
-    in_time(bank.task).await.unwrap().unwrap();
+    in_time(bank.task).await.unwrap();
     drop((ups, lanes));
     let printed = format!("{cfg:?} {edge_cfg:?} {:?}", keys.token("bank"));
     let log = captured();
@@ -87,25 +87,25 @@ async fn no_secret_is_logged_or_shown_through_the_life_of_a_link() {
     }
 }
 
-#[tokio::test]
-async fn a_truncated_token_is_named_and_not_repeated() {
+#[test]
+fn a_truncated_token_is_named_and_not_repeated() {
     let keys = Keys::new();
     let file = keys.token_file("bank");
     let (token, canaries) = (std::fs::read_to_string(&file).unwrap(), canaries(&keys));
     std::fs::write(&file, &token[..token.trim_end().len() - 1]).unwrap();
-    let bank = edge(keys.edge_tunnel("bank", "127.0.0.1:1".parse().unwrap(), 1), "bank");
-    let error = in_time(bank.task).await.unwrap().unwrap_err();
+    let cfg = keys.edge_tunnel("bank", "127.0.0.1:1".parse().unwrap(), 1);
+    let error = EdgeDialer::load(&cfg, "bank").err().unwrap();
     assert!(matches!(error, TunnelError::Token { .. }), "{error:?}");
     let text = format!("{error} {error:?}");
     assert!(text.contains("a character is missing") && text.contains("bank/token"), "{text}");
     assert!(canaries.iter().all(|canary| !text.contains(canary)), "{text}");
 }
 
-#[tokio::test]
-async fn the_token_of_another_edge_is_refused_before_anything_is_dialled() {
+#[test]
+fn the_token_of_another_edge_is_refused_before_anything_is_dialled() {
     let keys = Keys::new();
-    let bank = edge(keys.edge_tunnel("other", "127.0.0.1:1".parse().unwrap(), 1), "bank");
-    let error = in_time(bank.task).await.unwrap().unwrap_err();
+    let cfg = keys.edge_tunnel("other", "127.0.0.1:1".parse().unwrap(), 1);
+    let error = EdgeDialer::load(&cfg, "bank").err().unwrap();
     assert!(matches!(error, TunnelError::TokenOfAnother { .. }), "{error:?}");
 }
 
@@ -127,7 +127,7 @@ async fn a_peers_escape_sequences_and_lines_reach_no_terminal() {
         edge(pulsar_bridge::config::EdgeTunnel { connect, ..keys.edge_tunnel("bank", address, 1) }, "bank");
     bank.reason("intercepted").await;
     bank.stop.cancel();
-    in_time(bank.task).await.unwrap().unwrap();
+    in_time(bank.task).await.unwrap();
     let log = captured();
     assert!(log.contains("owned"), "{log}");
     assert!(!log.contains('\x1b') && !log.contains("\nINFO all"), "{log}");

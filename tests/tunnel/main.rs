@@ -12,4 +12,5 @@ mod flood_test;
 mod interceptor_test;
 mod leak_test;
 mod malicious_edge_test;
+mod malicious_hub_test;
 mod stolen_hub_test;

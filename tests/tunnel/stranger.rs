@@ -14,7 +14,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client};
 use tokio_util::sync::CancellationToken;
@@ -76,10 +76,32 @@ pub struct LaneAsked {
     pub relay_lanes: u32,
 }
 
+#[derive(Clone, PartialEq, Message)]
+pub struct Welcome {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(string, tag = "3")]
+    pub site: String,
+    #[prost(bytes = "vec", tag = "4")]
+    pub instance: Vec<u8>,
+    #[prost(fixed64, tag = "5")]
+    pub link: u64,
+    #[prost(message, optional, tag = "6")]
+    pub limits: Option<Limits>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Limits {
+    #[prost(uint32, tag = "1")]
+    pub relay_lanes: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub struct Refused {
     #[prost(uint32, tag = "1")]
     pub code: u32,
+    #[prost(bytes = "vec", tag = "3")]
+    pub instance: Vec<u8>,
 }
 
 pub const CONTROL: i32 = 1;
@@ -121,18 +143,12 @@ impl RawEdge {
     }
 
     pub async fn say(&mut self, kind: u8, body: &[u8]) {
-        let len = u32::try_from(body.len() + 1).unwrap();
-        let frame = [&len.to_be_bytes()[..], &[kind], body].concat();
-        self.tls.write_all(&frame).await.unwrap();
+        say(&mut self.tls, kind, body).await.unwrap();
     }
 
     /// The hub's next frame, or how the connection ended.
     pub async fn hear(&mut self) -> std::io::Result<(u8, Vec<u8>)> {
-        let len = in_time(self.tls.read_u32()).await?;
-        let kind = self.tls.read_u8().await?;
-        let mut body = vec![0; len as usize - 1];
-        self.tls.read_exact(&mut body).await?;
-        Ok((kind, body))
+        hear(&mut self.tls).await
     }
 
     pub async fn refusal_of(&mut self, hello: &Hello) -> u32 {
@@ -141,6 +157,21 @@ impl RawEdge {
         assert_eq!(kind, REFUSED);
         Refused::decode(&body[..]).unwrap().code
     }
+}
+
+/// Writes a frame of the handshake.
+pub async fn say<W: AsyncWrite + Unpin>(to: &mut W, kind: u8, body: &[u8]) -> std::io::Result<()> {
+    let len = u32::try_from(body.len() + 1).unwrap();
+    to.write_all(&[&len.to_be_bytes()[..], &[kind], body].concat()).await
+}
+
+/// Reads one.
+pub async fn hear<R: AsyncRead + Unpin>(from: &mut R) -> std::io::Result<(u8, Vec<u8>)> {
+    let len = in_time(from.read_u32()).await?;
+    let kind = from.read_u8().await?;
+    let mut body = vec![0; len as usize - 1];
+    from.read_exact(&mut body).await?;
+    Ok((kind, body))
 }
 
 /// What a server that plays the hub got to see.
@@ -163,14 +194,7 @@ pub async fn play_hub_that_says(
     words: &'static [u8],
 ) -> (SocketAddr, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_client_cert_verifier(Arc::new(AnyClient(seen.clone())))
-        .with_single_cert(certified.chain, certified.key)
-        .unwrap();
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = hubs_acceptor(certified, alpn, seen.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let counted = seen.clone();
@@ -191,6 +215,18 @@ pub async fn play_hub_that_says(
         }
     });
     (address, seen)
+}
+
+/// The hub's half of TLS, with this certificate, that lets everybody in.
+pub fn hubs_acceptor(certified: Certified, alpn: &[&[u8]], seen: Arc<Seen>) -> TlsAcceptor {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_client_cert_verifier(Arc::new(AnyClient(seen)))
+        .with_single_cert(certified.chain, certified.key)
+        .unwrap();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
 }
 
 /// A TCP proxy: which targets, in turn, and whether bytes still pass.

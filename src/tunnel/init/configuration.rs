@@ -74,6 +74,13 @@ pub fn site_of(file: &Path) -> Result<String, String> {
     site.filter(|site| is_site_name(site)).ok_or_else(|| "it names no site".to_owned())
 }
 
+/// Whether a hub's configuration lists an edge of this name.
+pub fn lists(file: &Path, edge: &str) -> bool {
+    let configuration = read(file).unwrap_or_default();
+    let edges = configuration.pointer("/tunnel/edges").and_then(Value::as_array);
+    edges.is_some_and(|edges| edges.iter().any(|entry| entry["name"] == edge))
+}
+
 /// The URL that the first edge beside it uses.
 pub fn url_of_siblings(out: &Path) -> Option<LinkUrl> {
     let mut folders: Vec<_> = std::fs::read_dir(out).ok()?.flatten().map(|entry| entry.path()).collect();

@@ -118,6 +118,16 @@ pub enum InitError {
         /// What is wrong with it.
         wrong: String,
     },
+    /// There is no such edge to give a second key to.
+    #[error(
+        "no edge `{edge}` was made in {out}: it has no folder there and no entry in hub/hub.json; write the name of one that was made, or make it: bridge init --edge {edge} --out {out}"
+    )]
+    NoSuchEdge {
+        /// Its name.
+        edge: String,
+        /// Where it was looked for.
+        out: PathBuf,
+    },
     /// Nobody told the URL.
     #[error("no other edge's edge.json in {0} tells the hub's URL: add --url")]
     NoUrl(PathBuf),
@@ -133,7 +143,7 @@ pub enum InitError {
     #[error("{0}: not the key that `bridge init --own-key` wrote: move it away and make a new one")]
     OwnKey(PathBuf),
     /// The key could not be read safely.
-    #[error(transparent)]
+    #[error("{0}; {remedy}", remedy = .0.remedy())]
     SecretFile(#[from] secret_file::SecretFileError),
     /// Certificates or keys could not be made.
     #[error("cannot make keys: {0}")]
@@ -242,6 +252,10 @@ fn add_edge(edge: &str, out: &Path, url: Option<&LinkUrl>) -> Result<Outcome, In
 fn rotate(edge: &str, out: &Path) -> Result<Outcome, InitError> {
     edge_name(edge)?;
     let hub = Hub::read(out)?;
+    // Either may be gone: the folder was brought to the edge, or hub.json is kept elsewhere by now.
+    if !out.join(edge).is_dir() && !configuration::lists(&out.join("hub/hub.json"), edge) {
+        return Err(InitError::NoSuchEdge { edge: edge.to_owned(), out: out.to_owned() });
+    }
     let token = JoinToken::new(&hub.name, edge, key::random()?, hub.pins).map_err(malformed)?;
     let key = EdgeCertificate::of_token(&token)?.edge_key;
     let mut files = Files::in_folder(out);

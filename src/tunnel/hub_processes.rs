@@ -1,0 +1,86 @@
+//! The edge's book of the hub's processes: one link to each, and a bound on them all. Holds no socket, and
+//! believes nothing that the hub says of itself: whoever enters a link or reserves a place cancels its token.
+
+use std::collections::BTreeMap;
+
+use tokio_util::sync::CancellationToken;
+
+use super::handshake::Instance;
+
+/// The processes to which there are links, or soon will be.
+#[derive(Debug, Default)]
+pub struct HubProcesses {
+    rows: BTreeMap<Instance, CancellationToken>,
+}
+
+impl HubProcesses {
+    /// A place for a link to a process that has none, so that two lanes that land there make one link; `None`
+    /// when it has one, or there are too many. Until [`Self::enter`] the place lives as long as the token.
+    pub fn reserve(&mut self, process: Instance) -> Option<CancellationToken> {
+        self.sweep();
+        if self.rows.contains_key(&process) || self.rows.len() >= PROCESSES_MAX {
+            return None;
+        }
+        let reserved = CancellationToken::new();
+        self.rows.insert(process, reserved.clone());
+        Some(reserved)
+    }
+
+    /// Enters a link that lives until `ended`. An older one to the same process ends, as it does there.
+    pub fn enter(&mut self, process: Instance, ended: CancellationToken) {
+        if let Some(older) = self.rows.insert(process, ended) {
+            older.cancel();
+        }
+    }
+
+    /// Whether there is any link, or soon will be.
+    pub fn any(&mut self) -> bool {
+        self.sweep();
+        !self.rows.is_empty()
+    }
+
+    fn sweep(&mut self) {
+        self.rows.retain(|_, ended| !ended.is_cancelled());
+    }
+}
+
+/// Processes behind one load balancer.
+const PROCESSES_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_one_place_until_its_token_is_cancelled() {
+        let mut processes = HubProcesses::default();
+        let reserved = processes.reserve([1; 16]).unwrap();
+        assert!(processes.reserve([1; 16]).is_none() && processes.any());
+        reserved.cancel();
+        assert!(!processes.any());
+        assert!(processes.reserve([1; 16]).is_some());
+    }
+
+    #[test]
+    fn a_link_takes_the_place_that_was_reserved_and_ends_an_older_one() {
+        let mut processes = HubProcesses::default();
+        let reserved = processes.reserve([1; 16]).unwrap();
+        let (first, second) = (CancellationToken::new(), CancellationToken::new());
+        processes.enter([1; 16], first.clone());
+        reserved.cancel();
+        assert!(processes.any(), "the link stays when its reservation goes");
+        processes.enter([1; 16], second.clone());
+        assert!(first.is_cancelled() && !second.is_cancelled());
+        second.cancel();
+        assert!(!processes.any());
+    }
+
+    #[test]
+    fn a_hub_with_a_new_name_for_every_lane_gets_a_bounded_number_of_places() {
+        let mut processes = HubProcesses::default();
+        let places: Vec<_> = (0..=u8::MAX).filter_map(|n| processes.reserve([n; 16])).collect();
+        assert_eq!(places.len(), PROCESSES_MAX);
+        places[0].cancel();
+        assert!(processes.reserve([0; 16]).is_some());
+    }
+}

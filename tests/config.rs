@@ -4,8 +4,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use pulsar_bridge::config::{self, Config, Start, TokenSource, Tunnel};
+use pulsar_bridge::config::{self, Config, LinkUrl, Start, TokenSource, Tunnel};
+use pulsar_bridge::tunnel::init::{self, Request};
 use serde_json::{Value, json};
 
 /// Loads a value as a file of its own, with these environment variables.
@@ -82,14 +84,70 @@ fn every_file_that_ships_loads() {
     for entry in fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.extension().is_some_and(|extension| extension == "json") && name != "schema.json" {
-            let loading = config::load(&path);
+        if name.ends_with(".json") && !name.ends_with("schema.json") {
+            let trust = tempfile::tempdir().unwrap();
+            let loading =
+                config::load_setup(&path, &|hub, edges, url| made_trust(trust.path(), hub, edges, url));
             assert!(loading.is_ok(), "{}", loading.unwrap_err());
             loaded.push(name);
         }
     }
     loaded.sort();
-    assert_eq!(loaded, ["edge.json", "hub.json"]);
+    assert_eq!(loaded, ["bridge.json", "edge.json", "hub.json"]);
+}
+
+fn made_trust(dir: &Path, hub: &str, edges: &[String], url: &LinkUrl) -> Result<PathBuf, String> {
+    let out = dir.join("trust");
+    let request = Request::New { hub: hub.into(), edges: edges.to_vec(), url: url.clone(), out: out.clone() };
+    init::init(&request, SystemTime::now()).map_err(|error| error.to_string())?;
+    Ok(out)
+}
+
+#[test]
+fn several_sites_get_a_trust_that_lives_as_long_as_they_do() {
+    let trust = tempfile::tempdir().unwrap();
+    let make = |hub: &str, edges: &[String], url: &LinkUrl| made_trust(trust.path(), hub, edges, url);
+    let setup = config::built_in(&make).unwrap();
+    let [riskfuel, bank] = &setup.sites[..] else { panic!("{:?}", setup.sites) };
+    let (Tunnel::Hub(hub), Tunnel::Edge(edge)) = (&riskfuel.tunnel, &bank.tunnel) else { panic!() };
+    assert!(hub.identity.is_dir() && edge.token_file.is_file());
+    assert_eq!((hub.edges[0].name.as_str(), hub.edges[0].keys.len()), ("bank", 1));
+    assert_eq!(riskfuel.pulsar.embedded, Some("127.0.0.1:6650".parse().unwrap()));
+    assert!(riskfuel.pulsar.deduplication_asserted && riskfuel.pulsar.replicas == 1);
+    let load = setup.load.unwrap();
+    assert_eq!(load.requests.to_string(), "persistent://public/default/datagen-requests");
+    assert_eq!(load.requester.unwrap().rate, None);
+}
+
+#[test]
+fn mistakes_in_several_sites_are_told_with_their_places() {
+    let text = fs::read_to_string(folder().join("bridge.json")).unwrap();
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    value["sites"][0]["version"] = json!(1);
+    value["sites"][0]["pulsar"]["service_url"] = json!("pulsar://a");
+    value["sites"][1]["site"] = json!("riskfuel");
+    value["load"] =
+        json!({"requests": "non-persistent://a/b/c", "worker": {"service_url": "pulsar+ssl://a"}});
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.json");
+    fs::write(&file, value.to_string()).unwrap();
+    let trust = tempfile::tempdir().unwrap();
+    let make = |hub: &str, edges: &[String], url: &LinkUrl| made_trust(trust.path(), hub, edges, url);
+    let problems = config::load_setup(&file, &make).unwrap_err().problems;
+    let places: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
+    for place in [
+        "sites[0].version",
+        "sites[0].pulsar.embedded",
+        "sites[1].site",
+        "load.requests",
+        "load.worker.service_url",
+    ] {
+        assert!(places.contains(&place), "{place} is not in {problems:#?}");
+    }
+    value["sites"][1]["tunnel"]["connect"] = json!(["tls://"]);
+    fs::write(&file, value.to_string()).unwrap();
+    let problems = config::load_setup(&file, &make).unwrap_err().problems;
+    assert_eq!(problems[0].path, "sites[0].tunnel.identity");
 }
 
 #[test]

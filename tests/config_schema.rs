@@ -20,31 +20,36 @@ fn json_file(name: &str) -> Value {
 }
 
 #[test]
-fn the_schema_that_ships_is_the_loaders() {
-    let made = serde_json::to_string_pretty(&config::schema()).unwrap() + "\n";
-    let file = folder().join("schema.json");
-    if std::env::var_os("BRIDGE_WRITE_SCHEMA").is_some() {
-        fs::write(&file, &made).unwrap();
+fn the_schemas_that_ship_are_the_loaders() {
+    for (name, schema) in [("schema.json", config::schema()), ("sites.schema.json", config::sites_schema())] {
+        let made = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        let file = folder().join(name);
+        if std::env::var_os("BRIDGE_WRITE_SCHEMA").is_some() {
+            fs::write(&file, &made).unwrap();
+        }
+        let ships = fs::read_to_string(&file).unwrap_or_default();
+        assert!(
+            ships == made,
+            "run `BRIDGE_WRITE_SCHEMA=1 cargo test --test config_schema` and look at the difference in {name}"
+        );
     }
-    let ships = fs::read_to_string(&file).unwrap();
-    assert!(
-        ships == made,
-        "run `BRIDGE_WRITE_SCHEMA=1 cargo test --test config_schema` and look at the difference"
-    );
 }
 
 #[test]
 fn the_readme_lists_every_key_and_no_other() {
-    let schema = config::schema();
     let mut keys = BTreeSet::new();
-    gather(&schema, &schema, "", &mut keys);
+    for schema in [config::schema(), config::sites_schema()] {
+        gather(&schema, &schema, "", &mut keys);
+    }
+    // A site's keys are the same wherever it stands.
+    keys.retain(|key| !key.starts_with("sites[]"));
     let readme = fs::read_to_string(folder().join("README.md")).unwrap();
     let listed: BTreeSet<String> = readme
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key.to_owned()))
         .collect();
     assert_eq!(keys, listed);
-    assert!(keys.len() > 40, "{}", keys.len());
+    assert!(keys.len() > 50, "{}", keys.len());
 }
 
 fn gather(root: &Value, schema: &Value, path: &str, keys: &mut BTreeSet<String>) {
@@ -61,7 +66,7 @@ fn gather(root: &Value, schema: &Value, path: &str, keys: &mut BTreeSet<String>)
 
 #[test]
 fn files_that_ship_satisfy_the_schema() {
-    for name in ["hub.json", "edge.json"] {
+    for name in ["hub.json", "edge.json", "bridge.json"] {
         assert_eq!(refusals(&json_file(name)), Vec::<String>::new(), "{name}");
     }
 }
@@ -73,11 +78,12 @@ fn schema_and_loader_refuse_the_same_shapes_at_the_same_places() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("x.json");
     let (mut tried, mut refused) = (0, 0);
-    for value in [full_hub(), full_edge()] {
+    for value in [full_hub(), full_edge(), full_sites()] {
         for changed in changes(&value) {
             fs::write(&file, changed.to_string()).unwrap();
             let by_schema = refusals(&changed);
-            let problems = config::load(&file).err().map(|errors| errors.problems).unwrap_or_default();
+            let loaded = config::load_setup(&file, &|_, _, _| Err("no trust is made here".into()));
+            let problems = loaded.err().map(|errors| errors.problems).unwrap_or_default();
             let told = |place: &String| {
                 let near = |path: &String| path.starts_with(place) || place.starts_with(path.as_str());
                 problems.iter().any(|problem| near(&problem.path))
@@ -129,6 +135,17 @@ fn full_edge() -> Value {
     value
 }
 
+fn full_sites() -> Value {
+    let mut value = json_file("bridge.json");
+    let hub = json_file("hub.json");
+    value["sites"][0]["tunnel"]["identity"] = json!("keys");
+    value["sites"][0]["tunnel"]["edges"][0]["keys"] = hub["tunnel"]["edges"][0]["keys"].clone();
+    value["sites"][1]["tunnel"]["token_file"] = json!("token");
+    value["load"]["requester"]["rate"] = json!(100);
+    assert_eq!(refusals(&value), Vec::<String>::new());
+    value
+}
+
 /// All versions of the value with one thing changed.
 fn changes(value: &Value) -> Vec<Value> {
     let mut pointers = Vec::new();
@@ -170,9 +187,12 @@ fn walk(value: &Value, pointer: String, pointers: &mut Vec<String>) {
 
 /// Where the value does not satisfy the schema.
 fn refusals(value: &Value) -> Vec<String> {
-    static SCHEMA: LazyLock<Value> = LazyLock::new(config::schema);
+    static SITE: LazyLock<Value> = LazyLock::new(config::schema);
+    static SITES: LazyLock<Value> = LazyLock::new(config::sites_schema);
+    let several = value.get("sites").is_some() || value.get("load").is_some();
+    let schema = if several { &SITES } else { &SITE };
     let mut places = Vec::new();
-    judge(&SCHEMA, &SCHEMA, value, "", &mut places);
+    judge(schema, schema, value, "", &mut places);
     places
 }
 

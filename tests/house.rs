@@ -16,12 +16,28 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tunnel", &["config", "policy"]),
     ("relay", &["pulsar", "tunnel", "policy"]),
     ("admin", &["relay::status", "tunnel::status"]),
+    ("embedded", &["pulsar"]),
+    ("load", &["pulsar"]),
     ("site", &["exit", "pulsar", "policy", "config", "tunnel", "relay", "admin"]),
+    ("stack", &["exit", "config", "site", "embedded", "load"]),
     // The binary.
     ("main", &["exit"]),
     ("cli", &["config::LinkUrl"]),
     ("logs", &[]),
-    ("commands", &["exit", "config", "tunnel::init", "admin", "site"]),
+    (
+        "commands",
+        &[
+            "exit",
+            "config",
+            "tunnel::init",
+            "relay::status",
+            "pulsar::topic",
+            "admin",
+            "site",
+            "stack",
+            "load::figures",
+        ],
+    ),
 ];
 
 const LINES_MAX: usize = 500;

@@ -322,9 +322,24 @@ pub const BUILT_IN_NAME: &str = "the built-in bridge.json";
 /// What runs without a configuration.
 pub const BUILT_IN: &str = include_str!("../../bridge-config/bridge.json");
 
-/// The JSON Schema of the file, as `bridge-config/schema.json` holds it.
+/// The JSON Schema of a site's file, as `bridge-config/schema.json` holds it.
 pub fn schema() -> serde_json::Value {
     let mut schema = schemars::schema_for!(raw::RawConfig).to_value();
     schema["title"] = "bridge".into();
+    schema
+}
+
+/// The JSON Schema of a file with several sites, as `bridge-config/sites.schema.json` holds it.
+pub fn sites_schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(raw::RawSites).to_value();
+    schema["title"] = "bridge, several sites".into();
+    // The version stands once, for all of them.
+    let site = &mut schema["$defs"]["Config"];
+    if let Some(properties) = site["properties"].as_object_mut() {
+        properties.remove("version");
+    }
+    if let Some(required) = site["required"].as_array_mut() {
+        required.retain(|key| key != "version");
+    }
     schema
 }

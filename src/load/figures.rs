@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::meter::latencies;
+
 /// Counters since the start, written by requester and worker.
 #[derive(Debug)]
 pub struct Figures {
@@ -72,7 +74,7 @@ impl Figures {
 
     /// As they are now. The percentiles are those since the last look, so that they follow what happens.
     pub fn look(&self) -> Snapshot {
-        let latency = std::mem::replace(&mut *self.latencies(), latencies());
+        let latency = std::mem::replace(&mut *self.lock(), latencies());
         self.snapshot(&latency)
     }
 
@@ -98,10 +100,10 @@ impl Figures {
 
     pub(super) fn took(&self, latency: Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.latencies().saturating_record(micros);
+        self.lock().saturating_record(micros);
     }
 
-    fn latencies(&self) -> std::sync::MutexGuard<'_, Histogram<u64>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Histogram<u64>> {
         // A histogram is usable after any panic: counts are single words.
         self.latency.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,10 +118,4 @@ impl Default for Figures {
 /// Adds to a counter that only one task writes.
 pub(super) fn add(counter: &AtomicU64, more: u64) {
     counter.fetch_add(more, Ordering::Relaxed);
-}
-
-/// Microseconds up to ten minutes, three digits: about 200 KiB.
-#[expect(clippy::expect_used, reason = "the bounds are constants that the crate takes")]
-fn latencies() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 600_000_000, 3).expect("bounds")
 }

@@ -1,7 +1,10 @@
 //! Load generation and measurement: the data-generation story with a requester and a worker, and their figures.
 //! Talks to brokers as any client does; knows nothing of links and routes.
 
+pub mod consume;
 pub mod figures;
+pub mod meter;
+pub mod produce;
 pub mod requester;
 pub mod worker;
 

@@ -1,0 +1,165 @@
+//! A measured producer: messages of one size with random payloads, singly or in batches, at a rate or as fast as
+//! the broker confirms. Each message begins with its number, so that a consumer can tell what is missing.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::message::{now_ms, outbound};
+use super::meter::Meter;
+use super::run_name;
+use crate::pulsar::client::Client;
+use crate::pulsar::connection::{ConnectionError, ProducerEvent};
+use crate::pulsar::entry::tag;
+use crate::pulsar::fields;
+use crate::pulsar::publisher::{Outbound, Publisher};
+use crate::pulsar::topic::TopicName;
+
+/// What is produced.
+#[derive(Clone)]
+pub struct Produce {
+    /// Where.
+    pub client: Client,
+    /// One topic-partition.
+    pub topic: TopicName,
+    /// Bytes of a message; at least [`NUMBER_LEN`] for its number to be there.
+    pub size: usize,
+    /// Messages in a batch; 1: not batched.
+    pub batch: u32,
+    /// Messages, or until it is stopped.
+    pub messages: Option<u64>,
+    /// Messages per second, or as fast as it goes.
+    pub rate: Option<f64>,
+    /// Entries without a receipt.
+    pub outstanding_max: usize,
+}
+
+impl Produce {
+    /// Produces until all are confirmed, or stopped and what was sent is confirmed; gives how many were.
+    pub async fn run(self, meter: &Meter, stop: &CancellationToken) -> Result<u64, ConnectionError> {
+        let name = run_name("perf");
+        let connection = self.client.connect_to_owner(&self.topic).await?;
+        let mut publisher = Publisher::create(connection, &self.topic, &name).await?;
+        let pool = random_pool(self.size);
+        let mut outstanding: VecDeque<(u32, usize, Instant)> = VecDeque::new();
+        let (mut next, mut next_at) = (0u64, Instant::now());
+        let (mut confirmed, mut stopping) = (0, false);
+        meter.begin();
+        loop {
+            stopping |= stop.is_cancelled();
+            let left = self.messages.map_or(u64::MAX, |messages| messages - next);
+            let done = stopping || left == 0;
+            if done && outstanding.is_empty() {
+                publisher.close().await;
+                return Ok(confirmed);
+            }
+            let may_send = !done && outstanding.len() < self.outstanding_max;
+            // Losing the race loses nothing: channels take nothing before they complete.
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if !stopping => {}
+                event = publisher.next() => {
+                    confirmed += on_event(event, &mut outstanding, meter)?;
+                }
+                () = sleep_until(next_at), if may_send => {
+                    let count = u64::from(self.batch).min(left) as u32;
+                    if let Some(rate) = self.rate {
+                        // Behind by less than a second is made up for.
+                        next_at = next_at.max(Instant::now() - Duration::from_secs(1))
+                            + Duration::from_secs_f64(f64::from(count) / rate);
+                    }
+                    let entry = self.entry(&name, next, count, &pool);
+                    outstanding.push_back((count, entry.payload.len(), Instant::now()));
+                    next += u64::from(count);
+                    publisher.send(entry).await?;
+                }
+            }
+        }
+    }
+
+    fn entry(&self, name: &str, first: u64, count: u32, pool: &Bytes) -> Outbound {
+        let last = first + u64::from(count) - 1;
+        let payload = if self.batch == 1 {
+            message(first, self.size, pool).freeze()
+        } else {
+            batch(first, count, self.size, pool)
+        };
+        let mut metadata = Vec::with_capacity(64);
+        fields::put_bytes(&mut metadata, tag::PRODUCER_NAME, name.as_bytes());
+        fields::put_varint(&mut metadata, tag::SEQUENCE_ID, first);
+        fields::put_varint(&mut metadata, tag::PUBLISH_TIME, now_ms());
+        if self.batch > 1 {
+            fields::put_varint(&mut metadata, tag::UNCOMPRESSED_SIZE, payload.len() as u64);
+            fields::put_varint(&mut metadata, tag::NUM_MESSAGES_IN_BATCH, count.into());
+            fields::put_varint(&mut metadata, tag::HIGHEST_SEQUENCE_ID, last);
+        }
+        let outbound = outbound(first, count, &metadata, payload);
+        Outbound { highest_sequence_id: (self.batch > 1).then_some(last), ..outbound }
+    }
+}
+
+fn on_event(
+    event: Option<ProducerEvent>,
+    outstanding: &mut VecDeque<(u32, usize, Instant)>,
+    meter: &Meter,
+) -> Result<u64, ConnectionError> {
+    match event {
+        Some(ProducerEvent::Receipt { .. }) => {
+            let Some((messages, bytes, at)) = outstanding.pop_front() else { return Ok(0) };
+            meter.saw(messages, bytes, at.elapsed());
+            Ok(messages.into())
+        }
+        Some(ProducerEvent::SendError { error, message, .. }) => {
+            meter.failed(outstanding.pop_front().map_or(1, |(messages, ..)| messages));
+            Err(ConnectionError::Refused { error, message })
+        }
+        Some(ProducerEvent::Closed) | None => Err(ConnectionError::Lost("the producer was closed".into())),
+    }
+}
+
+fn message(number: u64, size: usize, pool: &Bytes) -> BytesMut {
+    let mut message = BytesMut::with_capacity(size);
+    put_message(number, size, pool, &mut message);
+    message
+}
+
+fn put_message(number: u64, size: usize, pool: &Bytes, out: &mut BytesMut) {
+    let head = number.to_be_bytes();
+    let head = &head[..NUMBER_LEN.min(size)];
+    out.put_slice(head);
+    let rest = size - head.len();
+    // A stride that is no divisor of the pool: neighbours differ, and no compressor finds them again soon.
+    let at = (number as usize).wrapping_mul(STRIDE) % (pool.len() - rest);
+    out.put_slice(&pool[at..at + rest]);
+}
+
+/// `Commands.serializeSingleMessageInBatchWithPayload`.
+fn batch(first: u64, count: u32, size: usize, pool: &Bytes) -> Bytes {
+    let mut metadata = Vec::with_capacity(8);
+    fields::put_varint(&mut metadata, SINGLE_PAYLOAD_SIZE, size as u64);
+    let mut payload = BytesMut::with_capacity(count as usize * (4 + metadata.len() + size));
+    for number in first..first + u64::from(count) {
+        payload.put_u32(metadata.len() as u32);
+        payload.put_slice(&metadata);
+        put_message(number, size, pool, &mut payload);
+    }
+    payload.freeze()
+}
+
+/// Bytes that do not compress.
+fn random_pool(size: usize) -> Bytes {
+    let hasher = RandomState::new();
+    let words = (POOL_LEN + size) / 8 + 1;
+    (0..words as u64).flat_map(|nth| hasher.hash_one(nth).to_le_bytes()).collect::<Vec<u8>>().into()
+}
+
+/// A message's number, big-endian, at its beginning.
+pub const NUMBER_LEN: usize = 8;
+const POOL_LEN: usize = 1 << 20;
+const STRIDE: usize = 4099;
+/// `SingleMessageMetadata.payload_size`.
+const SINGLE_PAYLOAD_SIZE: u32 = 3;

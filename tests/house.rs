@@ -15,13 +15,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["pulsar::topic", "policy"]),
     ("tunnel", &["config", "policy"]),
     ("relay", &["pulsar", "tunnel", "policy"]),
+    ("embedded", &["pulsar"]),
     ("admin", &["relay::status", "tunnel::status"]),
     ("site", &["exit", "pulsar", "policy", "config", "tunnel", "relay", "admin"]),
     // The binary.
     ("main", &["exit"]),
-    ("cli", &["config::LinkUrl"]),
+    ("cli", &["config::LinkUrl", "pulsar::topic"]),
     ("logs", &[]),
-    ("commands", &["exit", "config", "tunnel::init", "admin", "site"]),
+    ("commands", &["exit", "config", "tunnel::init", "admin", "site", "embedded"]),
 ];
 
 const LINES_MAX: usize = 500;

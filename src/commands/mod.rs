@@ -3,6 +3,8 @@
 mod check;
 mod completions;
 mod init;
+#[cfg(feature = "embedded")]
+mod perf;
 mod run;
 mod status;
 
@@ -16,6 +18,8 @@ use tokio::runtime::Runtime;
 pub use check::check;
 pub use completions::completions;
 pub use init::init;
+#[cfg(feature = "embedded")]
+pub use perf::perf;
 pub use run::run;
 pub use status::status;
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pulsar_bridge::config::LinkUrl;
+#[cfg(feature = "embedded")]
+use pulsar_bridge::pulsar::topic::TopicName;
 
 /// Joins two organisations' Apache Pulsar clusters through a link that only one of them may dial.
 #[derive(Debug, Parser)]
@@ -29,6 +31,10 @@ pub enum Command {
     Check(CheckArgs),
     /// Show a running bridge's links and routes
     Status(StatusArgs),
+    /// Measure: produce, consume, relay; and a broker in memory
+    #[cfg(any(feature = "embedded", feature = "load"))]
+    #[command(subcommand)]
+    Perf(Perf),
     /// Print a completion script for a shell
     Completions {
         /// The shell.
@@ -123,6 +129,36 @@ pub struct StatusArgs {
     pub watch: bool,
 }
 
+/// What measurements need.
+#[cfg(any(feature = "embedded", feature = "load"))]
+#[derive(Debug, Subcommand)]
+pub enum Perf {
+    /// Run a broker in memory until SIGTERM or SIGINT; the first line on stdout is its service URL
+    #[cfg(feature = "embedded")]
+    Broker(BrokerArgs),
+}
+
+/// Arguments of `bridge perf broker`.
+#[cfg(feature = "embedded")]
+#[derive(Debug, Args)]
+pub struct BrokerArgs {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6650")]
+    pub listen: std::net::SocketAddr,
+    /// What entries may hold before publishers wait: 64MiB, 2GiB
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
+    pub memory: usize,
+    /// Keep acknowledged entries until their room is needed
+    #[arg(long)]
+    pub retain: bool,
+    /// Store what was sent before as well
+    #[arg(long)]
+    pub no_deduplication: bool,
+    /// Give a topic partitions
+    #[arg(long, value_name = "TOPIC=N", value_parser = partitions)]
+    pub partitions: Vec<(TopicName, u32)>,
+}
+
 /// How results are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -154,6 +190,30 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(refused()),
     };
     Ok(unit * number)
+}
+
+/// `512KiB`, `64MiB`, `2GiB`.
+#[cfg(feature = "embedded")]
+fn size(text: &str) -> Result<usize, String> {
+    let refused = || "write a number and its unit: 512KiB, 64MiB, 2GiB".to_owned();
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: usize = digits.parse().map_err(|_| refused())?;
+    let unit = match unit {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(refused()),
+    };
+    number.checked_mul(unit).ok_or_else(refused)
+}
+
+/// `TOPIC=N`.
+#[cfg(feature = "embedded")]
+fn partitions(text: &str) -> Result<(TopicName, u32), String> {
+    let refused = || "write a topic and a number: persistent://public/default/orders=3".to_owned();
+    let (topic, count) = text.rsplit_once('=').ok_or_else(refused)?;
+    let topic = TopicName::parse(topic).map_err(|error| error.to_string())?;
+    Ok((topic, count.parse().map_err(|_| refused())?))
 }
 
 const INIT_FORMS: &str = "\

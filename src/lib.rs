@@ -7,10 +7,13 @@
 //! - [`tunnel`]: the link: transport, trust, handshake, lanes.
 //! - [`relay`]: topics carried across, nothing lost, nothing repeated.
 //! - [`admin`]: health, metrics, status.
+//! - [`embedded`]: a Pulsar broker in memory, for tests and measurements (feature `embedded`).
 //! - [`site`]: the composition root; [`exit`]: how the process ends.
 
 pub mod admin;
 pub mod config;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 pub mod exit;
 #[cfg(feature = "load")]
 pub mod load;

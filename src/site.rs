@@ -50,10 +50,10 @@ pub struct Summary {
 #[error("{place} {address}: {error}; name an address of this machine that is free")]
 pub struct ListenError {
     /// Where it stands in the configuration.
-    place: &'static str,
-    address: SocketAddr,
+    pub(crate) place: &'static str,
+    pub(crate) address: SocketAddr,
     /// The system's word.
-    error: io::Error,
+    pub(crate) error: io::Error,
 }
 
 impl ListenError {

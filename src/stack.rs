@@ -205,12 +205,18 @@ async fn bind(sites: &[Site], watch: &mut Watch) -> Result<Vec<Broker>, StackErr
     let mut brokers = Vec::new();
     for config in sites.iter().map(Site::config) {
         let Some(address) = config.pulsar.embedded else { continue };
-        let broker = Broker::bind(address, crate::embedded::Settings::default()).await;
+        let broker = Broker::bind(address, settings()).await;
         let broker = broker.map_err(|error| ListenError { place: "pulsar.embedded", address, error })?;
         watch.brokers.push((config.site.clone(), broker.service_url()));
         brokers.push(broker);
     }
     Ok(brokers)
+}
+
+/// Whoever comes later finds what there is still room for.
+#[cfg(feature = "embedded")]
+fn settings() -> crate::embedded::Settings {
+    crate::embedded::Settings { retain: true, memory_max: BROKER_BYTES, ..Default::default() }
 }
 
 #[cfg(feature = "load")]
@@ -305,3 +311,6 @@ impl Running {
 
 /// How long the requester waits for its last answers.
 const LOAD_PATIENCE: Duration = Duration::from_secs(15);
+/// What each embedded broker may hold.
+#[cfg(feature = "embedded")]
+const BROKER_BYTES: usize = 128 << 20;

@@ -15,14 +15,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["pulsar::topic", "policy"]),
     ("tunnel", &["config", "policy"]),
     ("relay", &["pulsar", "tunnel", "policy"]),
-    ("admin", &["relay::status", "tunnel::status"]),
     ("embedded", &["pulsar"]),
+    ("admin", &["relay::status", "tunnel::status"]),
     ("load", &["pulsar"]),
     ("site", &["exit", "pulsar", "policy", "config", "tunnel", "relay", "admin"]),
     ("stack", &["exit", "config", "site", "embedded", "load"]),
     // The binary.
     ("main", &["exit"]),
-    ("cli", &["config::LinkUrl"]),
+    ("cli", &["config::LinkUrl", "pulsar::topic"]),
     ("logs", &[]),
     (
         "commands",
@@ -35,7 +35,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "admin",
             "site",
             "stack",
-            "load::figures",
+            "embedded",
+            "load",
         ],
     ),
 ];

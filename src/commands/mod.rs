@@ -6,6 +6,8 @@ mod init;
 #[cfg(feature = "load")]
 mod live;
 mod opened;
+#[cfg(any(feature = "embedded", feature = "load"))]
+mod perf;
 mod run;
 mod status;
 
@@ -19,6 +21,8 @@ use tokio::runtime::Runtime;
 pub use check::check;
 pub use completions::completions;
 pub use init::init;
+#[cfg(any(feature = "embedded", feature = "load"))]
+pub use perf::perf;
 pub use run::run;
 pub use status::status;
 

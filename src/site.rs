@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState};
-use crate::config::{self, Config, Problem, TokenSource, Tunnel};
+use crate::config::{self, Config, Problem, TokenSource, Tunnel, secret_file};
 use crate::exit::Exit;
 use crate::policy::Policies;
 use crate::pulsar::client::Client;
@@ -112,8 +112,22 @@ impl Site {
             && let Err(error) = token.read()
         {
             refuse(Problem {
-                path: if matches!(token, TokenSource::File(_)) { "pulsar.auth" } else { "pulsar.auth.token" }
-                    .into(),
+                path: if matches!(token, TokenSource::File(_)) {
+                    "pulsar.auth.token_file"
+                } else {
+                    "pulsar.auth.token"
+                }
+                .into(),
+                message: error.to_string(),
+                remedy: error.remedy(),
+            });
+        }
+        // It says who we are, as a token does.
+        if let Some(file) = &config.pulsar.tls.key_file
+            && let Err(error) = secret_file::read(file, KEY_LEN_MAX)
+        {
+            refuse(Problem {
+                path: "pulsar.tls.key_file".into(),
                 message: error.to_string(),
                 remedy: error.remedy(),
             });
@@ -340,3 +354,5 @@ fn summary(site: &str, started: Instant, routes: &relay::status::Board) -> Summa
 
 /// Links and lanes that came up and were not yet taken; they are taken at once.
 const EVENTS_LEN: usize = 64;
+/// A PEM key takes a few kilobytes.
+const KEY_LEN_MAX: u64 = 64 * 1024;

@@ -147,19 +147,23 @@ fn files_that_cannot_be_used_are_told_together_and_without_what_is_in_them() {
         json!({
             "service_url": "pulsar+ssl://127.0.0.1:1",
             "auth": { "token_file": "broker-token" },
-            "tls": { "ca_file": "ca.pem" },
+            "tls": { "ca_file": "ca.pem", "cert_file": "cert.pem", "key_file": "key.pem" },
         }),
     );
+    fs::write(path("cert.pem"), "no certificate either").unwrap();
+    fs::write(path("key.pem"), "canary-894").unwrap();
+    set_mode(&path("key.pem"), 0o644);
     let told = refused(&file);
     let begin = |place: &str, name: &str| format!("{place}: {}", path(name).display());
-    assert_eq!(told.len(), 3, "{told:?}");
+    assert_eq!(told.len(), 4, "{told:?}");
     assert!(told[0].starts_with(&begin("tunnel.token_file", "token")), "{told:?}");
     assert!(told[0].ends_with(&format!("; run `chmod 0600 {}`", path("token").display())), "{told:?}");
     assert!(
-        told[1].starts_with("pulsar.auth: token file ") && told[1].contains("; run `chmod 0600 "),
+        told[1].starts_with("pulsar.auth.token_file: token file ") && told[1].contains("; run `chmod 0600 "),
         "{told:?}"
     );
-    assert!(told[2].starts_with(&begin("pulsar.tls.ca_file", "ca.pem")), "{told:?}");
+    assert!(told[2].starts_with(&begin("pulsar.tls.key_file", "key.pem")), "{told:?}");
+    assert!(told[3].starts_with(&begin("pulsar.tls.ca_file", "ca.pem")), "{told:?}");
     assert!(told.iter().all(|line| !line.contains("bt1.") && !line.contains("canary")), "{told:?}");
 
     set(&file, "/pulsar", json!({ "service_url": "pulsar://127.0.0.1:1" }));

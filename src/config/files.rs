@@ -20,7 +20,7 @@ pub fn missing_files(config: &Config) -> Vec<Problem> {
     }
     let pulsar = &config.pulsar;
     if let Some(TokenSource::File(path)) = &pulsar.token {
-        look(path, "pulsar.auth", "put the broker's token there");
+        look(path, "pulsar.auth.token_file", "put the broker's token there");
     }
     let tls = &pulsar.tls;
     for (place, path) in [

@@ -146,14 +146,17 @@ impl Reader {
     }
 
     async fn answer_challenge(&self) -> Result<(), ConnectionError> {
-        let token = (self.credentials)().map_err(ConnectionError::Credentials)?;
+        // A certificate is not asked for again: it was shown when the connection was opened.
+        let Some(token) = (self.credentials)().map_err(ConnectionError::Credentials)? else {
+            return Ok(());
+        };
         let response = BaseCommand {
             r#type: kind::AUTH_RESPONSE,
             auth_response: Some(proto::AuthResponse {
                 client_version: Some(CLIENT_VERSION.into()),
                 response: Some(proto::AuthPayload {
                     auth_method_name: Some(AUTH_METHOD.into()),
-                    auth_data: token,
+                    auth_data: Some(token),
                 }),
                 protocol_version: Some(PROTOCOL_VERSION),
             }),

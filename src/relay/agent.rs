@@ -214,9 +214,13 @@ impl Gate {
         let Some(topic) = route.topics.iter().find(|topic| topic.to_string() == refused.topic) else {
             return;
         };
-        let reason = Reason::from_code(&refused.code).unwrap_or(Reason::RefusedByPeer);
-        self.row(End::Sink, &route.name, &route.from, &route.to, topic)
-            .halted(reason, "the peer does not let the topic go out");
+        let mut row = self.row(End::Sink, &route.name, &route.from, &route.to, topic);
+        // Said once, of what does not run: a peer may refuse as often as it likes, and contradict itself.
+        let is_news = row.row.state == State::Waiting
+            && row.row.reason.as_deref() != Some(Reason::RefusedByPolicy.code());
+        if is_news {
+            row.halted(Reason::RefusedByPolicy, "the peer does not let the topic go out");
+        }
     }
 
     /// Rows for what we declared and the other side has to send: until it does, somebody may ask why.

@@ -21,8 +21,11 @@ use crate::pulsar::topic::TopicName;
 /// bounds of a declaration, for each configured peer.
 pub struct Routes {
     context: Arc<Context>,
+    /// Every topic's task: a drain waits for them.
     tasks: TaskTracker,
     running: BTreeMap<(String, String), Running>,
+    /// What was stopped and may not have ended; a successor waits for it.
+    leaving: Vec<Running>,
 }
 
 /// A route as it was declared, and its topics' tasks.
@@ -33,23 +36,19 @@ struct Running {
 }
 
 impl Routes {
-    /// None yet. `tasks` tracks every topic, so that a drain can wait for them.
+    /// None yet.
     pub fn new(context: Arc<Context>, tasks: TaskTracker) -> Self {
-        Self { context, tasks, running: BTreeMap::new() }
+        Self { context, tasks, running: BTreeMap::new(), leaving: Vec::new() }
     }
 
-    /// Makes what runs for `declarer` equal to `routes`; what stays the same is not touched. What is new begins
-    /// when what went has come to its end: both may be about the same partitions.
+    /// Makes what runs for `declarer` equal to `routes`; what stays the same is not touched. What is new about a
+    /// topic begins when everything that went about it has come to its end.
     pub fn apply(&mut self, declarer: &str, routes: Vec<RouteSpec>) {
         let gone = self
             .running
             .extract_if(.., |(owner, _), running| owner == declarer && !routes.contains(&running.spec));
-        let gone: Arc<[TaskTracker]> = gone
-            .map(|(_, Running { stop, topics, .. })| {
-                stop.cancel();
-                topics
-            })
-            .collect();
+        self.leaving.retain(|route| !route.topics.is_empty());
+        self.leaving.extend(gone.map(|(_, route)| route).inspect(|route| route.stop.cancel()));
         for route in routes {
             let key = (declarer.to_owned(), route.name.clone());
             if self.running.contains_key(&key) {
@@ -64,13 +63,9 @@ impl Routes {
                     topic: topic.clone(),
                     stop: stop.clone(),
                 };
-                let gone = gone.clone();
-                self.tasks.spawn(topics.track_future(async move {
-                    for predecessors in gone.iter() {
-                        predecessors.wait().await;
-                    }
-                    task.run().await;
-                }));
+                let before = self.leaving.iter().filter(|route| route.spec.topics.contains(topic));
+                let before: Vec<_> = before.map(|route| route.topics.clone()).collect();
+                self.tasks.spawn(topics.track_future(task.run_after(before)));
             }
             topics.close();
             self.running.insert(key, Running { spec: route, stop, topics });
@@ -87,6 +82,18 @@ struct Topic {
 }
 
 impl Topic {
+    /// Runs when these have ended. One that is stopped while it waits is gone at once: a peer may change its
+    /// declaration as often as it likes.
+    async fn run_after(self, before: Vec<TaskTracker>) {
+        for predecessor in before {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = predecessor.wait() => {}
+            }
+        }
+        self.run().await;
+    }
+
     /// Runs until the route is no longer declared; returns when all its sources have come to their end.
     async fn run(self) {
         // A topic that was re-created in another shape begins at its beginning.

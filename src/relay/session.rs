@@ -274,12 +274,12 @@ impl Session<'_> {
     /// The first entry of a session has to lie where the last one's reading ended, or else somebody moved the
     /// cursor on. Going on behind a gap would acknowledge what was never sent.
     async fn hold_to_order(&mut self, first: Position) -> Result<(), SessionEnd> {
-        let Some(expected) = &self.resume_at.filter(|expected| first > *expected) else {
+        let Some(expected) = self.resume_at.filter(|expected| first > *expected) else {
             return Ok(());
         };
         let marked = hole::mark_delete_position(self.subscription).await;
         let marked = marked.map_err(|_| SessionEnd::ConsumerLost)?;
-        let halt = if covers(&marked, *expected) {
+        let halt = if covers(&marked, expected) {
             *self.resume_at = None;
             let detail = format!("{expected} was acknowledged by another replica, or skipped, or expired");
             Halt::new(Reason::Starting, &detail)
@@ -292,7 +292,7 @@ impl Session<'_> {
 
     /// An entry that the destination has and that did not come again while catching up may have left by the
     /// front: expired, skipped or cleared meanwhile. Then the ids did not go back.
-    async fn judge_run(&mut self, flow: &Flow, end: SessionEnd) -> SessionEnd {
+    async fn judge_run(&mut self, flow: &mut Flow, end: SessionEnd) -> SessionEnd {
         let (SessionEnd::Halted(Halt { reason: Reason::DuplicateRun, .. }), Some(meet)) =
             (&end, flow.window.to_meet())
         else {
@@ -301,6 +301,9 @@ impl Session<'_> {
         match hole::mark_delete_position(self.subscription).await {
             Err(_) => SessionEnd::ConsumerLost,
             Ok(marked) if covers(&marked, Position::of_sequence_id(meet)) => {
+                // Nothing that was read says where reading has to go on.
+                flow.has_read = false;
+                *self.resume_at = None;
                 let detail = "entries that the destination has were skipped or expired at the source";
                 SessionEnd::Halted(Halt::new(Reason::Starting, detail))
             }
@@ -371,9 +374,9 @@ impl Session<'_> {
             event = self.subscription.next() => return self.on_event(flow, event).await,
         };
         flow.heard_at = Instant::now();
-        let at = |id: &proto::MessageId| (id.ledger as i64, id.entry as i64);
-        let marked = answer.consumer_mark_delete_position.as_ref().map(at);
-        if !flow.is_settled() || marked.is_none_or(|marked| marked >= at(&answer.last_message_id)) {
+        let last = Position { ledger: answer.last_message_id.ledger, entry: answer.last_message_id.entry };
+        let marked = answer.consumer_mark_delete_position;
+        if !flow.is_settled() || marked.is_none_or(|marked| covers(&marked, last)) {
             return Ok(());
         }
         // What is at the end may never be delivered (markers, aborted transactions): asking again is harmless.

@@ -152,7 +152,13 @@ impl Source {
         if self.topic.partition_index().is_some() {
             // Both topics may have grown since the last time.
             let partitions = self.context.cluster.client.partitions(&self.topic.base()).await;
-            self.partitions = partitions.map_err(broker_halt)?.unwrap_or(self.partitions);
+            let partitions = partitions.map_err(broker_halt)?.unwrap_or_default();
+            if partitions < self.partitions {
+                // Subscribing would create a subscription that begins too late.
+                let detail = format!("{partitions} partitions are left of {}", self.partitions);
+                return Err(Halt::new(Reason::SourceMissing, &detail));
+            }
+            self.partitions = partitions;
         }
         let share = self.context.source_budget.take();
         let connection =

@@ -53,7 +53,9 @@ pub enum RestError {
         max: usize,
     },
     /// 401: the cluster does not know who asks.
-    #[error("{path}: not authenticated (401): give pulsar.auth a token that this cluster accepts")]
+    #[error(
+        "{path}: not authenticated (401): give pulsar.auth a token, or pulsar.tls a certificate, that this cluster accepts"
+    )]
     NotAuthenticated {
         /// What was asked for.
         path: String,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pulsar_bridge::config::LinkUrl;
-#[cfg(feature = "embedded")]
+#[cfg(any(feature = "embedded", feature = "load"))]
 use pulsar_bridge::pulsar::topic::TopicName;
 
 /// Joins two organisations' Apache Pulsar clusters through a link that only one of them may dial.
@@ -136,6 +136,132 @@ pub enum Perf {
     /// Run a broker in memory until SIGTERM or SIGINT; the first line on stdout is its service URL
     #[cfg(feature = "embedded")]
     Broker(BrokerArgs),
+    /// Produce messages at a rate and print what the broker confirms, as `pulsar-perf produce` does
+    #[cfg(feature = "load")]
+    Produce(ProduceArgs),
+    /// Consume messages and print how many come and how late, as `pulsar-perf consume` does
+    #[cfg(feature = "load")]
+    Consume(ConsumeArgs),
+    /// Produce at one cluster, consume at another what a bridge relays between them, and check that nothing is
+    /// missing, repeated or out of order
+    #[cfg(feature = "load")]
+    Relay(RelayArgs),
+}
+
+/// What a measurement is about and when it ends.
+#[cfg(feature = "load")]
+#[derive(Debug, Args)]
+pub struct MeasureArgs {
+    /// The topic; all of its partitions
+    #[arg(value_parser = TopicName::parse)]
+    pub topic: TopicName,
+    /// How many messages; 0: until it is stopped
+    #[arg(short = 'm', long, value_name = "N", default_value_t = 0)]
+    pub num_messages: u64,
+    /// Stop after so many seconds; 0: never
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub test_duration: u64,
+    /// Seconds between two lines
+    #[arg(short = 'i', long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub stats_interval_seconds: u64,
+}
+
+/// What is produced.
+#[cfg(feature = "load")]
+#[derive(Debug, Args)]
+pub struct TrafficArgs {
+    /// Bytes of a message, which do not compress
+    #[arg(short = 's', long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(8..=5_000_000))]
+    pub size: u32,
+    /// Messages in each batch; 1: not batched
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub batch_max_messages: u32,
+    /// Entries that may wait for their receipt, in each partition
+    #[arg(short = 'o', long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_outstanding: u32,
+}
+
+/// Arguments of `bridge perf produce`.
+#[cfg(feature = "load")]
+#[derive(Debug, Args)]
+pub struct ProduceArgs {
+    /// The measurement.
+    #[command(flatten)]
+    pub measure: MeasureArgs,
+    /// The messages.
+    #[command(flatten)]
+    pub traffic: TrafficArgs,
+    /// The brokers
+    #[arg(short = 'u', long, value_name = "URL", default_value = "pulsar://127.0.0.1:6650")]
+    pub service_url: String,
+    /// Messages per second; 0: as fast as they are confirmed
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 100.0)]
+    pub rate: f64,
+}
+
+/// Arguments of `bridge perf consume`.
+#[cfg(feature = "load")]
+#[derive(Debug, Args)]
+pub struct ConsumeArgs {
+    /// The measurement.
+    #[command(flatten)]
+    pub measure: MeasureArgs,
+    /// The brokers
+    #[arg(short = 'u', long, value_name = "URL", default_value = "pulsar://127.0.0.1:6650")]
+    pub service_url: String,
+    /// The durable subscription
+    #[arg(long, alias = "subscriptions", value_name = "NAME", default_value = "sub")]
+    pub subscription: String,
+    /// How it is shared
+    #[arg(long, value_enum, ignore_case = true, default_value_t = SubscriptionType::Exclusive)]
+    pub subscription_type: SubscriptionType,
+    /// Where it begins when it is new
+    #[arg(long, value_enum, ignore_case = true, default_value_t = SubscriptionPosition::Latest)]
+    pub subscription_position: SubscriptionPosition,
+}
+
+/// Arguments of `bridge perf relay`.
+#[cfg(feature = "load")]
+#[derive(Debug, Args)]
+pub struct RelayArgs {
+    /// The measurement.
+    #[command(flatten)]
+    pub measure: MeasureArgs,
+    /// The messages.
+    #[command(flatten)]
+    pub traffic: TrafficArgs,
+    /// The brokers of the route's source
+    #[arg(long, value_name = "URL", default_value = "pulsar://127.0.0.1:6650")]
+    pub from: String,
+    /// The brokers of its destination
+    #[arg(long, value_name = "URL", default_value = "pulsar://127.0.0.1:6750")]
+    pub to: String,
+    /// Messages per second; 0: as fast as they are confirmed
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 0.0)]
+    pub rate: f64,
+    /// json: end with the result as one line of JSON on stdout
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// How a subscription is shared. Both keep the order; the bridge's own client knows no other.
+#[cfg(feature = "load")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SubscriptionType {
+    /// One consumer.
+    Exclusive,
+    /// One active consumer, others stand by.
+    Failover,
+}
+
+/// Where a new subscription begins.
+#[cfg(feature = "load")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SubscriptionPosition {
+    /// At what is written from then on.
+    Latest,
+    /// At the first message that is still there.
+    Earliest,
 }
 
 /// Arguments of `bridge perf broker`.

@@ -2,6 +2,7 @@
 //! the measured producer writes into its messages.
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -126,6 +127,16 @@ impl Consume {
             create_topic: true,
             inbox_bytes: 8 << 20,
         }
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, more: Self) {
+        let Self { counted, repeated, disordered, missing } = more;
+        self.counted += counted;
+        self.repeated += repeated;
+        self.disordered += disordered;
+        self.missing += missing;
     }
 }
 

@@ -13,7 +13,8 @@ pub struct Meter {
     bytes: AtomicU64,
     failures: AtomicU64,
     interval: Mutex<Histogram<u64>>,
-    began: Mutex<Option<Instant>>,
+    /// The first message's time, and the last one's.
+    span: Mutex<Option<(Instant, Instant)>>,
 }
 
 /// Counts since the beginning, and latencies since the last look.
@@ -27,7 +28,7 @@ pub struct Reading {
     pub failures: u64,
     /// Microseconds.
     pub latency: Histogram<u64>,
-    /// Since the first message.
+    /// From the first message to the last.
     pub elapsed: Duration,
 }
 
@@ -39,29 +40,43 @@ impl Meter {
             bytes: AtomicU64::default(),
             failures: AtomicU64::default(),
             interval: Mutex::new(latencies()),
-            began: Mutex::new(None),
+            span: Mutex::new(None),
         }
     }
 
     /// The present state; latencies begin anew.
     pub fn read(&self) -> Reading {
-        let began = *self.began.lock().unwrap_or_else(PoisonError::into_inner);
         Reading {
             messages: self.messages.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
             latency: std::mem::replace(&mut *self.latencies(), latencies()),
-            elapsed: began.map(|began| began.elapsed()).unwrap_or_default(),
+            elapsed: self.elapsed_to_last(),
         }
     }
 
+    /// Messages so far.
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    /// From the first message to the last so far.
+    pub fn elapsed_to_last(&self) -> Duration {
+        let span = *self.span.lock().unwrap_or_else(PoisonError::into_inner);
+        span.map(|(first, last)| last - first).unwrap_or_default()
+    }
+
     pub(super) fn begin(&self) {
-        self.began.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        self.span.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((now, now));
     }
 
     pub(super) fn saw(&self, messages: u32, bytes: usize, latency: Duration) {
         self.messages.fetch_add(messages.into(), Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some((_, last)) = self.span.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            *last = Instant::now();
+        }
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         // An entry's messages have one latency.
         self.latencies().saturating_record_n(micros, messages.into());

@@ -17,6 +17,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::pulsar::client::Client;
+use crate::pulsar::transport::{Address, Dialer, TransportError};
 use figures::Figures;
 use requester::Requester;
 use worker::Worker;
@@ -47,6 +49,13 @@ impl Driver {
             }
         }
     }
+}
+
+/// A client of brokers without TLS and credentials: `pulsar://host[:6650]`, several with commas.
+pub fn client(url: &str) -> Result<Client, TransportError> {
+    let hosts = url.strip_prefix("pulsar://").unwrap_or(url).split(',');
+    let service: Result<Vec<_>, _> = hosts.map(|host| Address::parse(&format!("pulsar://{host}"))).collect();
+    Ok(Client::new(service?, Dialer::default(), Arc::new(|| Ok(None))))
 }
 
 /// A producer's name of its own for this run: deduplication shall not know it from another life.

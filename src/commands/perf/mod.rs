@@ -2,6 +2,10 @@
 
 #[cfg(feature = "embedded")]
 mod broker;
+#[cfg(feature = "load")]
+mod lines;
+#[cfg(feature = "load")]
+mod traffic;
 
 use pulsar_bridge::exit::Exit;
 
@@ -12,5 +16,11 @@ pub fn perf(verb: Perf) -> Exit {
     match verb {
         #[cfg(feature = "embedded")]
         Perf::Broker(args) => broker::broker(args),
+        #[cfg(feature = "load")]
+        Perf::Produce(args) => traffic::run(traffic::produce(args)),
+        #[cfg(feature = "load")]
+        Perf::Consume(args) => traffic::run(traffic::consume(args)),
+        #[cfg(feature = "load")]
+        Perf::Relay(args) => traffic::run(traffic::relay(args)),
     }
 }

@@ -1,0 +1,104 @@
+//! The lines of a measurement, in pulsar-perf's words (`PerformanceProducer`, `PerformanceConsumer`), so that scripts
+//! that read those read these.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use pulsar_bridge::load::meter::Reading;
+
+/// Which side is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A producer.
+    Produced,
+    /// A consumer.
+    Received,
+}
+
+/// One interval, of this length, that ended with `now`.
+pub fn interval(side: Side, before: &Reading, now: &Reading, length: Duration) -> String {
+    let seconds = length.as_secs_f64().max(1e-9);
+    let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+    let messages = rate(now.messages, before.messages);
+    let mbit_s = rate(now.bytes, before.bytes) * 8.0 / 1e6;
+    let failures = match side {
+        Side::Produced => {
+            format!(" --- failure {:8.1} msg/s", rate(now.failures, before.failures))
+        }
+        Side::Received => String::new(),
+    };
+    format!(
+        "Throughput {}: {:7} msg --- {messages:8.1} msg/s --- {mbit_s:8.1} Mbit/s {failures} --- Latency: {}\n",
+        verb(side),
+        now.messages,
+        latencies(&now.latency, false),
+    )
+}
+
+/// The whole measurement; `latency` holds all of it.
+pub fn aggregated(side: Side, end: &Reading, latency: &Histogram<u64>) -> String {
+    let seconds = end.elapsed.as_secs_f64().max(1e-9);
+    let records = match side {
+        Side::Produced => "sent",
+        Side::Received => "received",
+    };
+    format!(
+        "Aggregated throughput stats --- {} records {records} --- {:.3} msg/s --- {:.3} Mbit/s\n\
+         Aggregated latency stats --- Latency: {}\n",
+        end.messages,
+        end.messages as f64 / seconds,
+        end.bytes as f64 * 8.0 / 1e6 / seconds,
+        latencies(latency, true),
+    )
+}
+
+fn verb(side: Side) -> &'static str {
+    match side {
+        Side::Produced => "produced",
+        Side::Received => "received",
+    }
+}
+
+fn latencies(latency: &Histogram<u64>, whole: bool) -> String {
+    let ms = |micros: f64| micros / 1e3;
+    let at = |quantile: f64| ms(latency.value_at_quantile(quantile) as f64);
+    let last = if whole { format!(" - 99.999pct: {:7.3}", at(0.999_99)) } else { String::new() };
+    format!(
+        "mean: {:7.3} ms - med: {:7.3} - 95pct: {:7.3} - 99pct: {:7.3} - 99.9pct: {:7.3} - 99.99pct: {:7.3}{last} - Max: {:7.3}",
+        ms(latency.mean()),
+        at(0.5),
+        at(0.95),
+        at(0.99),
+        at(0.999),
+        at(0.9999),
+        ms(latency.max() as f64),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(messages: u64, bytes: u64, latency: &[u64]) -> Reading {
+        let mut histogram = Histogram::new_with_bounds(1, 600_000_000, 3).unwrap();
+        latency.iter().for_each(|micros| histogram.record(*micros).unwrap());
+        Reading { messages, bytes, failures: 0, latency: histogram, elapsed: Duration::from_secs(4) }
+    }
+
+    #[test]
+    fn lines_are_pulsar_perfs() {
+        let (before, now) = (reading(1000, 1_000_000, &[]), reading(3000, 3_000_000, &[1000, 2000, 3000]));
+        let line = interval(Side::Produced, &before, &now, Duration::from_secs(2));
+        assert_eq!(
+            line,
+            "Throughput produced:    3000 msg ---   1000.0 msg/s ---      8.0 Mbit/s  --- failure      0.0 msg/s --- \
+             Latency: mean:   2.000 ms - med:   2.000 - 95pct:   3.000 - 99pct:   3.000 - 99.9pct:   3.000 - \
+             99.99pct:   3.000 - Max:   3.000\n"
+        );
+        let all = aggregated(Side::Received, &now, &now.latency);
+        assert!(all.starts_with(
+            "Aggregated throughput stats --- 3000 records received --- 750.000 msg/s --- 6.000 Mbit/s\n"
+        ));
+        assert!(all.contains("99.999pct"));
+    }
+}

@@ -50,14 +50,6 @@ fn shipped(name: &str) -> String {
 }
 
 #[test]
-fn without_a_configuration_run_says_where_to_get_one() {
-    let (code, stdout, stderr) = ended(&["run"]);
-    assert_eq!((code, stdout.as_str()), (78, ""));
-    assert!(stderr.contains("give --config FILE or set BRIDGE_CONFIG"), "{stderr}");
-    assert!(stderr.contains("`bridge init`"), "{stderr}");
-}
-
-#[test]
 fn odd_arguments_are_usage() {
     for args in [
         &["run", "--for", "30"][..],

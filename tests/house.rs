@@ -31,7 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "tunnel::init",
             "relay::status",
-            "pulsar::topic",
+            "pulsar",
             "admin",
             "site",
             "stack",

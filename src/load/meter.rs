@@ -55,6 +55,15 @@ impl Meter {
         }
     }
 
+    /// Forgets what was seen.
+    pub fn reset(&self) {
+        for counter in [&self.messages, &self.bytes, &self.failures] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        *self.span.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.latencies() = latencies();
+    }
+
     /// Messages so far.
     pub fn messages(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)

@@ -37,6 +37,9 @@ pub enum TrafficError {
     /// Signals.
     #[error("cannot listen to signals: {0}")]
     Signals(#[from] std::io::Error),
+    /// Nothing is relayed.
+    #[error("nothing of {0} arrives: see `bridge status` of both sites for the route that carries it")]
+    NoRoute(String),
     /// A task.
     #[error("a part of the measurement ended by itself: {0}")]
     Panicked(#[from] tokio::task::JoinError),
@@ -106,9 +109,10 @@ pub async fn relay(args: RelayArgs) -> Result<Exit, TrafficError> {
     for partition in partitions(&template.client, &template.topic).await? {
         Consume { topic: partition, ..template.clone() }.prepare().await?;
     }
-    let shown = tokio::spawn(show(Side::Received, received.clone(), interval(&args.measure), stop.clone()));
     let taken_stop = CancellationToken::new();
     let consumer = tokio::spawn(consume_all(template, 0, received.clone(), taken_stop.clone()));
+    wait_for_route(&from, &args, &received, &stop).await?;
+    let shown = tokio::spawn(show(Side::Received, received.clone(), interval(&args.measure), stop.clone()));
     let sent =
         produce_all(from, &args.measure, &args.traffic, args.rate, produced.clone(), stop.clone()).await;
     // Until everything has come, or nothing more comes.
@@ -131,17 +135,50 @@ pub async fn relay(args: RelayArgs) -> Result<Exit, TrafficError> {
     Ok(told(&args, sent?, elapsed, &received.read(), tally))
 }
 
+/// Sends one message into each partition and waits until they arrive: what is written before a route has its
+/// subscription is nobody's.
+async fn wait_for_route(
+    from: &Client,
+    args: &RelayArgs,
+    received: &Meter,
+    stop: &CancellationToken,
+) -> Result<(), TrafficError> {
+    let topics = partitions(from, &args.measure.topic).await?;
+    let expected = topics.len() as u64;
+    let since = Instant::now();
+    for topic in topics {
+        let first = Produce {
+            client: from.clone(),
+            topic,
+            size: args.traffic.size as usize,
+            batch: 1,
+            messages: Some(1),
+            rate: None,
+            outstanding_max: 1,
+        };
+        first.run(&Meter::new(), stop).await?;
+    }
+    while received.messages() < expected {
+        if since.elapsed() > ROUTE_PATIENCE || stop.is_cancelled() {
+            return Err(TrafficError::NoRoute(args.measure.topic.to_string()));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    received.reset();
+    Ok(())
+}
+
 fn told(args: &RelayArgs, sent: u64, elapsed: Duration, received: &Reading, tally: Tally) -> Exit {
-    let lost = sent.saturating_sub(tally.counted - tally.repeated);
+    let lost = sent.saturating_sub(received.messages - tally.repeated);
     let mbit_s = received.bytes as f64 * 8.0 / 1e6 / elapsed.as_secs_f64().max(1e-9);
     let line = match args.output {
         Output::Text => format!(
             "Relayed {} of {sent} messages: {mbit_s:.0} Mbit/s, lost {lost}, repeated {}, out of order {}\n",
-            tally.counted, tally.repeated, tally.disordered
+            received.messages, tally.repeated, tally.disordered
         ),
         Output::Json => {
             let value = json!({
-                "sent": sent, "received": tally.counted, "lost": lost, "repeated": tally.repeated,
+                "sent": sent, "received": received.messages, "lost": lost, "repeated": tally.repeated,
                 "disordered": tally.disordered, "seconds": elapsed.as_secs_f64(), "mbit_s": mbit_s,
             });
             format!("{value}\n")
@@ -280,4 +317,6 @@ async fn show(side: Side, meter: Arc<Meter>, every: Duration, stop: Cancellation
 
 /// How long nothing may come before what is missing counts as lost.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a route may take to find a new topic.
+const ROUTE_PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);

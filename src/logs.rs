@@ -17,9 +17,9 @@ pub struct BadFilter {
     error: ParseError,
 }
 
-/// From here on, events become lines.
-pub fn start(format: LogFormat) -> Result<(), BadFilter> {
-    let lines = fmt().with_env_filter(filter()?).with_writer(io::stderr);
+/// From here on, events become lines; from `default` upwards where nobody chose a filter.
+pub fn start(format: LogFormat, default: &str) -> Result<(), BadFilter> {
+    let lines = fmt().with_env_filter(filter(default)?).with_writer(io::stderr);
     match format {
         LogFormat::Text => {
             lines.with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none()).init()
@@ -29,12 +29,12 @@ pub fn start(format: LogFormat) -> Result<(), BadFilter> {
     Ok(())
 }
 
-fn filter() -> Result<EnvFilter, BadFilter> {
+fn filter(default: &str) -> Result<EnvFilter, BadFilter> {
     for variable in ["BRIDGE_LOG", "RUST_LOG"] {
         let Ok(text) = env::var(variable) else { continue };
         if !text.is_empty() {
             return EnvFilter::try_new(text).map_err(|error| BadFilter { variable, error });
         }
     }
-    Ok(EnvFilter::new("info"))
+    Ok(EnvFilter::new(default))
 }

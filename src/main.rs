@@ -13,7 +13,7 @@ use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = logs::start(cli.log_format) {
+    if let Err(error) = logs::start(cli.log_format, default_level(&cli.command)) {
         eprintln!("bridge: {error}");
         return Exit::Usage.into();
     }
@@ -27,4 +27,10 @@ fn main() -> ExitCode {
         Command::Completions { shell } => commands::completions(shell),
     };
     exit.into()
+}
+
+/// A live view and log lines in one terminal spoil each other: there only errors are logged, the view itself says what waits.
+fn default_level(command: &Command) -> &'static str {
+    let live = matches!(command, Command::Run(args) if commands::shows_live(args));
+    if live { "error" } else { "info" }
 }

@@ -23,7 +23,7 @@ pub use completions::completions;
 pub use init::init;
 #[cfg(any(feature = "embedded", feature = "load"))]
 pub use perf::perf;
-pub use run::run;
+pub use run::{run, shows_live};
 pub use status::status;
 
 /// The configuration's file: the argument's, else the environment's; without both there is the built-in one.

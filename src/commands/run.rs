@@ -1,7 +1,7 @@
 //! `bridge run`: configuration, then what it starts until it is told to stop, then the drain. A second signal ends
 //! at once, and so does a drain that outlives its deadline.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process;
 use std::time::Duration;
 
@@ -12,6 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::opened::{self, Opened};
 use crate::cli::{Output, RunArgs};
+
+/// Whether a person looks at the built-in load: then the view has the terminal.
+pub fn shows_live(args: &RunArgs) -> bool {
+    let built_in = super::config_file(args.config.file()).is_none();
+    built_in && args.output == Output::Text && io::stdout().is_terminal() && io::stderr().is_terminal()
+}
 
 /// Runs what the configuration says.
 pub fn run(args: &RunArgs) -> Exit {

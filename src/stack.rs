@@ -27,8 +27,6 @@ use crate::load::figures::{Figures, Snapshot};
 /// Everything, ready to run.
 pub struct Stack {
     sites: Vec<Site>,
-    #[cfg(feature = "embedded")]
-    brokers: Vec<Broker>,
     #[cfg(feature = "load")]
     driver: Option<Driver>,
     watch: Watch,
@@ -107,35 +105,28 @@ impl StackError {
 }
 
 impl Stack {
-    /// Binds embedded brokers.
-    pub async fn bind(sites: Vec<Site>, load: Option<&config::Load>) -> Result<Self, StackError> {
-        let names = sites.iter().map(|site| (site.config().site.clone(), site.boards()));
-        let mut watch = Watch {
-            sites: names.collect(),
-            brokers: Vec::new(),
-            #[cfg(feature = "load")]
-            load: None,
-        };
-        #[cfg(feature = "embedded")]
-        let brokers = bind(&sites, &mut watch).await?;
-        #[cfg(not(feature = "embedded"))]
-        if sites.iter().any(|site| site.config().pulsar.embedded.is_some()) {
+    /// Sites that were opened, and what drives them. Nothing is bound yet.
+    pub fn new(sites: Vec<Site>, load: Option<config::Load>) -> Result<Self, StackError> {
+        if cfg!(not(feature = "embedded")) && sites.iter().any(|site| site.config().pulsar.embedded.is_some())
+        {
             return Err(StackError::NotBuilt("embedded"));
         }
-        #[cfg(feature = "load")]
-        let driver = load.map(driver);
-        #[cfg(feature = "load")]
-        if let (Some(load), Some(driver)) = (load, &driver) {
-            watch.load = Some((load.clone(), driver.figures.clone()));
-        }
-        #[cfg(not(feature = "load"))]
-        if load.is_some() {
+        if cfg!(not(feature = "load")) && load.is_some() {
             return Err(StackError::NotBuilt("load"));
         }
+        let broker = |config: &config::Config| {
+            config.pulsar.embedded.map(|_| (config.site.clone(), config.pulsar.service_url.to_string()))
+        };
+        #[cfg(feature = "load")]
+        let driver = load.as_ref().map(driver);
+        let watch = Watch {
+            sites: sites.iter().map(|site| (site.config().site.clone(), site.boards())).collect(),
+            brokers: sites.iter().map(Site::config).filter_map(broker).collect(),
+            #[cfg(feature = "load")]
+            load: load.zip(driver.as_ref().map(|driver| driver.figures.clone())),
+        };
         Ok(Self {
             sites,
-            #[cfg(feature = "embedded")]
-            brokers,
             #[cfg(feature = "load")]
             driver,
             watch,
@@ -158,7 +149,7 @@ impl Stack {
         let down = CancellationToken::new();
         let _down = down.clone().drop_guard();
         #[cfg(feature = "embedded")]
-        for broker in self.brokers {
+        for broker in bind(&self.sites).await? {
             tokio::spawn(broker.run(down.clone()));
         }
         #[cfg(feature = "load")]
@@ -201,14 +192,11 @@ impl Stack {
 }
 
 #[cfg(feature = "embedded")]
-async fn bind(sites: &[Site], watch: &mut Watch) -> Result<Vec<Broker>, StackError> {
+async fn bind(sites: &[Site]) -> Result<Vec<Broker>, StackError> {
     let mut brokers = Vec::new();
-    for config in sites.iter().map(Site::config) {
-        let Some(address) = config.pulsar.embedded else { continue };
+    for address in sites.iter().filter_map(|site| site.config().pulsar.embedded) {
         let broker = Broker::bind(address, settings()).await;
-        let broker = broker.map_err(|error| ListenError { place: "pulsar.embedded", address, error })?;
-        watch.brokers.push((config.site.clone(), broker.service_url()));
-        brokers.push(broker);
+        brokers.push(broker.map_err(|error| ListenError { place: "pulsar.embedded", address, error })?);
     }
     Ok(brokers)
 }

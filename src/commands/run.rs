@@ -42,7 +42,7 @@ pub fn run(args: &RunArgs) -> Exit {
 async fn until_stopped(mut opened: Opened, args: &RunArgs) -> Result<Outcome, Exit> {
     let stop = CancellationToken::new();
     let sites = std::mem::take(&mut opened.sites);
-    let stack = Stack::bind(sites, opened.load.as_ref()).await.map_err(cannot_run)?;
+    let stack = Stack::new(sites, opened.load.take()).map_err(cannot_run)?;
     let drain_time_max = stack.drain_time_max() + DRAIN_MARGIN;
     let signals = Signals::listen().map_err(|error| {
         tracing::error!(%error, "cannot listen to signals");

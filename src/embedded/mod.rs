@@ -20,7 +20,7 @@ mod memory;
 mod questions;
 mod schemas;
 mod seating;
-mod shared;
+mod sharing;
 mod single;
 mod stats;
 mod subscription;

@@ -89,7 +89,7 @@ async fn a_name_is_taken_from_a_holder_that_does_not_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sends_that_wait_for_room_do_not_hold_up_what_frees_it() {
-    let settings = Settings { memory_max: 8 << 20, ..Settings::default() };
+    let settings = Settings { memory_max: 8 << 20, max_message_size: 1 << 20, ..Settings::default() };
     let stage = Stage::start(settings).await;
     let mut raw = Raw::connect(&stage.url);
     let stats = stage.stats.clone();

@@ -90,16 +90,16 @@ def real():
 
 
 def compiled(folder):
-    """The Java cases, as a command; compiled where there is a compiler, else by Java itself at each start."""
+    """The Java cases, as a command."""
     libraries = f"{brokers.distribution()}/lib/*"
-    # It says what happens in exceptions; its own words about them are not read.
-    options = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-Dlog4j.configurationFile=log4j2.yaml"]
     source = str(HERE / "Conformance.java")
     if not shutil.which("javac"):
-        return ["java", *options, "-cp", libraries, source]
+        raise TestbedError("`javac` is missing: run testbed/setup")
     done = subprocess.run(["javac", "-cp", libraries, "-d", str(folder), source], capture_output=True, text=True)
     if done.returncode != 0:
         raise TestbedError(f"Conformance.java: {done.stderr.strip()}")
+    # What it logs is not read: the exceptions say what happened.
+    options = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-Dlog4j.configurationFile=log4j2.yaml"]
     return ["java", *options, "-cp", f"{folder}:{libraries}", "Conformance"]
 
 

@@ -372,4 +372,19 @@ mod tests {
             assert!(duration(text).is_err(), "{text}");
         }
     }
+
+    #[cfg(feature = "embedded")]
+    #[test]
+    fn sizes_have_units_and_partitions_a_topic() {
+        for (text, bytes) in [("0KiB", 0), ("512KiB", 512 << 10), ("64MiB", 64 << 20), ("2GiB", 2 << 30)] {
+            assert_eq!(size(text), Ok(bytes));
+        }
+        for text in ["", "MiB", "64", "64MB", "1.5GiB", "-1MiB", "99999999999GiB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!(partitions("a/b/c=3"), Ok((TopicName::parse("a/b/c").unwrap(), 3)));
+        for text in ["a/b/c", "a/b=3", "a/b/c=", "a/b/c=-1"] {
+            assert!(partitions(text).is_err(), "{text}");
+        }
+    }
 }

@@ -30,7 +30,8 @@ impl Cluster {
     /// Without topics.
     pub fn new(settings: &Settings) -> Self {
         let rules = Rules {
-            memory: Memory::new(settings.memory_max),
+            // Whatever is let in has to fit.
+            memory: Memory::new(settings.memory_max.max(2 * settings.max_message_size as usize)),
             ledgers: Ledgers::begin(SystemTime::now()),
             deduplication: settings.deduplication,
             retain: settings.retain,

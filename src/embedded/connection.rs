@@ -113,7 +113,7 @@ impl Connection {
             if let Some(freed) = freed.as_mut().as_pin_mut() {
                 freed.enable();
                 // Between counting as waiting and waiting, room may have come.
-                cluster.evict();
+                self.evict();
                 self.publish();
                 may_read = self.park();
             }
@@ -253,6 +253,16 @@ impl Connection {
             }
         }
         self.outcomes = outcomes;
+    }
+
+    /// Lets retained entries go that are in the way: of the topic that needs the room, or else of others.
+    fn evict(&self) {
+        let seat = self.queue.front().and_then(|send| self.seats.get(&send.producer_id));
+        if let Some(seat) = seat
+            && seat.topic.evict(self.cluster.rules.memory.to_evict()) == 0
+        {
+            self.cluster.evict();
+        }
     }
 
     /// Puts what is left in the queue on the account of those that wait; whether there is room for more of them.

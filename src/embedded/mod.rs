@@ -20,7 +20,7 @@ mod memory;
 mod questions;
 mod schemas;
 mod seating;
-mod shared;
+mod sharing;
 mod single;
 mod stats;
 mod subscription;
@@ -46,7 +46,7 @@ pub use self::topic::Counts;
 /// How a broker behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What entries and waiting sends may hold, in bytes; then publishers wait.
+    /// What entries and waiting sends may hold, in bytes; then publishers wait. At least two of the largest messages.
     pub memory_max: usize,
     /// Repeated sends of a producer name are answered, not stored.
     pub deduplication: bool,

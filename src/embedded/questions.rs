@@ -237,7 +237,7 @@ impl Connection {
         let key = self.cluster.next_key();
         let durable = subscribe.durable.unwrap_or(true);
         let start = match (subscribe.start_message_id, subscribe.initial_position.unwrap_or(LATEST)) {
-            (Some(id), _) if !durable => Start::After(id),
+            (Some(id), _) if !durable => Start::At(id),
             (_, LATEST) => Start::Latest,
             (_, _) => Start::Earliest,
         };

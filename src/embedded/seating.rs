@@ -42,8 +42,9 @@ pub struct ConsumerRequest {
 pub enum Start {
     Earliest,
     Latest,
-    /// Behind this message; one of a batch is not behind its batch, as others of it may be.
-    After(commands::MessageId),
+    /// At this entry: what of it is to be passed over, the client knows (`PersistentTopic.getNonDurableSubscription`
+    /// takes one step back, as any id may be one within a batch).
+    At(commands::MessageId),
 }
 
 /// Where a subscription is set to.
@@ -304,15 +305,7 @@ fn start_offset(log: &Log, start: &Start) -> u64 {
     match start {
         Start::Earliest => log.first(),
         Start::Latest => log.end(),
-        Start::After(id) => {
-            let position = Position { ledger: id.ledger, entry: id.entry };
-            let offset = log.offset(position);
-            let is_inside = id.batch_index.is_some_and(|index| index >= 0);
-            match log.find(position) {
-                Some(_) if !is_inside => offset + 1,
-                Some(_) | None => offset,
-            }
-        }
+        Start::At(id) => log.offset(Position { ledger: id.ledger, entry: id.entry }),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::cursor::Cursor;
 use super::delivery::{Haul, Key};
 use super::log::Log;
-use super::shared::{Hand, Shared};
+use super::sharing::{Hand, Shared};
 use super::single::{Seat, Single};
 
 /// A subscription and its consumers.

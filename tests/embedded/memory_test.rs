@@ -1,0 +1,144 @@
+//! The bound on memory, seen from outside: a process of its own, loads that do not fit, and others that are served.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pulsar_bridge::pulsar::proto::kind;
+
+use crate::raw::Raw;
+
+/// `bridge perf broker`; killed with the test.
+struct Process {
+    child: Child,
+    url: String,
+}
+
+impl Process {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bridge"))
+            .args(["perf", "broker", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut url = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        Self { child, url: url.trim().into() }
+    }
+
+    /// A line of /proc/<pid>/status, in MiB.
+    fn mib(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let found = status.lines().find_map(|each| each.strip_prefix(line)).unwrap();
+        let kib: u64 = found.split_whitespace().nth(0).unwrap().parse().unwrap();
+        kib / 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends without end, until the broker is gone; counts what was confirmed.
+fn flood(url: &str, topic: &str, len: usize) -> Arc<AtomicU64> {
+    let mut raw = Raw::connect(url);
+    raw.create_producer(topic, 1);
+    let mut receipts = raw.try_clone();
+    let confirmed = Arc::new(AtomicU64::new(0));
+    let counted = confirmed.clone();
+    std::thread::spawn(move || (0..).all(|id| raw.try_send(1, id, len)));
+    std::thread::spawn(move || {
+        while let Some(frame) = receipts.try_next() {
+            let is_receipt = frame.decode().unwrap().r#type == kind::SEND_RECEIPT;
+            counted.fetch_add(is_receipt.into(), Ordering::Relaxed);
+        }
+    });
+    confirmed
+}
+
+/// Until a counter has not moved for half a second.
+fn until_stuck(counter: &AtomicU64) -> u64 {
+    let mut last = (counter.load(Ordering::Relaxed), Instant::now());
+    while last.1.elapsed() < Duration::from_millis(500) || last.0 == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+        let now = counter.load(Ordering::Relaxed);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+    }
+    last.0
+}
+
+#[test]
+fn whoever_floods_or_never_acknowledges_is_slowed_and_the_others_are_served() {
+    let process = Process::start(&["--memory", "64MiB"]);
+    let empty = process.mib("VmRSS:");
+    // One that never acknowledges, and whom somebody floods.
+    let mut hog = Raw::connect(&process.url);
+    hog.subscribe("hog", 1);
+    hog.permit(1, 1_000_000);
+    let reading = std::thread::spawn(move || while hog.try_next().is_some() {});
+    let confirmed = flood(&process.url, "hog", 64 * 1024);
+    let hogged = until_stuck(&confirmed) * 64 / 1024;
+    assert!((32..=40).contains(&hogged), "two thirds of 56 MiB, not {hogged} MiB");
+    let full = process.mib("VmRSS:");
+    // Ten thousand topics, each with a subscription that keeps a message.
+    let mut many = Raw::connect(&process.url);
+    for batch in 0..100 {
+        let ids = batch * 100..(batch + 1) * 100;
+        ids.clone().for_each(|id| many.ask_to_subscribe(&format!("many-{id}"), id));
+        ids.clone().for_each(|_| drop(many.await_kind(kind::SUCCESS)));
+        ids.clone().for_each(|id| many.ask_for_producer(&format!("many-{id}"), id));
+        ids.clone().for_each(|_| drop(many.await_kind(kind::PRODUCER_SUCCESS)));
+        ids.clone().for_each(|id| many.send(id, 0, 500));
+        ids.for_each(|_| drop(many.await_kind(kind::SEND_RECEIPT)));
+    }
+    let topics = process.mib("VmRSS:");
+    let served = serve_others(&process.url, Duration::from_secs(3));
+    let peak = process.mib("VmHWM:");
+    println!(
+        "memory 64 MiB: {empty} MiB empty, {full} MiB with {hogged} MiB never acknowledged, {topics} MiB with 10,000 \
+         topics more, {peak} MiB at most; meanwhile others had {served} entries of 16 KiB in 3 s"
+    );
+    assert_eq!(confirmed.load(Ordering::Relaxed) * 64 / 1024, hogged, "the flood is still held back");
+    assert!(served > 1000, "others are served: {served}");
+    assert!(peak < 64 + 96, "{peak} MiB");
+    drop(process);
+    reading.join().unwrap();
+}
+
+/// Entries that another topic carries in this time: sent, received, acknowledged.
+fn serve_others(url: &str, time: Duration) -> u64 {
+    let mut consumer = Raw::connect(url);
+    consumer.subscribe("other", 1);
+    consumer.permit(1, 1_000_000);
+    flood(url, "other", 16 * 1024);
+    let began = Instant::now();
+    let mut seen = 0;
+    while began.elapsed() < time {
+        let command = consumer.await_kind(kind::MESSAGE);
+        seen += 1;
+        consumer.ack(1, command.message.unwrap().message_id);
+    }
+    seen
+}
+
+#[test]
+fn retained_entries_give_way_when_their_room_is_needed() {
+    let process = Process::start(&["--memory", "16MiB", "--retain"]);
+    let mut raw = Raw::connect(&process.url);
+    raw.create_producer("t", 1);
+    for id in 0..2000 {
+        raw.send(1, id, 64 * 1024);
+        raw.await_kind(kind::SEND_RECEIPT);
+    }
+    let peak = process.mib("VmHWM:");
+    println!("125 MiB through 16 MiB that retain: {peak} MiB at most");
+    assert!(peak < 16 + 64, "{peak} MiB");
+}

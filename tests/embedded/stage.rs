@@ -77,6 +77,7 @@ pub fn options(name: &str, consumer: &str, priority: i32) -> SubscribeOptions {
         exclusive: false,
         earliest: true,
         priority,
+        create_topic: false,
         inbox_bytes: 8 << 20,
     }
 }

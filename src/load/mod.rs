@@ -9,9 +9,9 @@ pub mod requester;
 pub mod worker;
 
 mod message;
-mod points;
+pub mod points;
 mod pricing;
-mod request;
+pub mod request;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;

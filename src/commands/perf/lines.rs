@@ -87,13 +87,13 @@ mod tests {
 
     #[test]
     fn lines_are_pulsar_perfs() {
-        let (before, now) = (reading(1000, 1_000_000, &[]), reading(3000, 3_000_000, &[1000, 2000, 3000]));
+        let (before, now) = (reading(1000, 1_000_000, &[]), reading(3000, 3_000_000, &[1000, 1500, 2000]));
         let line = interval(Side::Produced, &before, &now, Duration::from_secs(2));
         assert_eq!(
             line,
             "Throughput produced:    3000 msg ---   1000.0 msg/s ---      8.0 Mbit/s  --- failure      0.0 msg/s --- \
-             Latency: mean:   2.000 ms - med:   2.000 - 95pct:   3.000 - 99pct:   3.000 - 99.9pct:   3.000 - \
-             99.99pct:   3.000 - Max:   3.000\n"
+             Latency: mean:   1.500 ms - med:   1.500 - 95pct:   2.000 - 99pct:   2.000 - 99.9pct:   2.000 - \
+             99.99pct:   2.000 - Max:   2.000\n"
         );
         let all = aggregated(Side::Received, &now, &now.latency);
         assert!(all.starts_with(

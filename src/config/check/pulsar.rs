@@ -13,16 +13,18 @@ impl Checker<'_> {
     pub(super) fn pulsar(&mut self, raw: RawPulsar, place: &Place) -> Option<Pulsar> {
         self.unknown::<RawPulsar>(raw.unknown, place);
         let embedded_place = place.key("embedded");
-        if !matches!(raw.embedded, Field::Missing) && !matches!(raw.service_url, Field::Missing) {
+        let is_embedded = !matches!(raw.embedded, Field::Missing);
+        if is_embedded && !matches!(raw.service_url, Field::Missing) {
             let refusal = Refusal::new("embedded and service_url at once", "leave one of them out");
             self.refuse(&embedded_place, refusal);
         }
         let embedded = self.text(raw.embedded, &embedded_place, text::socket_addr);
-        let service_url = match embedded {
-            Some(address) => ServiceUrl::parse(&format!("pulsar://{address}")).ok(),
-            None => self.required_text(raw.service_url, &place.key("service_url"), |found| {
+        let service_url = if is_embedded {
+            embedded.and_then(|address| ServiceUrl::parse(&format!("pulsar://{address}")).ok())
+        } else {
+            self.required_text(raw.service_url, &place.key("service_url"), |found| {
                 found.parse(ServiceUrl::parse)
-            }),
+            })
         };
         let admin_url =
             self.text(raw.admin_url, &place.key("admin_url"), |found| found.parse(url::admin_url));

@@ -56,9 +56,14 @@ impl Memory {
     /// Gives room back, and lets those who wait for it try again.
     pub fn release(&self, cost: usize) {
         self.stored.fetch_sub(cost, Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        if self.is_awaited() {
             self.freed.notify_waiters();
         }
+    }
+
+    /// Somebody waits for room.
+    pub fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
     }
 
     /// How much has to go before there is room again: enough that this is not asked for each entry.

@@ -256,10 +256,12 @@ impl Topic {
         &self.rules
     }
 
-    /// Lets go of what nobody has to read any more, unless it is retained.
+    /// Lets go of what nobody has to read any more; of what is retained, only as much as somebody waits for.
     pub(super) fn trim(&self, state: &mut State) {
         if !self.rules.retain {
             self.drop_acked(state, usize::MAX);
+        } else if self.rules.memory.is_awaited() {
+            self.drop_acked(state, self.rules.memory.to_evict());
         }
     }
 

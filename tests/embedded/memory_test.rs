@@ -142,3 +142,19 @@ fn retained_entries_give_way_when_their_room_is_needed() {
     println!("125 MiB through 16 MiB that retain: {peak} MiB at most");
     assert!(peak < 16 + 64, "{peak} MiB");
 }
+
+#[test]
+fn an_acknowledgement_makes_room_for_whoever_waits_where_entries_are_retained() {
+    let process = Process::start(&["--memory", "16MiB", "--retain"]);
+    let mut consumer = Raw::connect(&process.url);
+    consumer.subscribe("t", 1);
+    let confirmed = flood(&process.url, "t", 64 * 1024);
+    let held = until_stuck(&confirmed);
+    // Nothing was acknowledged when the flood began to wait; from here on it lives on acknowledgements alone.
+    consumer.permit(1, 1_000_000);
+    for _ in 0..held * 4 {
+        let command = consumer.await_kind(kind::MESSAGE);
+        consumer.ack(1, command.message.unwrap().message_id);
+    }
+    assert!(confirmed.load(Ordering::Relaxed) > held * 3);
+}

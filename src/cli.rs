@@ -171,7 +171,7 @@ pub struct MeasureArgs {
 #[derive(Debug, Args)]
 pub struct TrafficArgs {
     /// Bytes of a message, which do not compress
-    #[arg(short = 's', long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(8..=5_000_000))]
+    #[arg(short = 's', long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=5_000_000))]
     pub size: u32,
     /// Messages in each batch; 1: not batched
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]

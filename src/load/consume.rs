@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::message::{now_ms, payloads};
 use super::meter::Meter;
-use super::produce::NUMBER_LEN;
+use super::produce::HEAD_LEN;
 use super::run_name;
 use crate::pulsar::client::Client;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery};
@@ -35,6 +35,8 @@ pub struct Consume {
     pub messages: Option<u64>,
     /// Whether numbers are checked: messages have to be a measured producer's, uncompressed.
     pub checks: bool,
+    /// Whether the subscription is removed at the end, so that nothing is kept for it any more.
+    pub leaves: bool,
 }
 
 /// What the numbers say, for each producer.
@@ -77,7 +79,11 @@ impl Consume {
                 }
             }
         }
-        subscription.close().await;
+        if self.leaves {
+            subscription.unsubscribe().await?;
+        } else {
+            subscription.close().await;
+        }
         Ok(numbers.tally())
     }
 
@@ -104,8 +110,7 @@ impl Consume {
             let latency = Duration::from_millis(now_ms().saturating_sub(entry.facts().publish_time));
             meter.saw(messages, entry.payload().len(), latency);
             if self.checks {
-                let writer = entry.facts().producer_name.clone().unwrap_or_default();
-                numbers.take(&writer, &payloads(entry).unwrap_or_default());
+                numbers.take(&payloads(entry).unwrap_or_default());
             }
         } else {
             meter.failed(1);
@@ -143,7 +148,7 @@ impl AddAssign for Tally {
 /// The numbers of each writer: those below `next` have all come, those above it lie in `ahead`.
 #[derive(Default)]
 struct Numbers {
-    writers: BTreeMap<Bytes, Writer>,
+    writers: BTreeMap<u64, Writer>,
     tally: Tally,
 }
 
@@ -155,12 +160,13 @@ struct Writer {
 }
 
 impl Numbers {
-    fn take(&mut self, writer: &Bytes, payloads: &[Bytes]) {
-        let writer = self.writers.entry(writer.clone()).or_default();
+    fn take(&mut self, payloads: &[Bytes]) {
         for payload in payloads {
-            let Some(number) = payload.first_chunk::<NUMBER_LEN>() else { continue };
+            let Some(head) = payload.first_chunk::<HEAD_LEN>() else { continue };
+            let head = u128::from_be_bytes(*head);
             self.tally.counted += 1;
-            writer.take(u64::from_be_bytes(*number), &mut self.tally);
+            // The upper half is the writer, the lower one its number.
+            self.writers.entry((head >> 64) as u64).or_default().take(head as u64, &mut self.tally);
         }
     }
 
@@ -213,9 +219,8 @@ mod tests {
 
     fn tally(numbers: &[u64]) -> Tally {
         let mut all = Numbers::default();
-        let payloads: Vec<_> =
-            numbers.iter().map(|number| Bytes::copy_from_slice(&number.to_be_bytes())).collect();
-        all.take(&Bytes::from_static(b"w"), &payloads);
+        let head = |number: &u64| Bytes::copy_from_slice(&(7 << 64 | u128::from(*number)).to_be_bytes());
+        all.take(&numbers.iter().map(head).collect::<Vec<_>>());
         all.tally()
     }
 

@@ -26,7 +26,7 @@ pub struct Produce {
     pub client: Client,
     /// One topic-partition.
     pub topic: TopicName,
-    /// Bytes of a message; at least [`NUMBER_LEN`] for its number to be there.
+    /// Bytes of a message; at least [`HEAD_LEN`] for its writer and number to be there.
     pub size: usize,
     /// Messages in a batch; 1: not batched.
     pub batch: u32,
@@ -44,7 +44,7 @@ impl Produce {
         let name = run_name("perf");
         let connection = self.client.connect_to_owner(&self.topic).await?;
         let mut publisher = Publisher::create(connection, &self.topic, &name).await?;
-        let pool = random_pool(self.size);
+        let (writer, pool) = (RandomState::new().hash_one(&name), random_pool(self.size));
         let mut outstanding: VecDeque<(u32, usize, Instant)> = VecDeque::new();
         let (mut next, mut next_at) = (0u64, Instant::now());
         let (mut confirmed, mut stopping) = (0, false);
@@ -72,7 +72,7 @@ impl Produce {
                         next_at = next_at.max(Instant::now() - Duration::from_secs(1))
                             + Duration::from_secs_f64(f64::from(count) / rate);
                     }
-                    let entry = self.entry(&name, next, count, &pool);
+                    let entry = self.entry(&name, writer, next, count, &pool);
                     outstanding.push_back((count, entry.payload.len(), Instant::now()));
                     next += u64::from(count);
                     publisher.send(entry).await?;
@@ -81,12 +81,14 @@ impl Produce {
         }
     }
 
-    fn entry(&self, name: &str, first: u64, count: u32, pool: &Bytes) -> Outbound {
+    fn entry(&self, name: &str, writer: u64, first: u64, count: u32, pool: &Bytes) -> Outbound {
         let last = first + u64::from(count) - 1;
         let payload = if self.batch == 1 {
-            message(first, self.size, pool).freeze()
+            let mut message = BytesMut::with_capacity(self.size);
+            put_message(writer, first, self.size, pool, &mut message);
+            message.freeze()
         } else {
-            batch(first, count, self.size, pool)
+            batch(writer, first, count, self.size, pool)
         };
         let mut metadata = Vec::with_capacity(64);
         fields::put_bytes(&mut metadata, tag::PRODUCER_NAME, name.as_bytes());
@@ -121,15 +123,11 @@ fn on_event(
     }
 }
 
-fn message(number: u64, size: usize, pool: &Bytes) -> BytesMut {
-    let mut message = BytesMut::with_capacity(size);
-    put_message(number, size, pool, &mut message);
-    message
-}
-
-fn put_message(number: u64, size: usize, pool: &Bytes, out: &mut BytesMut) {
-    let head = number.to_be_bytes();
-    let head = &head[..NUMBER_LEN.min(size)];
+fn put_message(writer: u64, number: u64, size: usize, pool: &Bytes, out: &mut BytesMut) {
+    let mut head = [0; HEAD_LEN];
+    head[..8].copy_from_slice(&writer.to_be_bytes());
+    head[8..].copy_from_slice(&number.to_be_bytes());
+    let head = &head[..HEAD_LEN.min(size)];
     out.put_slice(head);
     let rest = size - head.len();
     // A stride that is no divisor of the pool: neighbours differ, and no compressor finds them again soon.
@@ -138,14 +136,14 @@ fn put_message(number: u64, size: usize, pool: &Bytes, out: &mut BytesMut) {
 }
 
 /// `Commands.serializeSingleMessageInBatchWithPayload`.
-fn batch(first: u64, count: u32, size: usize, pool: &Bytes) -> Bytes {
+fn batch(writer: u64, first: u64, count: u32, size: usize, pool: &Bytes) -> Bytes {
     let mut metadata = Vec::with_capacity(8);
     fields::put_varint(&mut metadata, SINGLE_PAYLOAD_SIZE, size as u64);
     let mut payload = BytesMut::with_capacity(count as usize * (4 + metadata.len() + size));
     for number in first..first + u64::from(count) {
         payload.put_u32(metadata.len() as u32);
         payload.put_slice(&metadata);
-        put_message(number, size, pool, &mut payload);
+        put_message(writer, number, size, pool, &mut payload);
     }
     payload.freeze()
 }
@@ -157,8 +155,9 @@ fn random_pool(size: usize) -> Bytes {
     (0..words as u64).flat_map(|nth| hasher.hash_one(nth).to_le_bytes()).collect::<Vec<u8>>().into()
 }
 
-/// A message's number, big-endian, at its beginning.
-pub const NUMBER_LEN: usize = 8;
+/// At a message's beginning: who wrote it, and its number there; both u64, big-endian. A producer's name would not
+/// do: a bridge publishes under its own.
+pub const HEAD_LEN: usize = 16;
 const POOL_LEN: usize = 1 << 20;
 const STRIDE: usize = 4099;
 /// `SingleMessageMetadata.payload_size`.

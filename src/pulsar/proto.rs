@@ -27,6 +27,7 @@ messages! {
         #[prost(message, optional, tag = "9")] message: Option<CommandMessage>,
         #[prost(message, optional, tag = "10")] ack: Option<Ack>,
         #[prost(message, optional, tag = "11")] flow: Option<Flow>,
+        #[prost(message, optional, tag = "12")] unsubscribe: Option<CloseConsumer>,
         #[prost(message, optional, tag = "13")] success: Option<Success>,
         #[prost(message, optional, tag = "14")] error: Option<CommandError>,
         #[prost(message, optional, tag = "15")] close_producer: Option<CloseProducer>,
@@ -263,6 +264,7 @@ pub mod kind {
     pub const MESSAGE: i32 = 9;
     pub const ACK: i32 = 10;
     pub const FLOW: i32 = 11;
+    pub const UNSUBSCRIBE: i32 = 12;
     pub const SUCCESS: i32 = 13;
     pub const ERROR: i32 = 14;
     pub const CLOSE_PRODUCER: i32 = 15;

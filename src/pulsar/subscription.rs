@@ -206,6 +206,20 @@ impl Subscription {
         let _ = timeout(CLOSE_DEADLINE, self.connection.request(request_id, &close)).await;
     }
 
+    /// Removes the durable subscription, and its consumer with it: nothing is kept for it any more.
+    pub async fn unsubscribe(mut self) -> Result<(), ConnectionError> {
+        self.events.close();
+        while self.events.try_recv().is_ok() {}
+        self.connection.forget_consumer(self.consumer_id);
+        let request_id = self.connection.next_id();
+        let unsubscribe = BaseCommand {
+            r#type: kind::UNSUBSCRIBE,
+            unsubscribe: Some(proto::CloseConsumer { consumer_id: self.consumer_id, request_id }),
+            ..BaseCommand::default()
+        };
+        self.connection.request(request_id, &unsubscribe).await.map(drop)
+    }
+
     async fn grant(&mut self) -> Result<(), ConnectionError> {
         let message_permits = self.permits.due();
         if message_permits == 0 {

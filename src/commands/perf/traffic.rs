@@ -84,6 +84,7 @@ pub async fn consume(args: ConsumeArgs) -> Result<Exit, TrafficError> {
         earliest: args.subscription_position == SubscriptionPosition::Earliest,
         messages: None,
         checks: false,
+        leaves: false,
     };
     let taken = consume_all(template, args.measure.num_messages, meter, stop.clone()).await;
     stop.cancel();
@@ -105,13 +106,14 @@ pub async fn relay(args: RelayArgs) -> Result<Exit, TrafficError> {
         earliest: false,
         messages: None,
         checks: true,
+        leaves: true,
     };
     for partition in partitions(&template.client, &template.topic).await? {
         Consume { topic: partition, ..template.clone() }.prepare().await?;
     }
     let taken_stop = CancellationToken::new();
     let consumer = tokio::spawn(consume_all(template, 0, received.clone(), taken_stop.clone()));
-    wait_for_route(&from, &args, &received, &stop).await?;
+    let probes = wait_for_route(&from, &args, &received, &stop).await?;
     let shown = tokio::spawn(show(Side::Received, received.clone(), interval(&args.measure), stop.clone()));
     let sent =
         produce_all(from, &args.measure, &args.traffic, args.rate, produced.clone(), stop.clone()).await;
@@ -132,17 +134,18 @@ pub async fn relay(args: RelayArgs) -> Result<Exit, TrafficError> {
     shown.await?;
     taken_stop.cancel();
     let tally = consumer.await??;
+    let tally = Tally { counted: tally.counted.saturating_sub(probes), ..tally };
     Ok(told(&args, sent?, elapsed, &received.read(), tally))
 }
 
 /// Sends one message into each partition and waits until they arrive: what is written before a route has its
-/// subscription is nobody's.
+/// subscription is nobody's. Gives how many they were.
 async fn wait_for_route(
     from: &Client,
     args: &RelayArgs,
     received: &Meter,
     stop: &CancellationToken,
-) -> Result<(), TrafficError> {
+) -> Result<u64, TrafficError> {
     let topics = partitions(from, &args.measure.topic).await?;
     let expected = topics.len() as u64;
     let since = Instant::now();
@@ -165,20 +168,20 @@ async fn wait_for_route(
         tokio::time::sleep(LOOK_EVERY).await;
     }
     received.reset();
-    Ok(())
+    Ok(expected)
 }
 
 fn told(args: &RelayArgs, sent: u64, elapsed: Duration, received: &Reading, tally: Tally) -> Exit {
-    let lost = sent.saturating_sub(received.messages - tally.repeated);
+    let lost = sent.saturating_sub(tally.counted - tally.repeated);
     let mbit_s = received.bytes as f64 * 8.0 / 1e6 / elapsed.as_secs_f64().max(1e-9);
     let line = match args.output {
         Output::Text => format!(
             "Relayed {} of {sent} messages: {mbit_s:.0} Mbit/s, lost {lost}, repeated {}, out of order {}\n",
-            received.messages, tally.repeated, tally.disordered
+            tally.counted, tally.repeated, tally.disordered
         ),
         Output::Json => {
             let value = json!({
-                "sent": sent, "received": received.messages, "lost": lost, "repeated": tally.repeated,
+                "sent": sent, "received": tally.counted, "lost": lost, "repeated": tally.repeated,
                 "disordered": tally.disordered, "seconds": elapsed.as_secs_f64(), "mbit_s": mbit_s,
             });
             format!("{value}\n")

@@ -168,12 +168,13 @@ impl Site {
 
         relay(&config, context, relayed, &stop).await;
         state.ready.store(false, Ordering::Relaxed);
+        let unconfirmed = relay::drained::tell(&routes.rows());
         tunnel_stop.cancel();
         if let Err(panicked) = tunnel.await {
             tracing::error!(%panicked, "the tunnel ended by itself");
         }
         admin_stop.cancel();
-        Ok(summary(&config.site, started, &routes))
+        Ok(summary(&config.site, started, &routes, unconfirmed))
     }
 }
 
@@ -193,9 +194,7 @@ async fn relay(
     tokio::select! {
         () = agent => {}
         () = overdue => tracing::warn!(
-            seconds = config.drain.as_secs(),
-            "the drain is cut off: what is not confirmed will be sent again by the next run, and dropped as a \
-             duplicate where it had arrived"
+            seconds = config.drain.as_secs(), "the drain takes longer than `drain_seconds`: it is not waited for"
         ),
     }
 }
@@ -315,7 +314,7 @@ fn policies(config: &Config) -> Policies {
     }
 }
 
-fn summary(site: &str, started: Instant, routes: &relay::status::Board) -> Summary {
+fn summary(site: &str, started: Instant, routes: &relay::status::Board, unconfirmed: u64) -> Summary {
     let rows = routes.rows();
     let sum = |end, value: fn(&relay::status::PartitionStatus) -> u64| {
         rows.iter().filter(|row| row.end == end).map(value).sum()
@@ -325,7 +324,7 @@ fn summary(site: &str, started: Instant, routes: &relay::status::Board) -> Summa
         seconds: started.elapsed().as_secs_f64(),
         messages_in: sum(relay::status::End::Sink, |row| row.messages),
         messages_out: sum(relay::status::End::Source, |row| row.messages),
-        unconfirmed: sum(relay::status::End::Source, |row| row.in_flight),
+        unconfirmed,
     }
 }
 

@@ -289,6 +289,7 @@ fn a_signal_drains_and_ends_with_0() {
         running.line("SIGHUP: this version does not reload");
         running.signal(name);
         running.line("told to stop: draining");
+        running.line("drained: everything that was sent is confirmed");
         assert_eq!(running.process.wait().unwrap().code(), Some(0), "{name}");
     }
 }

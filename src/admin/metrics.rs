@@ -59,7 +59,11 @@ const COUNTERS: &[(&str, &str, Value<u64>)] = &[
 ];
 
 const GAUGES: &[(&str, &str, Value<i64>)] = &[
-    ("bridge_route_in_flight", "Entries sent and not yet confirmed", |row| signed(row.in_flight)),
+    (
+        "bridge_route_in_flight",
+        "Entries sent and not yet confirmed, also those of a session that was cut off",
+        |row| signed(row.in_flight),
+    ),
     (
         "bridge_route_stalled_milliseconds",
         "Since the acknowledged position advanced or the backlog was empty",

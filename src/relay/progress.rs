@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::owed::Owed;
 use super::reason::Reason;
 use super::status::{Board, End, PartitionStatus, State};
 
@@ -12,6 +13,8 @@ use super::status::{Board, End, PartitionStatus, State};
 pub struct Progress {
     /// The row; counters are added to in place.
     pub row: PartitionStatus,
+    /// At a source: what is counted as in flight.
+    pub owed: Owed,
     board: Board,
     shown_at: Instant,
     /// Nothing changed since it was shown.
@@ -57,8 +60,8 @@ impl Progress {
                 ..before
             },
         };
-        let progress =
-            Self { row, board, shown_at: Instant::now(), shown: true, advanced_at: Instant::now() };
+        let (now, owed) = (Instant::now(), Owed::default());
+        let progress = Self { row, owed, board, shown_at: now, shown: true, advanced_at: now };
         progress.board.put(progress.row.clone());
         progress
     }
@@ -87,7 +90,10 @@ impl Progress {
         self.row.state = state;
         self.row.reason = Some(reason.code().into());
         self.row.remedy = Some(reason.remedy().into());
-        self.row.in_flight = 0;
+        if self.row.end == End::Sink {
+            // What a source has sent stays owed, whatever became of the session.
+            self.row.in_flight = 0;
+        }
         if news {
             let row = &self.row;
             let session = format!("{:016x}", row.session);
@@ -134,6 +140,9 @@ impl Progress {
 
     /// Shows the row.
     pub fn show(&mut self) {
+        if self.row.end == End::Source {
+            self.row.in_flight = self.owed.count();
+        }
         self.row.stalled_ms = self.advanced_at.elapsed().as_millis() as u64;
         (self.shown_at, self.shown) = (Instant::now(), true);
         self.board.put(self.row.clone());

@@ -200,7 +200,6 @@ impl Session<'_> {
             if let Err(end) = step {
                 return self.judge_run(flow, end).await;
             }
-            self.progress.row.in_flight = flow.window.in_flight() as u64;
             self.progress.show_when_due();
         }
     }
@@ -281,6 +280,7 @@ impl Session<'_> {
         let marked = marked.map_err(|_| SessionEnd::ConsumerLost)?;
         let halt = if covers(&marked, expected) {
             *self.resume_at = None;
+            self.progress.owed.settle(|sent| covers(&marked, sent));
             let detail = format!("{expected} was acknowledged by another replica, or skipped, or expired");
             Halt::new(Reason::Starting, &detail)
         } else {
@@ -304,6 +304,7 @@ impl Session<'_> {
                 // Nothing that was read says where reading has to go on.
                 flow.has_read = false;
                 *self.resume_at = None;
+                self.progress.owed.settle(|sent| covers(&marked, sent));
                 let detail = "entries that the destination has were skipped or expired at the source";
                 SessionEnd::Halted(Halt::new(Reason::Starting, detail))
             }
@@ -322,6 +323,7 @@ impl Session<'_> {
         let id = MessageId { ledger: position.ledger, entry: position.entry };
         self.subscription.acknowledge(id, Vec::new()).await.map_err(|_| SessionEnd::ConsumerLost)?;
         flow.last_acknowledged = Some(position);
+        self.progress.owed.settle(|sent| sent <= position);
         self.progress.row.acknowledged = Some(position.to_string());
         self.progress.advanced();
         Ok(())
@@ -352,6 +354,7 @@ impl Session<'_> {
         };
         let halt = match hole::mark(self.subscription, self.route.generation, refused, last).await {
             Ok(()) => {
+                self.progress.owed.settle(|sent| last.is_some_and(|last| sent <= last));
                 let detail =
                     format!("{refused} was refused by the destination broker; the subscription is marked");
                 Halt::new(Reason::Poison, &detail)
@@ -376,6 +379,10 @@ impl Session<'_> {
         flow.heard_at = Instant::now();
         let last = Position { ledger: answer.last_message_id.ledger, entry: answer.last_message_id.entry };
         let marked = answer.consumer_mark_delete_position;
+        if let Some(marked) = &marked {
+            // Another replica acknowledged what this one had sent, or somebody skipped it.
+            self.progress.owed.settle(|sent| covers(marked, sent));
+        }
         if !flow.is_settled() || marked.is_none_or(|marked| covers(&marked, last)) {
             return Ok(());
         }

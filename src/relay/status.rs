@@ -66,7 +66,8 @@ pub struct PartitionStatus {
     pub duplicates: u64,
     /// Entries skipped because a bridge wrote them.
     pub skipped: u64,
-    /// Entries sent and not yet confirmed.
+    /// Entries sent and not yet confirmed; at a source also those of a session that ended before their receipts,
+    /// until they are acknowledged.
     pub in_flight: u64,
     /// Last position acknowledged at the source, `ledger:entry`.
     pub acknowledged: Option<String>,

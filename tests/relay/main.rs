@@ -6,6 +6,7 @@
 mod broker;
 mod codec_test;
 mod conversation;
+mod drain_test;
 mod faults_test;
 mod journal;
 mod malice_test;

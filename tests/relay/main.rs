@@ -14,3 +14,4 @@ mod pair;
 mod peer;
 mod promise_test;
 mod protocol_test;
+mod said;

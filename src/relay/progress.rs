@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::owed::Owed;
-use super::reason::Reason;
+use super::reason::{Reason, Verdict};
 use super::status::{Board, End, PartitionStatus, State};
 
 /// The row and its owner's hand on it.
@@ -19,7 +19,7 @@ pub struct Progress {
     shown_at: Instant,
     /// Nothing changed since it was shown.
     shown: bool,
-    advanced_at: Instant,
+    stalled_since: Option<std::time::Instant>,
 }
 
 impl Progress {
@@ -60,9 +60,11 @@ impl Progress {
                 ..before
             },
         };
-        let (now, owed) = (Instant::now(), Owed::default());
-        let progress = Self { row, owed, board, shown_at: now, shown: true, advanced_at: now };
-        progress.board.put(progress.row.clone());
+        let row = PartitionStatus { stalled_ms: 0, ..row };
+        let stalled_since = board.stalled_since(&row.key());
+        let (shown_at, shown) = (Instant::now(), true);
+        let mut progress = Self { row, owed: Owed::default(), board, shown_at, shown, stalled_since };
+        progress.show();
         progress
     }
 
@@ -72,7 +74,6 @@ impl Progress {
         self.row.state = State::Running;
         self.row.promise = Some(promise.into());
         (self.row.reason, self.row.remedy) = (None, None);
-        self.advanced_at = Instant::now();
         let row = &self.row;
         tracing::event!(
             tracing::Level::INFO,
@@ -84,7 +85,6 @@ impl Progress {
 
     /// It waits or has stopped, and why. `detail` goes to our own log only.
     pub fn halted(&mut self, reason: Reason, detail: &str) {
-        use super::reason::Verdict;
         let state = if reason.verdict() == Verdict::Stop { State::Stopped } else { State::Waiting };
         let news = self.row.state != state || self.row.reason.as_deref() != Some(reason.code());
         self.row.state = state;
@@ -94,6 +94,8 @@ impl Progress {
             // What a source has sent stays owed, whatever became of the session.
             self.row.in_flight = 0;
         }
+        let now = std::time::Instant::now();
+        self.stalled_since = (!is_healthy(self.row.end, reason)).then(|| self.stalled_since.unwrap_or(now));
         if news {
             let row = &self.row;
             let session = format!("{:016x}", row.session);
@@ -121,7 +123,15 @@ impl Progress {
 
     /// The acknowledged position moved, or there is nothing to acknowledge.
     pub fn advanced(&mut self) {
-        self.advanced_at = Instant::now();
+        self.stalled_since = None;
+    }
+
+    /// Whether something waits for its confirmation.
+    pub fn waits(&mut self, waits: bool) {
+        if waits != self.stalled_since.is_some() {
+            self.stalled_since = waits.then(std::time::Instant::now);
+            self.shown = false;
+        }
     }
 
     /// Shows the row when the last showing is old enough.
@@ -132,8 +142,7 @@ impl Progress {
         }
     }
 
-    /// When the row is to be shown again though nothing happens: soon after a change, else at a slow beat, so
-    /// that the time since the last advance is told.
+    /// When the row is to be shown again though nothing happens: soon after a change, else at a slow beat.
     pub fn next_show(&self) -> Instant {
         self.shown_at + if self.shown { IDLE_BEAT } else { SHOW_BEAT }
     }
@@ -143,9 +152,8 @@ impl Progress {
         if self.row.end == End::Source {
             self.row.in_flight = self.owed.count();
         }
-        self.row.stalled_ms = self.advanced_at.elapsed().as_millis() as u64;
         (self.shown_at, self.shown) = (Instant::now(), true);
-        self.board.put(self.row.clone());
+        self.board.put_stalled(self.row.clone(), self.stalled_since);
     }
 
     /// Takes the row off the board.
@@ -158,3 +166,10 @@ impl Progress {
 const SHOW_BEAT: Duration = Duration::from_millis(250);
 /// And while none do.
 const IDLE_BEAT: Duration = Duration::from_secs(5);
+
+/// Whether a wait is as it should be. A sink holds nothing once its session is over: what passes by itself is told
+/// at the source, perhaps of a session with another process of this site.
+fn is_healthy(end: End, reason: Reason) -> bool {
+    matches!(reason, Reason::SourceMissing | Reason::Standby | Reason::NotOpened)
+        || end == End::Sink && reason.verdict() == Verdict::Soon
+}

@@ -167,9 +167,7 @@ impl Session<'_> {
                     Err(_) => return SessionEnd::ConsumerLost,
                 };
             }
-            if flow.is_settled() {
-                self.progress.advanced();
-            }
+            self.progress.waits(!flow.is_settled() || self.progress.owed.count() > 0);
             let reads = flow.wants_more() && !drain.is_cancelled();
             let sends = flow.batching.waiting_len() > 0 && flow.window.has_room();
             let ack_at = flow.ack_at;
@@ -314,9 +312,6 @@ impl Session<'_> {
 
     async fn acknowledge(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
         flow.ack_at = None;
-        if flow.window.is_empty() {
-            self.progress.advanced();
-        }
         let Some(position) = flow.window.take_acknowledgeable() else {
             return Ok(());
         };

@@ -15,3 +15,4 @@ mod peer;
 mod promise_test;
 mod protocol_test;
 mod said;
+mod stall_test;

@@ -111,7 +111,11 @@ impl Progress {
                 say!(error, "route stopped");
             } else if matches!(
                 reason,
-                Reason::Starting | Reason::Standby | Reason::SourceMissing | Reason::NotOpened
+                Reason::Starting
+                    | Reason::Standby
+                    | Reason::SourceMissing
+                    | Reason::NotOpened
+                    | Reason::Draining
             ) {
                 say!(info, "route waits");
             } else {

@@ -6,7 +6,9 @@ use pulsar_bridge::relay::drained;
 use pulsar_bridge::relay::status::{End, PartitionStatus, State};
 
 use crate::broker::Answer;
-use crate::pair::Pair;
+use crate::journal::acks;
+use crate::pair::{LEDGER, Pair};
+use crate::said::Said;
 
 /// Five entries are stored at the destination, and no receipt has come.
 async fn unanswered() -> Pair {
@@ -65,4 +67,23 @@ async fn what_an_earlier_session_left_is_confirmed_by_a_later_one() {
     let settled = |row: &PartitionStatus| row.state == State::Running && row.in_flight == 0;
     pair.riskfuel.until(End::Source, "everything is confirmed", settled).await;
     assert_eq!(left(pair).await, 0);
+}
+
+#[tokio::test]
+async fn a_clean_stop_says_nothing_alarming() {
+    let (said, _listening) = Said::listen();
+    let pair = Pair::start().await;
+    pair.append(0..5);
+    pair.connect().await;
+    pair.journal.until("all acknowledged", |events| acks(events).last() == Some(&(LEDGER, 4))).await;
+    let Pair { riskfuel, bank, lane, .. } = pair;
+    riskfuel.stop().await;
+    bank.stop().await;
+    lane.into_inner().unwrap().unwrap().cancel();
+    tokio::task::yield_now().await;
+    let log = said.text();
+    assert!(log.contains("route runs"), "{log}");
+    let alarming: Vec<_> =
+        log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    assert!(alarming.is_empty(), "{alarming:#?}");
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::field::{DisplayValue, display};
 
 use super::owed::Owed;
 use super::reason::{Reason, Verdict};
@@ -77,8 +78,8 @@ impl Progress {
         let row = &self.row;
         tracing::event!(
             tracing::Level::INFO,
-            route = %row.route, topic = %row.topic, end = ?row.end, session = %format!("{:016x}", row.session),
-            link = row.link.as_deref(), lane = row.lane, promise, resumed = !changed, "route runs"
+            route = %row.route, topic = %row.topic, end = ?row.end, session = shown_session(row.session),
+            link = row.link.as_deref().map(display), lane = row.lane, promise, resumed = !changed, "route runs"
         );
         self.show();
     }
@@ -89,7 +90,7 @@ impl Progress {
         let news = self.row.state != state || self.row.reason.as_deref() != Some(reason.code());
         self.row.state = state;
         self.row.reason = Some(reason.code().into());
-        self.row.remedy = Some(reason.remedy().into());
+        self.row.remedy = Some(self.remedy(reason));
         if self.row.end == End::Sink {
             // What a source has sent stays owed, whatever became of the session.
             self.row.in_flight = 0;
@@ -98,13 +99,13 @@ impl Progress {
         self.stalled_since = (!is_healthy(self.row.end, reason)).then(|| self.stalled_since.unwrap_or(now));
         if news {
             let row = &self.row;
-            let session = format!("{:016x}", row.session);
+            let session = shown_session(row.session);
             let (route, topic, end, code, remedy) =
-                (&row.route, &row.topic, row.end, reason.code(), reason.remedy());
+                (&row.route, &row.topic, row.end, reason.code(), row.remedy.as_deref());
             // A macro, because a level cannot be a value.
             macro_rules! say {
                 ($level:ident, $event:literal) => {
-                    tracing::$level!(route, topic, ?end, session, reason = code, detail, remedy, $event)
+                    tracing::$level!(%route, %topic, ?end, session, reason = code, detail, remedy, $event)
                 };
             }
             if state == State::Stopped {
@@ -125,7 +126,21 @@ impl Progress {
         self.show();
     }
 
-    /// The acknowledged position moved, or there is nothing to acknowledge.
+    /// What an operator can do, and where.
+    fn remedy(&self, reason: Reason) -> String {
+        let PartitionStatus { from, to, topic, end, .. } = &self.row;
+        match (reason, end) {
+            (Reason::RefusedByPolicy, End::Source) => {
+                format!("have {topic} added to the policy (`receive`) of {to}, whose log says more")
+            }
+            (Reason::RefusedByPolicy, End::Sink) => {
+                format!("have {topic} added to the policy (`send`) of {from}, whose log says more")
+            }
+            (_, _) => reason.remedy().into(),
+        }
+    }
+
+    /// Something moved: what still waits, waits from now on.
     pub fn advanced(&mut self) {
         self.stalled_since = None;
     }
@@ -164,6 +179,11 @@ impl Progress {
     pub fn remove(&self) {
         self.board.remove(&self.row.key());
     }
+}
+
+/// A session as both ends log it; none before the first.
+fn shown_session(session: u64) -> Option<DisplayValue<String>> {
+    (session != 0).then(|| display(format!("{session:016x}")))
 }
 
 /// As often as a row is worth writing while entries flow.

@@ -88,7 +88,7 @@ reasons! {
     /// A newer session of the same partition took over.
     Superseded "superseded" Soon "none needed: another replica of the source site relays this partition";
     /// The route's generation is lower than one seen before.
-    GenerationBehind "generation_behind" Stop "another replica runs the route with a higher generation: give all replicas the same";
+    GenerationBehind "generation_behind" Stop "a replica or the declaring site has the route with a higher generation: give every replica that number (the destination's log names it: `detail`), and restart";
     /// The sink's process is being stopped.
     Draining "draining" Soon "none needed: the destination's agent is being restarted, or another replica takes over";
     /// The source's side has not opened a session yet.

@@ -16,7 +16,7 @@ use super::frames::{ENTRY_LEN_MAX, Kind, Open, Ready, SchemaAnswer, SchemaAsk, S
 use super::hole;
 use super::lane::{FromSink, LaneHandle};
 use super::progress::Progress;
-use super::reason::Reason;
+use super::reason::{Reason, Verdict};
 use super::window::Position;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery};
 use crate::pulsar::entry::Entry;
@@ -344,7 +344,9 @@ impl Session<'_> {
         let reason = Reason::from_code(&stop.code).unwrap_or(Reason::RefusedByPeer);
         let at = stop.sequence_id.map(Position::of_sequence_id);
         let (Reason::Poison, Some(refused)) = (reason, at) else {
-            let detail = at.map_or("the sink stopped".into(), |at| format!("the sink stopped at {at}"));
+            let ended = if reason.verdict() == Verdict::Soon { "ended" } else { "refused" };
+            let at = at.map_or_else(String::new, |at| format!(" at {at}"));
+            let detail = format!("{ended} by {}{at}: its log has the detail", self.route.to);
             return SessionEnd::Halted(Halt::new(reason, &detail));
         };
         let halt = match hole::mark(self.subscription, self.route.generation, refused, last).await {

@@ -206,7 +206,7 @@ impl Hub {
         self.said().forget(&link.peer);
         let lane = shown.lane(kind, index, &lane_id, meter.clone());
         let id = link_id(link.id);
-        tracing::info!(peer = link.peer, link = id, kind = kind.word(), index, lane_id, %remote, "lane up");
+        tracing::info!(peer = %link.peer, link = %id, kind = kind.word(), index, %lane_id, %remote, "lane up");
         let reason = match role {
             Role::Control(mailbox, mut live) => {
                 let reason = tokio::select! {
@@ -233,11 +233,11 @@ impl Hub {
         drop(lane);
         self.metrics.count_end(&reason);
         tracing::info!(
-            peer = link.peer,
-            link = id,
+            peer = %link.peer,
+            link = %id,
             kind = kind.word(),
             index,
-            lane_id,
+            %lane_id,
             reason = reason.code(),
             "lane ended: {reason}"
         );

@@ -14,5 +14,6 @@ mod pair;
 mod peer;
 mod promise_test;
 mod protocol_test;
+mod refusal_test;
 mod said;
 mod stall_test;

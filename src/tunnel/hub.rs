@@ -93,6 +93,9 @@ impl HubListener {
         stop: CancellationToken,
     ) {
         let Self { listener, keys } = self;
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "tunnel: listening");
+        }
         let expires = i64::try_from(keys.identity.issuer_expires()).unwrap_or(i64::MAX);
         metrics.issuer_expires.set(expires);
         let hub = Arc::new(Hub {

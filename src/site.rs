@@ -47,7 +47,7 @@ pub struct Summary {
 
 /// Why a site cannot run: an address to listen at cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("{place} {address}: {error}; name an address of this machine that is free")]
+#[error("{place} {address}: {error}; {remedy}", remedy = self.remedy())]
 pub struct ListenError {
     /// Where it stands in the configuration.
     place: &'static str,
@@ -57,6 +57,14 @@ pub struct ListenError {
 }
 
 impl ListenError {
+    /// What an operator can do.
+    fn remedy(&self) -> &'static str {
+        if self.error.kind() == io::ErrorKind::AddrInUse {
+            return "something listens there, perhaps another bridge of this site: stop it, or name another address";
+        }
+        "name an address of this machine that is free"
+    }
+
     /// How the process ends with it.
     pub fn exit(&self) -> Exit {
         if self.error.kind() == io::ErrorKind::AddrInUse {

@@ -345,6 +345,7 @@ fn an_address_in_use_is_75_and_one_that_cannot_be_had_78() {
         set(&file, "/admin/listen", admin);
         let (code, _, stderr) = ended(&["run", "--config", &file]);
         assert_eq!(code, expected, "{stderr}");
+        assert_eq!(stderr.contains("perhaps another bridge of this site"), code == 75, "{stderr}");
     }
 }
 

@@ -295,6 +295,17 @@ fn a_signal_drains_and_ends_with_0() {
 }
 
 #[test]
+fn a_promise_that_cannot_be_better_is_said_at_the_start() {
+    let (_dir, file) = edge();
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    config["policy"] = json!({ "receive": ["orders"] });
+    fs::write(&file, config.to_string()).unwrap();
+    let (code, _, stderr) = ended(&["run", "--config", &file, "--for", "300ms"]);
+    let told = |line: &str| line.contains("WARN") && line.contains("routes into this site are at-least-once");
+    assert!(code == 0 && stderr.lines().any(told), "{stderr}");
+}
+
+#[test]
 fn status_shows_a_running_bridge() {
     let (_dir, file) = edge();
     let running = Running::start(&file);

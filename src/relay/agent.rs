@@ -86,6 +86,7 @@ impl Agent {
         let own = self.gate.declared.iter().filter(|route| route.from == site).cloned().collect();
         lock(&self.routes).apply(&site, own);
         self.gate.show_awaited();
+        self.gate.warn_of_repeats();
         let gate = self.gate.clone();
         let tasks = self.tasks.clone();
         let open_sink: OpenSink = Arc::new(move |lane, open, allowance, from_source| {
@@ -246,6 +247,19 @@ impl Gate {
         match self.policies {
             Policies::Each(_) => format!("`tunnel.edges[].policy.{way}` of {peer}"),
             Policies::One(_) => format!("`policy.{way}`"),
+        }
+    }
+
+    /// Without sight of the destination's deduplication nothing better can be promised, and an operator who takes
+    /// effectively-once for granted should hear it before the first entry.
+    fn warn_of_repeats(&self) {
+        let Context { cluster, site, .. } = &*self.context;
+        let comes_in = self.declared.iter().any(|route| route.to == *site) || self.policies.let_anything_in();
+        if comes_in && cluster.rest.is_none() && !cluster.deduplication_asserted {
+            tracing::warn!(
+                "routes into this site are at-least-once: without `pulsar.admin_url` it cannot be seen whether its \
+                 topics deduplicate; set it, or \"deduplication\": \"asserted\" under `pulsar` where they do"
+            );
         }
     }
 

@@ -437,3 +437,16 @@ fn forms_of_init_that_do_not_exist_are_usage() {
         assert!(!dir.path().join("made").exists(), "{args:?}");
     }
 }
+
+#[test]
+fn init_where_nothing_can_be_written_is_usage_and_says_what_to_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "in the way").unwrap();
+    for out in [file.clone(), file.join("below"), "/proc/made".into()] {
+        let args = ["init", "--hub", "riskfuel", "--edge", "bank", "--url", "tls://a:1", "--out"];
+        let (code, _, stderr) = ended(&[&args[..], &[out.to_str().unwrap()]].concat());
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("choose another --out"), "{stderr}");
+    }
+}

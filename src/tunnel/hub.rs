@@ -294,6 +294,7 @@ impl Drop for LiveLink {
     }
 }
 
-const NOT_DIALLED_REMEDY: &str = "start the edge, and see in its log whether it reaches this hub";
+const NOT_DIALLED_REMEDY: &str = "start the edge, and see in its log whether it reaches this hub; an edge that \
+                                  runs dials again within 10 s";
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);

@@ -85,7 +85,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "NAME")]
     pub hub: Option<String>,
     /// The edges' site names
-    #[arg(long, value_name = "NAME", value_delimiter = ',', required_unless_present = "rotate")]
+    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', required_unless_present = "rotate")]
     pub edge: Vec<String>,
     /// Where edges reach the hub: tls://host:port
     #[arg(long, value_parser = LinkUrl::parse)]

@@ -47,7 +47,7 @@ pub struct Summary {
 
 /// Why a site cannot run: an address to listen at cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("{place} {address}: {error}; name an address of this machine that is free")]
+#[error("{place} {address}: {error}; {remedy}", remedy = self.remedy())]
 pub struct ListenError {
     /// Where it stands in the configuration.
     pub(crate) place: &'static str,
@@ -57,6 +57,14 @@ pub struct ListenError {
 }
 
 impl ListenError {
+    /// What an operator can do.
+    fn remedy(&self) -> &'static str {
+        if self.error.kind() == io::ErrorKind::AddrInUse {
+            return "something listens there, perhaps another bridge of this site: stop it, or name another address";
+        }
+        "name an address of this machine that is free"
+    }
+
     /// How the process ends with it.
     pub fn exit(&self) -> Exit {
         if self.error.kind() == io::ErrorKind::AddrInUse {
@@ -183,12 +191,13 @@ impl Site {
 
         relay(&config, context, relayed, &stop).await;
         state.ready.store(false, Ordering::Relaxed);
+        let unconfirmed = relay::drained::tell(&routes.rows());
         tunnel_stop.cancel();
         if let Err(panicked) = tunnel.await {
             tracing::error!(%panicked, "the tunnel ended by itself");
         }
         admin_stop.cancel();
-        Ok(summary(&config.site, started, &routes))
+        Ok(summary(&config.site, started, &routes, unconfirmed))
     }
 }
 
@@ -208,9 +217,7 @@ async fn relay(
     tokio::select! {
         () = agent => {}
         () = overdue => tracing::warn!(
-            seconds = config.drain.as_secs(),
-            "the drain is cut off: what is not confirmed will be sent again by the next run, and dropped as a \
-             duplicate where it had arrived"
+            seconds = config.drain.as_secs(), "the drain takes longer than `drain_seconds`: it is not waited for"
         ),
     }
 }
@@ -338,7 +345,7 @@ fn policies(config: &Config) -> Policies {
     }
 }
 
-fn summary(site: &str, started: Instant, routes: &relay::status::Board) -> Summary {
+fn summary(site: &str, started: Instant, routes: &relay::status::Board, unconfirmed: u64) -> Summary {
     let rows = routes.rows();
     let sum = |end, value: fn(&relay::status::PartitionStatus) -> u64| {
         rows.iter().filter(|row| row.end == end).map(value).sum()
@@ -348,7 +355,7 @@ fn summary(site: &str, started: Instant, routes: &relay::status::Board) -> Summa
         seconds: started.elapsed().as_secs_f64(),
         messages_in: sum(relay::status::End::Sink, |row| row.messages),
         messages_out: sum(relay::status::End::Source, |row| row.messages),
-        unconfirmed: sum(relay::status::End::Source, |row| row.in_flight),
+        unconfirmed,
     }
 }
 

@@ -281,8 +281,20 @@ fn a_signal_drains_and_ends_with_0() {
         running.line("SIGHUP: this version does not reload");
         running.signal(name);
         running.line("told to stop: draining");
+        running.line("drained: everything that was sent is confirmed");
         assert_eq!(running.process.wait().unwrap().code(), Some(0), "{name}");
     }
+}
+
+#[test]
+fn a_promise_that_cannot_be_better_is_said_at_the_start() {
+    let (_dir, file) = edge();
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    config["policy"] = json!({ "receive": ["orders"] });
+    fs::write(&file, config.to_string()).unwrap();
+    let (code, _, stderr) = ended(&["run", "--config", &file, "--for", "300ms"]);
+    let told = |line: &str| line.contains("WARN") && line.contains("routes into this site are at-least-once");
+    assert!(code == 0 && stderr.lines().any(told), "{stderr}");
 }
 
 #[test]
@@ -336,6 +348,7 @@ fn an_address_in_use_is_75_and_one_that_cannot_be_had_78() {
         set(&file, "/admin/listen", admin);
         let (code, _, stderr) = ended(&["run", "--config", &file]);
         assert_eq!(code, expected, "{stderr}");
+        assert_eq!(stderr.contains("perhaps another bridge of this site"), code == 75, "{stderr}");
     }
 }
 
@@ -414,5 +427,18 @@ fn forms_of_init_that_do_not_exist_are_usage() {
         let (code, stdout, stderr) = init(&dir, args);
         assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}: {stderr}");
         assert!(!dir.path().join("made").exists(), "{args:?}");
+    }
+}
+
+#[test]
+fn init_where_nothing_can_be_written_is_usage_and_says_what_to_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "in the way").unwrap();
+    for out in [file.clone(), file.join("below"), "/proc/made".into()] {
+        let args = ["init", "--hub", "riskfuel", "--edge", "bank", "--url", "tls://a:1", "--out"];
+        let (code, _, stderr) = ended(&[&args[..], &[out.to_str().unwrap()]].concat());
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("choose another --out"), "{stderr}");
     }
 }

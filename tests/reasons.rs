@@ -59,6 +59,7 @@ fn links_reasons() -> Vec<LinkReason> {
         LinkReason::LaneRefused,
         LinkReason::Version,
         LinkReason::Malformed,
+        LinkReason::CertificateRefused,
         LinkReason::NotABridge,
         LinkReason::Unreachable { error: String::new() },
         LinkReason::Timeout,

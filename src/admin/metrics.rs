@@ -59,13 +59,22 @@ const COUNTERS: &[(&str, &str, Value<u64>)] = &[
 ];
 
 const GAUGES: &[(&str, &str, Value<i64>)] = &[
-    ("bridge_route_in_flight", "Entries sent and not yet confirmed", |row| signed(row.in_flight)),
+    (
+        "bridge_route_in_flight",
+        "Entries sent and not yet confirmed, also those of a session that was cut off",
+        |row| signed(row.in_flight),
+    ),
     (
         "bridge_route_stalled_milliseconds",
-        "Since the acknowledged position advanced or the backlog was empty",
+        "How long what was read waits for its confirmation, or the route for something unhealthy; 0 while idle, advancing \
+         or in a healthy wait",
         |row| signed(row.stalled_ms),
     ),
-    ("bridge_route_running", "1 while entries may flow", |row| i64::from(row.state == State::Running)),
+    (
+        "bridge_route_running",
+        "1 while entries may flow; 0 also in healthy waits, such as for a source topic",
+        |row| i64::from(row.state == State::Running),
+    ),
     ("bridge_route_stopped", "1 when it will not go on by itself", |row| {
         i64::from(row.state == State::Stopped)
     }),

@@ -62,8 +62,9 @@ fn told(outcome: &Outcome) -> String {
 fn exit(error: &InitError) -> Exit {
     match error {
         InitError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => Exit::NotPermitted,
-        InitError::Io { .. } | InitError::Keys(_) => Exit::Fault,
-        InitError::Exists(_)
+        InitError::Keys(_) => Exit::Fault,
+        InitError::Io { .. }
+        | InitError::Exists(_)
         | InitError::Name(_)
         | InitError::ReservedName(_)
         | InitError::Twice(_)

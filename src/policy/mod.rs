@@ -27,6 +27,14 @@ pub enum Policies {
 }
 
 impl Policies {
+    /// Whether anybody may write anything here.
+    pub fn let_anything_in(&self) -> bool {
+        match self {
+            Self::Each(policies) => policies.values().any(|policy| !policy.receive.is_empty()),
+            Self::One(policy) => !policy.receive.is_empty(),
+        }
+    }
+
     /// What this peer may do, if anything.
     pub fn of(&self, peer: &str) -> Option<&Policy> {
         match self {

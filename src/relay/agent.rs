@@ -16,7 +16,9 @@ use super::frames::{Kind, Open, Stop};
 use super::lane::{Allowance, FromSource, LaneHandle, OpenSink};
 use super::progress::Progress;
 use super::reason::Reason;
+use super::refusal::Refusal;
 use super::routes::Routes;
+use super::session::Halt;
 use super::sink::Sink;
 use super::status::{End, Key, State};
 use crate::policy::Policies;
@@ -84,6 +86,7 @@ impl Agent {
         let own = self.gate.declared.iter().filter(|route| route.from == site).cloned().collect();
         lock(&self.routes).apply(&site, own);
         self.gate.show_awaited();
+        self.gate.warn_of_repeats();
         let gate = self.gate.clone();
         let tasks = self.tasks.clone();
         let open_sink: OpenSink = Arc::new(move |lane, open, allowance, from_source| {
@@ -194,12 +197,14 @@ impl Gate {
     /// One line for a whole declaration, and no rows: how many there are, and their names, is the peer's word.
     fn say_refused(&self, peer: &str, refusals: &[RefusedTopic]) {
         let Some(first) = refusals.first() else { return };
+        let policy = self.policy_of(peer, "send");
         tracing::warn!(
-            peer,
+            %peer,
             count = refusals.len(),
-            route = first.route,
-            topic = first.topic,
+            route = %first.route,
+            topic = %first.topic,
             reason = Reason::RefusedByPolicy.code(),
+            remedy = format!("add {} to {policy} here, if it may go out", first.topic),
             "topics that the peer declares do not go out: this site's policy (`send`) does not name them, or their \
              subscription is not bridge.<from>.<to>"
         );
@@ -237,6 +242,27 @@ impl Gate {
         Progress::new(self.context.board.clone(), end, route, &topic.to_string(), from, to)
     }
 
+    /// Where our policy for this peer stands in the configuration.
+    fn policy_of(&self, peer: &str, way: &str) -> String {
+        match self.policies {
+            Policies::Each(_) => format!("`tunnel.edges[].policy.{way}` of {peer}"),
+            Policies::One(_) => format!("`policy.{way}`"),
+        }
+    }
+
+    /// Without sight of the destination's deduplication nothing better can be promised, and an operator who takes
+    /// effectively-once for granted should hear it before the first entry.
+    fn warn_of_repeats(&self) {
+        let Context { cluster, site, .. } = &*self.context;
+        let comes_in = self.declared.iter().any(|route| route.to == *site) || self.policies.let_anything_in();
+        if comes_in && cluster.rest.is_none() && !cluster.deduplication_asserted {
+            tracing::warn!(
+                "routes into this site are at-least-once: without `pulsar.admin_url` it cannot be seen whether its \
+                 topics deduplicate; set it, or \"deduplication\": \"asserted\" under `pulsar` where they do"
+            );
+        }
+    }
+
     fn may_send(&self, peer: &str, topic: &TopicName) -> bool {
         self.policies.of(peer).is_some_and(|policy| policy.send.allows(topic))
     }
@@ -262,14 +288,13 @@ impl Gate {
             let (number, session) = (open.number, open.session);
             Kind::Stop(Stop { number, session, code: reason.code().into(), sequence_id, by_source: false })
         };
-        let admitted = self.admit(&lane.link().peer, &open);
-        let entered = admitted.map_err(|reason| (reason, None)).and_then(|()| self.enter(&open));
+        let entered = self.admit(&lane.link().peer, &open).and_then(|()| self.enter(&open));
         let Entered { superseded, finished, hole, predecessor } = match entered {
             Ok(entered) => entered,
-            Err((reason, sequence_id)) => {
-                self.show_refused_open(&open, reason);
+            Err(refusal) => {
+                self.show_refused_open(&lane.link().peer, &open, &refusal.halt);
                 lane.forget_sink(open.number, open.session);
-                return lane.tell(refuse(reason, sequence_id)).await;
+                return lane.tell(refuse(refusal.halt.reason, refusal.sequence_id)).await;
             }
         };
         if let Some(predecessor) = predecessor {
@@ -290,48 +315,50 @@ impl Gate {
 
     /// Who declares a route allows it for itself, and the other side must allow it too: what we declared may be
     /// opened, and of the rest what our policy receives.
-    fn admit(&self, peer: &str, open: &Open) -> Result<(), Reason> {
-        let topic = TopicName::parse(&open.topic).map_err(|_| Reason::RefusedByPolicy)?;
+    fn admit(&self, peer: &str, open: &Open) -> Result<(), Refusal> {
+        let refused = |detail: &str| Refusal::of(Reason::RefusedByPolicy, detail);
+        let topic = TopicName::parse(&open.topic).map_err(|_| refused("it is no topic's name"))?;
         if open.partitions > PARTITIONS_MAX {
-            return Err(Reason::RefusedByPolicy);
+            return Err(refused("more partitions than any topic here may have"));
         }
         let canonical = topic.to_string() == open.topic && control::is_name(&open.route);
         if open.from != peer || open.to != self.context.site || !canonical {
-            return Err(Reason::RefusedByPolicy);
+            return Err(refused(
+                "its names are not those of the two sites, or not written as they should be",
+            ));
         }
         // `x-partition-7` of a topic that has no such partition would be an ordinary topic beside it.
         if topic.partition_index().is_some_and(|index| index >= open.partitions)
             || topic.partition_index().is_none() && open.partitions > 0
         {
-            return Err(Reason::PartitionMismatch);
+            return Err(Refusal::of(Reason::PartitionMismatch, "the topic has no such partition"));
         }
         let ours =
             |route: &&RouteSpec| route.name == open.route && route.from == open.from && route.to == open.to;
-        let declared = self.declared.iter().find(ours);
-        let allowed = match declared {
-            Some(route) => route.topics.contains(&topic.base()) && route.generation <= open.generation,
-            None => self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic)),
+        let Some(route) = self.declared.iter().find(ours) else {
+            let allowed = self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic));
+            return if allowed { Ok(()) } else { Err(refused(NOT_RECEIVED)) };
         };
-        if !allowed && declared.is_some_and(|route| route.generation > open.generation) {
-            return Err(Reason::GenerationBehind);
+        if route.generation > open.generation {
+            return Err(generation_behind(open.generation, route.generation, "its declaration here says"));
         }
-        if allowed { Ok(()) } else { Err(Reason::RefusedByPolicy) }
+        if route.topics.contains(&topic.base()) { Ok(()) } else { Err(refused(NOT_DECLARED)) }
     }
 
     /// Takes the partition's slot; gives what to wait for before it is really free.
-    fn enter(&self, open: &Open) -> Result<Entered, (Reason, Option<u64>)> {
+    fn enter(&self, open: &Open) -> Result<Entered, Refusal> {
         let mut all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // By peer, whose name is authenticated: one that takes all its places takes nobody else's.
         let slots = all.entry(open.from.clone()).or_default();
         let previous = slots.get(&open.topic);
-        if previous.is_some_and(|slot| slot.generation > open.generation) {
-            return Err((Reason::GenerationBehind, None));
+        if let Some(newer) = previous.filter(|slot| slot.generation > open.generation) {
+            return Err(generation_behind(open.generation, newer.generation, "the destination has seen"));
         }
         let same = previous.filter(|slot| slot.generation == open.generation);
         let hole = same.map_or_else(|| Arc::new(AtomicU64::new(NO_HOLE)), |slot| slot.hole.clone());
         let refused = hole.load(Ordering::Relaxed);
         if refused != NO_HOLE {
-            return Err((Reason::Poison, Some(refused)));
+            return Err(Refusal::at(Reason::Poison, refused, "an entry was refused in an earlier session"));
         }
         if previous.is_none() && slots.len() >= SLOTS_MAX {
             slots.retain(|_, slot| {
@@ -342,7 +369,7 @@ impl Gate {
                 .board
                 .retain(|row| row.end == End::Source || row.from != open.from || row.state != State::Waiting);
             if slots.len() >= SLOTS_MAX {
-                return Err((Reason::NotReady, None));
+                return Err(Refusal::of(Reason::NotReady, "the peer has all its places"));
             }
         }
         let (superseded, finished) = (CancellationToken::new(), CancellationToken::new());
@@ -361,23 +388,30 @@ impl Gate {
         Ok(Entered { superseded, finished, hole, predecessor })
     }
 
-    fn show_refused_open(&self, open: &Open, reason: Reason) {
+    fn show_refused_open(&self, peer: &str, open: &Open, halt: &Halt) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = said.get(&open.from).is_none_or(|(at, _)| at.elapsed() >= REFUSALS_SAID_EVERY);
+        let fresh = said.get(peer).is_none_or(|(at, _)| at.elapsed() >= REFUSALS_SAID_EVERY);
         if !fresh || said.len() > PEERS_SAID_MAX {
-            if let Some((_, unsaid)) = said.get_mut(&open.from) {
+            if let Some((_, unsaid)) = said.get_mut(peer) {
                 *unsaid += 1;
             }
             return;
         }
-        let unsaid = said.insert(open.from.clone(), (Instant::now(), 0)).map_or(0, |(_, unsaid)| unsaid);
+        let unsaid = said.insert(peer.to_owned(), (Instant::now(), 0)).map_or(0, |(_, unsaid)| unsaid);
         drop(said);
         // A refused topic gets no row: its name is the peer's word, and there may be any number of them.
-        let topic = open.topic.chars().take(SHOWN_LEN_MAX).collect::<String>();
+        let shown = |text: &str| text.escape_default().take(SHOWN_LEN_MAX).collect::<String>();
+        let (topic, Halt { reason, detail, .. }) = (shown(&open.topic), halt);
+        let remedy = match detail.as_str() {
+            NOT_RECEIVED => {
+                format!("add {topic} to {} here, if it may come in", self.policy_of(peer, "receive"))
+            }
+            NOT_DECLARED => format!("add {topic} to the `topics` of the route here, if it may come in"),
+            _ => reason.remedy().to_owned(),
+        };
         tracing::warn!(
-            route = %open.route.escape_default().take(SHOWN_LEN_MAX).collect::<String>(),
-            topic = %topic.escape_default(), reason = reason.code(), remedy = reason.remedy(), unsaid,
-            "a session that the peer opened is refused"
+            %peer, route = %shown(&open.route), %topic, reason = reason.code(), detail, remedy,
+            unsaid, "a session that the peer opened is refused"
         );
     }
 }
@@ -386,11 +420,18 @@ fn lock(routes: &Mutex<Routes>) -> MutexGuard<'_, Routes> {
     routes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn generation_behind(opened: u32, seen: u32, by: &str) -> Refusal {
+    Refusal::of(Reason::GenerationBehind, &format!("this route says {opened}, {by} {seen}"))
+}
+
 /// What a peer may name as the source's cursor: the one that nobody else has.
 fn own_subscription(from: &str, to: &str) -> String {
     format!("bridge.{from}.{to}")
 }
 
+/// Details that have a remedy of their own.
+const NOT_RECEIVED: &str = "this site's policy (`receive`) does not name the topic";
+const NOT_DECLARED: &str = "the route is declared here without the topic";
 /// No sequence id: those are below 2^63.
 const NO_HOLE: u64 = u64::MAX;
 /// Topic-partitions that one peer may publish here at once.

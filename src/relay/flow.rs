@@ -92,6 +92,7 @@ impl Flow {
             let detail = format!("at {}", Position::of_sequence_id(first));
             SessionEnd::Halted(Halt::new(reason, &detail))
         })?;
+        progress.owed.sent(Position::of_sequence_id(last), entries);
         progress.row.entries += u64::from(entries);
         progress.row.messages += u64::from(messages);
         progress.row.bytes += unit.stored.len() as u64;

@@ -195,13 +195,28 @@ impl LaneHandle {
 
     async fn read(self, mut socket: ReadHalf<Box<dyn LaneStream>>, open_sink: OpenSink) {
         let ended = self.inner.ended.clone();
+        // First, because what we close ourselves also fails to be read.
         let outcome = tokio::select! {
+            biased;
             () = ended.cancelled() => Ok(()),
             outcome = self.read_frames(&mut socket, &open_sink) => outcome,
         };
         if let Err(problem) = outcome {
             let link = format!("{:016x}", self.link().id);
-            tracing::warn!(%link, lane = self.index(), peer = %self.link().peer, %problem, "relay lane ended");
+            let (lane, peer) = (self.index(), &self.link().peer);
+            match problem {
+                // Restarts and broken networks; the routes that miss it say so.
+                LaneError::Closed | LaneError::Socket(_) => {
+                    tracing::info!(%link, lane, %peer, %problem, "relay lane ended");
+                }
+                LaneError::Frame(_)
+                | LaneError::WindowExceeded
+                | LaneError::TooManySessions
+                | LaneError::NotAsked
+                | LaneError::ControlTooLong { .. } => {
+                    tracing::warn!(%link, lane, %peer, %problem, "relay lane ended");
+                }
+            }
         }
         ended.cancel();
         let mut table = self.lock();
@@ -320,12 +335,18 @@ impl Drop for SourceRegistration {
     }
 }
 
+/// The error without the address of the TLS library's manual.
+fn without_address(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(": https://").map_or(text.as_str(), |(said, _)| said).to_owned()
+}
+
 /// Why a lane ended.
 #[derive(Debug, thiserror::Error)]
 enum LaneError {
     #[error(transparent)]
     Frame(#[from] LaneFrameError),
-    #[error("{0}")]
+    #[error("{}", without_address(.0))]
     Socket(std::io::Error),
     #[error("closed by the other side")]
     Closed,

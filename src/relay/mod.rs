@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod context;
+pub mod drained;
 pub mod metrics;
 pub mod reason;
 pub mod status;
@@ -16,6 +17,7 @@ mod routes;
 
 mod flow;
 mod hole;
+mod owed;
 mod session;
 mod source;
 

@@ -4,19 +4,23 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::field::{DisplayValue, display};
 
-use super::reason::Reason;
+use super::owed::Owed;
+use super::reason::{Reason, Verdict};
 use super::status::{Board, End, PartitionStatus, State};
 
 /// The row and its owner's hand on it.
 pub struct Progress {
     /// The row; counters are added to in place.
     pub row: PartitionStatus,
+    /// At a source: what is counted as in flight.
+    pub owed: Owed,
     board: Board,
     shown_at: Instant,
     /// Nothing changed since it was shown.
     shown: bool,
-    advanced_at: Instant,
+    stalled_since: Option<std::time::Instant>,
 }
 
 impl Progress {
@@ -57,9 +61,11 @@ impl Progress {
                 ..before
             },
         };
-        let progress =
-            Self { row, board, shown_at: Instant::now(), shown: true, advanced_at: Instant::now() };
-        progress.board.put(progress.row.clone());
+        let row = PartitionStatus { stalled_ms: 0, ..row };
+        let stalled_since = board.stalled_since(&row.key());
+        let (shown_at, shown) = (Instant::now(), true);
+        let mut progress = Self { row, owed: Owed::default(), board, shown_at, shown, stalled_since };
+        progress.show();
         progress
     }
 
@@ -69,41 +75,48 @@ impl Progress {
         self.row.state = State::Running;
         self.row.promise = Some(promise.into());
         (self.row.reason, self.row.remedy) = (None, None);
-        self.advanced_at = Instant::now();
         let row = &self.row;
         tracing::event!(
             tracing::Level::INFO,
-            route = %row.route, topic = %row.topic, end = ?row.end, session = %format!("{:016x}", row.session),
-            link = row.link.as_deref(), lane = row.lane, promise, resumed = !changed, "route runs"
+            route = %row.route, topic = %row.topic, end = ?row.end, session = shown_session(row.session),
+            link = row.link.as_deref().map(display), lane = row.lane, promise, resumed = !changed, "route runs"
         );
         self.show();
     }
 
     /// It waits or has stopped, and why. `detail` goes to our own log only.
     pub fn halted(&mut self, reason: Reason, detail: &str) {
-        use super::reason::Verdict;
         let state = if reason.verdict() == Verdict::Stop { State::Stopped } else { State::Waiting };
         let news = self.row.state != state || self.row.reason.as_deref() != Some(reason.code());
         self.row.state = state;
         self.row.reason = Some(reason.code().into());
-        self.row.remedy = Some(reason.remedy().into());
-        self.row.in_flight = 0;
+        self.row.remedy = Some(self.remedy(reason));
+        if self.row.end == End::Sink {
+            // What a source has sent stays owed, whatever became of the session.
+            self.row.in_flight = 0;
+        }
+        let now = std::time::Instant::now();
+        self.stalled_since = (!is_healthy(self.row.end, reason)).then(|| self.stalled_since.unwrap_or(now));
         if news {
             let row = &self.row;
-            let session = format!("{:016x}", row.session);
+            let session = shown_session(row.session);
             let (route, topic, end, code, remedy) =
-                (&row.route, &row.topic, row.end, reason.code(), reason.remedy());
+                (&row.route, &row.topic, row.end, reason.code(), row.remedy.as_deref());
             // A macro, because a level cannot be a value.
             macro_rules! say {
                 ($level:ident, $event:literal) => {
-                    tracing::$level!(route, topic, ?end, session, reason = code, detail, remedy, $event)
+                    tracing::$level!(%route, %topic, ?end, session, reason = code, detail, remedy, $event)
                 };
             }
             if state == State::Stopped {
                 say!(error, "route stopped");
             } else if matches!(
                 reason,
-                Reason::Starting | Reason::Standby | Reason::SourceMissing | Reason::NotOpened
+                Reason::Starting
+                    | Reason::Standby
+                    | Reason::SourceMissing
+                    | Reason::NotOpened
+                    | Reason::Draining
             ) {
                 say!(info, "route waits");
             } else {
@@ -113,9 +126,31 @@ impl Progress {
         self.show();
     }
 
-    /// The acknowledged position moved, or there is nothing to acknowledge.
+    /// What an operator can do, and where.
+    fn remedy(&self, reason: Reason) -> String {
+        let PartitionStatus { from, to, topic, end, .. } = &self.row;
+        match (reason, end) {
+            (Reason::RefusedByPolicy, End::Source) => {
+                format!("have {topic} added to the policy (`receive`) of {to}, whose log says more")
+            }
+            (Reason::RefusedByPolicy, End::Sink) => {
+                format!("have {topic} added to the policy (`send`) of {from}, whose log says more")
+            }
+            (_, _) => reason.remedy().into(),
+        }
+    }
+
+    /// Something moved: what still waits, waits from now on.
     pub fn advanced(&mut self) {
-        self.advanced_at = Instant::now();
+        self.stalled_since = None;
+    }
+
+    /// Whether something waits for its confirmation.
+    pub fn waits(&mut self, waits: bool) {
+        if waits != self.stalled_since.is_some() {
+            self.stalled_since = waits.then(std::time::Instant::now);
+            self.shown = false;
+        }
     }
 
     /// Shows the row when the last showing is old enough.
@@ -126,17 +161,18 @@ impl Progress {
         }
     }
 
-    /// When the row is to be shown again though nothing happens: soon after a change, else at a slow beat, so
-    /// that the time since the last advance is told.
+    /// When the row is to be shown again though nothing happens: soon after a change, else at a slow beat.
     pub fn next_show(&self) -> Instant {
         self.shown_at + if self.shown { IDLE_BEAT } else { SHOW_BEAT }
     }
 
     /// Shows the row.
     pub fn show(&mut self) {
-        self.row.stalled_ms = self.advanced_at.elapsed().as_millis() as u64;
+        if self.row.end == End::Source {
+            self.row.in_flight = self.owed.count();
+        }
         (self.shown_at, self.shown) = (Instant::now(), true);
-        self.board.put(self.row.clone());
+        self.board.put_stalled(self.row.clone(), self.stalled_since);
     }
 
     /// Takes the row off the board.
@@ -145,7 +181,19 @@ impl Progress {
     }
 }
 
+/// A session as both ends log it; none before the first.
+fn shown_session(session: u64) -> Option<DisplayValue<String>> {
+    (session != 0).then(|| display(format!("{session:016x}")))
+}
+
 /// As often as a row is worth writing while entries flow.
 const SHOW_BEAT: Duration = Duration::from_millis(250);
 /// And while none do.
 const IDLE_BEAT: Duration = Duration::from_secs(5);
+
+/// Whether a wait is as it should be. A sink holds nothing once its session is over: what passes by itself is told
+/// at the source, perhaps of a session with another process of this site.
+fn is_healthy(end: End, reason: Reason) -> bool {
+    matches!(reason, Reason::SourceMissing | Reason::Standby | Reason::NotOpened)
+        || end == End::Sink && reason.verdict() == Verdict::Soon
+}

@@ -88,7 +88,7 @@ reasons! {
     /// A newer session of the same partition took over.
     Superseded "superseded" Soon "none needed: another replica of the source site relays this partition";
     /// The route's generation is lower than one seen before.
-    GenerationBehind "generation_behind" Stop "another replica runs the route with a higher generation: give all replicas the same";
+    GenerationBehind "generation_behind" Stop "a replica or the declaring site has the route with a higher generation: give every replica that number (the destination's log names it: `detail`), and restart";
     /// The sink's process is being stopped.
     Draining "draining" Soon "none needed: the destination's agent is being restarted, or another replica takes over";
     /// The source's side has not opened a session yet.
@@ -96,9 +96,9 @@ reasons! {
     /// The source's ids went back behind what the destination has.
     DuplicateRun "duplicate_run" Stop "the source topic was restored or re-created, so that its ids went back: raise the route's \"generation\" by one";
     /// The destination broker refuses this very entry.
-    Poison "poison" Stop "see the log for the refused position; raise the route's \"generation\" by one while the bridge is stopped, mend the cause at the destination, start again (what was not acknowledged is sent again)";
+    Poison "poison" Stop "the log of the destination's bridge says why (`detail`): stop the bridge, raise the route's \"generation\" by one, then mend the cause at the destination, start again (what was not acknowledged is sent again)";
     /// An earlier run stopped on a refused entry, and the subscription says so.
-    HoleMarker "hole_marker" Stop "an earlier run stopped at a refused entry: raise the route's \"generation\" by one while the bridge is stopped, mend the cause at the destination, start again (what was not acknowledged is sent again)";
+    HoleMarker "hole_marker" Stop "an earlier run stopped at a refused entry: stop the bridge, raise the route's \"generation\" by one, then mend the cause at the destination, start again (what was not acknowledged is sent again)";
     /// A position that does not fit into a sequence id.
     PositionOverflow "position_overflow" Stop "ledger ids beyond 2^35 or entry ids beyond 2^28 cannot be relayed in order: re-create the source topic";
     /// The entry's bytes are no entry.

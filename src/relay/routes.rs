@@ -42,7 +42,8 @@ impl Routes {
     }
 
     /// Makes what runs for `declarer` equal to `routes`; what stays the same is not touched. What is new about a
-    /// topic begins when everything that went about it has come to its end.
+    /// topic begins when everything that went about it and led to the same site has come to its end: another site
+    /// that does not answer stops nobody.
     pub fn apply(&mut self, declarer: &str, routes: Vec<RouteSpec>) {
         let gone = self
             .running
@@ -63,7 +64,10 @@ impl Routes {
                     topic: topic.clone(),
                     stop: stop.clone(),
                 };
-                let before = self.leaving.iter().filter(|route| route.spec.topics.contains(topic));
+                let before = self
+                    .leaving
+                    .iter()
+                    .filter(|left| left.spec.to == route.to && left.spec.topics.contains(topic));
                 let before: Vec<_> = before.map(|route| route.topics.clone()).collect();
                 self.tasks.spawn(topics.track_future(task.run_after(before)));
             }

@@ -16,7 +16,7 @@ use super::frames::{ENTRY_LEN_MAX, Kind, Open, Ready, SchemaAnswer, SchemaAsk, S
 use super::hole;
 use super::lane::{FromSink, LaneHandle};
 use super::progress::Progress;
-use super::reason::Reason;
+use super::reason::{Reason, Verdict};
 use super::window::Position;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery};
 use crate::pulsar::entry::Entry;
@@ -167,9 +167,7 @@ impl Session<'_> {
                     Err(_) => return SessionEnd::ConsumerLost,
                 };
             }
-            if flow.is_settled() {
-                self.progress.advanced();
-            }
+            self.progress.waits(!flow.is_settled() || self.progress.owed.count() > 0);
             let reads = flow.wants_more() && !drain.is_cancelled();
             let sends = flow.batching.waiting_len() > 0 && flow.window.has_room();
             let ack_at = flow.ack_at;
@@ -200,7 +198,6 @@ impl Session<'_> {
             if let Err(end) = step {
                 return self.judge_run(flow, end).await;
             }
-            self.progress.row.in_flight = flow.window.in_flight() as u64;
             self.progress.show_when_due();
         }
     }
@@ -281,6 +278,7 @@ impl Session<'_> {
         let marked = marked.map_err(|_| SessionEnd::ConsumerLost)?;
         let halt = if covers(&marked, expected) {
             *self.resume_at = None;
+            self.progress.owed.settle(|sent| covers(&marked, sent));
             let detail = format!("{expected} was acknowledged by another replica, or skipped, or expired");
             Halt::new(Reason::Starting, &detail)
         } else {
@@ -304,6 +302,7 @@ impl Session<'_> {
                 // Nothing that was read says where reading has to go on.
                 flow.has_read = false;
                 *self.resume_at = None;
+                self.progress.owed.settle(|sent| covers(&marked, sent));
                 let detail = "entries that the destination has were skipped or expired at the source";
                 SessionEnd::Halted(Halt::new(Reason::Starting, detail))
             }
@@ -313,15 +312,13 @@ impl Session<'_> {
 
     async fn acknowledge(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
         flow.ack_at = None;
-        if flow.window.is_empty() {
-            self.progress.advanced();
-        }
         let Some(position) = flow.window.take_acknowledgeable() else {
             return Ok(());
         };
         let id = MessageId { ledger: position.ledger, entry: position.entry };
         self.subscription.acknowledge(id, Vec::new()).await.map_err(|_| SessionEnd::ConsumerLost)?;
         flow.last_acknowledged = Some(position);
+        self.progress.owed.settle(|sent| sent <= position);
         self.progress.row.acknowledged = Some(position.to_string());
         self.progress.advanced();
         Ok(())
@@ -347,11 +344,14 @@ impl Session<'_> {
         let reason = Reason::from_code(&stop.code).unwrap_or(Reason::RefusedByPeer);
         let at = stop.sequence_id.map(Position::of_sequence_id);
         let (Reason::Poison, Some(refused)) = (reason, at) else {
-            let detail = at.map_or("the sink stopped".into(), |at| format!("the sink stopped at {at}"));
+            let ended = if reason.verdict() == Verdict::Soon { "ended" } else { "refused" };
+            let at = at.map_or_else(String::new, |at| format!(" at {at}"));
+            let detail = format!("{ended} by {}{at}: its log has the detail", self.route.to);
             return SessionEnd::Halted(Halt::new(reason, &detail));
         };
         let halt = match hole::mark(self.subscription, self.route.generation, refused, last).await {
             Ok(()) => {
+                self.progress.owed.settle(|sent| last.is_some_and(|last| sent <= last));
                 let detail =
                     format!("{refused} was refused by the destination broker; the subscription is marked");
                 Halt::new(Reason::Poison, &detail)
@@ -376,6 +376,10 @@ impl Session<'_> {
         flow.heard_at = Instant::now();
         let last = Position { ledger: answer.last_message_id.ledger, entry: answer.last_message_id.entry };
         let marked = answer.consumer_mark_delete_position;
+        if let Some(marked) = &marked {
+            // Another replica acknowledged what this one had sent, or somebody skipped it.
+            self.progress.owed.settle(|sent| covers(marked, sent));
+        }
         if !flow.is_settled() || marked.is_none_or(|marked| covers(&marked, last)) {
             return Ok(());
         }

@@ -185,8 +185,8 @@ impl Sink {
             if draining && publishing.outstanding.is_empty() {
                 return Some(Refusal::of(Reason::Draining, "everything that was sent is answered"));
             }
+            progress.waits(!publishing.outstanding.is_empty());
             if publishing.outstanding.is_empty() {
-                progress.advanced();
                 answered_at = Instant::now();
             }
             let confirmed = progress.row.confirmed;

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, RouteSpec, Start};
+use super::drained;
 use super::hole;
 use super::lane::LaneHandle;
 use super::progress::Progress;
@@ -102,8 +103,12 @@ impl Source {
     }
 
     /// A route that is no longer declared leaves the board; one that drains stays for the last look.
-    fn leave(&self) {
+    fn leave(&mut self) {
+        self.progress.show();
         if !self.context.drain.is_cancelled() {
+            if self.progress.row.in_flight > 0 {
+                drained::tell_cut_off(&self.progress.row);
+            }
             self.progress.remove();
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -66,11 +67,13 @@ pub struct PartitionStatus {
     pub duplicates: u64,
     /// Entries skipped because a bridge wrote them.
     pub skipped: u64,
-    /// Entries sent and not yet confirmed.
+    /// Entries sent and not yet confirmed; at a source also those of a session that ended before their receipts,
+    /// until they are acknowledged.
     pub in_flight: u64,
     /// Last position acknowledged at the source, `ledger:entry`.
     pub acknowledged: Option<String>,
-    /// Milliseconds since the acknowledged position last advanced or the backlog was last empty.
+    /// Milliseconds since something waits without getting on: what was read for its confirmation, or the route for
+    /// what is not healthy. 0 while it is idle, advances, or waits for what is healthy to wait for.
     pub stalled_ms: u64,
 }
 
@@ -97,16 +100,40 @@ impl PartitionStatus {
     }
 }
 
+struct Shown {
+    row: PartitionStatus,
+    stalled_since: Option<Instant>,
+}
+
+impl Shown {
+    /// As it is at this moment, however long ago it was written.
+    fn now(&self) -> PartitionStatus {
+        let stalled_ms =
+            self.stalled_since.map_or(self.row.stalled_ms, |since| since.elapsed().as_millis() as u64);
+        PartitionStatus { stalled_ms, ..self.row.clone() }
+    }
+}
+
 /// The relay's board: one row for each partition and end. Bounded by the routes that run.
 #[derive(Clone, Default)]
 pub struct Board {
-    rows: Arc<Mutex<BTreeMap<Key, PartitionStatus>>>,
+    rows: Arc<Mutex<BTreeMap<Key, Shown>>>,
 }
 
 impl Board {
     /// Writes or replaces a row.
     pub fn put(&self, row: PartitionStatus) {
-        self.lock().insert(row.key(), row);
+        self.put_stalled(row, None);
+    }
+
+    /// The same for one that does not get on since then: whoever looks is told for how long.
+    pub fn put_stalled(&self, row: PartitionStatus, stalled_since: Option<Instant>) {
+        self.lock().insert(row.key(), Shown { row, stalled_since });
+    }
+
+    /// Since when a row does not get on.
+    pub fn stalled_since(&self, key: &Key) -> Option<Instant> {
+        self.lock().get(key)?.stalled_since
     }
 
     /// Removes a row that no longer runs here.
@@ -116,20 +143,20 @@ impl Board {
 
     /// One row as it is now.
     pub fn row(&self, key: &Key) -> Option<PartitionStatus> {
-        self.lock().get(key).cloned()
+        self.lock().get(key).map(Shown::now)
     }
 
     /// Keeps only rows that are `wanted`.
     pub fn retain(&self, wanted: impl Fn(&PartitionStatus) -> bool) {
-        self.lock().retain(|_, row| wanted(row));
+        self.lock().retain(|_, shown| wanted(&shown.row));
     }
 
     /// All rows, in order.
     pub fn rows(&self) -> Vec<PartitionStatus> {
-        self.lock().values().cloned().collect()
+        self.lock().values().map(Shown::now).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, PartitionStatus>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Shown>> {
         // Rows are whole values: a panicking writer cannot leave half of one.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -134,6 +134,14 @@ fn reason_of_tls(error: &rustls::Error) -> Reason {
         }
         Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
         | Error::AlertReceived(AlertDescription::AccessDenied) => Reason::RefusedUnknownKey,
+        // What an edge says to a chain that it does not believe.
+        Error::AlertReceived(
+            AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::UnknownCA,
+        ) => Reason::CertificateRefused,
         // A hub's CertificateVerify or Finished that does not fit its certificate: somebody else has it.
         _ => Reason::NotABridge,
     }

@@ -178,7 +178,7 @@ impl Edge {
         let shown = ShownLink::new(&self.board, &self.metrics, &link, remote_of(&tls, url));
         let lane = shown.lane(Kind::Control, 0, &lane_id, meter_of(&tls));
         let id = link_id(link.id);
-        tracing::info!(peer = link.peer, link = id, kind = "control", lane_id, %url, "lane up");
+        tracing::info!(peer = %link.peer, link = %id, kind = "control", %lane_id, %url, "lane up");
         let (outbound, to_write) = mpsc::channel(MESSAGES_MAX);
         let (read, inbound) = mpsc::channel(MESSAGES_MAX);
         let mailbox = Mailbox { outbound: to_write, inbound: read };
@@ -190,10 +190,10 @@ impl Edge {
         ended.cancel();
         drop(lane);
         tracing::info!(
-            peer = link.peer,
-            link = id,
+            peer = %link.peer,
+            link = %id,
             kind = "control",
-            lane_id,
+            %lane_id,
             reason = reason.code(),
             "link ended: {reason}"
         );
@@ -259,7 +259,7 @@ impl Edge {
         let ended = link.ended.child_token();
         let lane = shown.lane(Kind::Relay, index, &lane_id, meter.clone());
         let id = link_id(link.id);
-        tracing::info!(peer = link.peer, link = id, kind = "relay", index, lane_id, "lane up");
+        tracing::info!(peer = %link.peer, link = %id, kind = "relay", index, %lane_id, "lane up");
         let relay = RelayLane {
             link: link.clone(),
             index,
@@ -273,11 +273,11 @@ impl Edge {
         drop(lane);
         self.metrics.count_end(&reason);
         tracing::info!(
-            peer = link.peer,
-            link = id,
+            peer = %link.peer,
+            link = %id,
             kind = "relay",
             index,
-            lane_id,
+            %lane_id,
             reason = reason.code(),
             "lane ended: {reason}"
         );
@@ -328,7 +328,7 @@ impl Edge {
         if self.said().is_news(&self.hub, reason.code()) {
             let own_key = matches!(reason, Reason::RefusedUnknownKey).then(|| self.own_key.to_string());
             tracing::warn!(
-                peer = self.hub, %url, reason = reason.code(), own_key, remedy = reason.remedy(),
+                peer = %self.hub, %url, reason = reason.code(), own_key, remedy = reason.remedy(),
                 "no link: {reason}"
             );
         }
@@ -339,8 +339,8 @@ impl Edge {
         let lane = format!("{}/{index}", link_id(link.id));
         if self.said().is_news(&lane, reason.code()) {
             tracing::warn!(
-                peer = link.peer,
-                link = link_id(link.id),
+                peer = %link.peer,
+                link = %link_id(link.id),
                 index,
                 reason = reason.code(),
                 remedy = reason.remedy(),

@@ -93,6 +93,9 @@ impl HubListener {
         stop: CancellationToken,
     ) {
         let Self { listener, keys } = self;
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "tunnel: listening");
+        }
         let expires = i64::try_from(keys.identity.issuer_expires()).unwrap_or(i64::MAX);
         metrics.issuer_expires.set(expires);
         let hub = Arc::new(Hub {
@@ -206,7 +209,7 @@ impl Hub {
         self.said().forget(&link.peer);
         let lane = shown.lane(kind, index, &lane_id, meter.clone());
         let id = link_id(link.id);
-        tracing::info!(peer = link.peer, link = id, kind = kind.word(), index, lane_id, %remote, "lane up");
+        tracing::info!(peer = %link.peer, link = %id, kind = kind.word(), index, %lane_id, %remote, "lane up");
         let reason = match role {
             Role::Control(mailbox, mut live) => {
                 let reason = tokio::select! {
@@ -233,11 +236,11 @@ impl Hub {
         drop(lane);
         self.metrics.count_end(&reason);
         tracing::info!(
-            peer = link.peer,
-            link = id,
+            peer = %link.peer,
+            link = %id,
             kind = kind.word(),
             index,
-            lane_id,
+            %lane_id,
             reason = reason.code(),
             "lane ended: {reason}"
         );
@@ -291,6 +294,7 @@ impl Drop for LiveLink {
     }
 }
 
-const NOT_DIALLED_REMEDY: &str = "start the edge, and see in its log whether it reaches this hub";
+const NOT_DIALLED_REMEDY: &str = "start the edge, and see in its log whether it reaches this hub; an edge that \
+                                  runs dials again within 10 s";
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);

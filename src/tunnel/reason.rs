@@ -37,6 +37,8 @@ pub enum Reason {
     Version,
     /// What came is not of the bridge's protocol, though the peer was authenticated.
     Malformed,
+    /// The other side refused this side's certificate.
+    CertificateRefused,
     /// What answers (or calls) does not speak the bridge's TLS.
     NotABridge,
     /// No TCP connection.
@@ -74,6 +76,7 @@ impl Reason {
             Self::LaneRefused => "lane_refused",
             Self::Version => "version",
             Self::Malformed => "malformed",
+            Self::CertificateRefused => "certificate_refused",
             Self::NotABridge => "not_a_bridge",
             Self::Unreachable { .. } => "unreachable",
             Self::Timeout => "timeout",
@@ -97,6 +100,7 @@ impl Reason {
             | Self::LaneRefused
             | Self::Version
             | Self::Malformed
+            | Self::CertificateRefused
             | Self::NotABridge
             | Self::RefusedUnknownCode(_) => true,
             Self::NoSuchLink
@@ -114,6 +118,9 @@ impl Reason {
     /// What an operator can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
+            Self::Intercepted { issuer, .. } if issuer.starts_with(ISSUER_OF_A_HUB) => {
+                "the token is of another `bridge init` than the hub: get a new one there; or the address leads to another hub, or to one that only calls itself so: compare the hash, exempt the hub's address from inspection"
+            }
             Self::Intercepted { .. } => {
                 "something between ends the TLS, or the hub has another root: compare the issuer, exempt the hub's address from inspection, or get a new token"
             }
@@ -132,6 +139,9 @@ impl Reason {
             Self::LaneRefused => "lower tunnel.lanes at the edge to what the hub allows",
             Self::Version => "upgrade the older side: version N speaks N-1",
             Self::Malformed => "upgrade the older side; if both are equal, report it with both logs",
+            Self::CertificateRefused => {
+                "the edge's token pins another root than this hub's (it is of another `bridge init`), or the edge's clock is wrong: its log says which"
+            }
             Self::NotABridge => "check host and port: something else listens or calls there",
             Self::Unreachable { .. } => "check address, DNS, route and firewall, and that the hub is running",
             Self::Timeout => {
@@ -172,6 +182,9 @@ impl fmt::Display for Reason {
             Self::LaneRefused => f.write_str("the link has no such lane"),
             Self::Version => f.write_str("no protocol version in common"),
             Self::Malformed => f.write_str("the peer sent what the protocol does not have"),
+            Self::CertificateRefused => {
+                f.write_str("the caller refused this hub's certificate: its token pins another root")
+            }
             Self::NotABridge => f.write_str("the other side is no bridge"),
             Self::Unreachable { error } => write!(f, "no connection: {error}"),
             Self::Timeout => f.write_str("connecting took too long"),
@@ -191,6 +204,9 @@ impl std::error::Error for Reason {}
 pub fn shown(text: &str) -> String {
     text.chars().take(PEER_TEXT_LEN_MAX).flat_map(char::escape_debug).collect()
 }
+
+/// How `bridge init` names the issuers of its hubs; what names itself so is not proven to be one.
+const ISSUER_OF_A_HUB: &str = "CN=bridge issuer of ";
 
 /// Longest text of a peer that is shown anywhere.
 pub const PEER_TEXT_LEN_MAX: usize = 256;

@@ -242,7 +242,7 @@ impl Hub {
         if skew_ms.abs() > handshake::SKEW_WORTH_TELLING_MS {
             tracing::warn!(
                 edge = known.edge,
-                link = asked.link().map(link_id),
+                link = asked.link().map(link_id).map(tracing::field::display),
                 skew_ms,
                 "the edge's clock differs from ours"
             );

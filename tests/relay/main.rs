@@ -6,6 +6,7 @@
 mod broker;
 mod codec_test;
 mod conversation;
+mod drain_test;
 mod faults_test;
 mod journal;
 mod malice_test;
@@ -13,3 +14,6 @@ mod pair;
 mod peer;
 mod promise_test;
 mod protocol_test;
+mod refusal_test;
+mod said;
+mod stall_test;

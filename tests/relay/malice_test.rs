@@ -1,13 +1,9 @@
 //! A peer that was let in and then does what it may not: each is refused by name, and costs nobody else anything.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-
 use pulsar_bridge::policy::{Policy, TopicRules};
 use pulsar_bridge::pulsar::fields;
 use pulsar_bridge::pulsar::proto::kind;
 use pulsar_bridge::relay::status::End;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::broker::{Answer, Broker};
 use crate::journal::{Event, Journal, commands};
@@ -16,6 +12,7 @@ use crate::peer::{
     LaneFrame, Open, Peer, Receipts, SchemaAnswer, Stop, declaration, entry_head, open, opening, readiness,
     unknown_kind,
 };
+use crate::said::Said;
 
 async fn bank() -> (Side, Broker) {
     let broker = Broker::start("sink", Journal::new()).await;
@@ -189,9 +186,7 @@ async fn frames_that_no_version_sends_end_the_lane_by_name() {
         ("could not be decoded", b"\0\0\0\x06\0\0\0\x02\x0a\x7f".to_vec()),
     ];
     for (name, bytes) in cases {
-        let said = Said::default();
-        let subscriber = tracing_subscriber::fmt().with_writer(said.clone()).finish();
-        let listening = tracing::subscriber::set_default(subscriber);
+        let (said, listening) = Said::listen();
         let (bank, broker) = bank().await;
         let mut peer = Peer::meet(&bank, "riskfuel").await;
         peer.write(&bytes).await;
@@ -300,45 +295,4 @@ async fn answers_to_nobody_are_dropped() {
     peer.tell(opening(open()), b"").await;
     assert!(peer.hear().await.unwrap().ready.is_some());
     bank.stop().await;
-}
-
-/// What was logged on this thread.
-#[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
-
-impl Said {
-    /// Without the colours.
-    fn text(&self) -> String {
-        let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
-        let mut plain = String::new();
-        let mut coded = false;
-        for c in text.chars() {
-            match c {
-                '\x1b' => coded = true,
-                'm' if coded => coded = false,
-                _ if coded => {}
-                c => plain.push(c),
-            }
-        }
-        plain
-    }
-}
-
-impl Write for Said {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Said {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
 }

@@ -97,8 +97,13 @@ impl Side {
         }
     }
 
-    pub async fn stop(self) {
+    /// Tells it to stop; `stop` waits for the end of it.
+    pub fn begin_stop(&self) {
         self.drain.cancel();
+    }
+
+    pub async fn stop(self) {
+        self.begin_stop();
         let ended = tokio::time::timeout(PATIENCE, self.task).await;
         assert!(matches!(ended, Ok(Ok(()))), "the agent does not drain: {:#?}", self.board.rows());
     }
@@ -111,7 +116,7 @@ pub struct Pair {
     pub sink: Broker,
     pub riskfuel: Side,
     pub bank: Side,
-    lane: Mutex<Option<CancellationToken>>,
+    pub lane: Mutex<Option<CancellationToken>>,
 }
 
 impl Pair {

@@ -5,27 +5,30 @@ use std::time::{Duration, SystemTime};
 
 use pulsar_bridge::config::credential::JoinToken;
 use pulsar_bridge::config::{EdgeTunnel, LinkUrl};
+use pulsar_bridge::tunnel::metrics::ReasonLabel;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::bridge::{Keys, edge, hub};
+use crate::bridge::{Keys, edge, hub, in_time};
 use crate::stranger::{Certified, play_hub};
 
 const BRIDGE: &[&[u8]] = &[b"bridge/1"];
 
 /// Whatever a certificate of this shows is not the hub: the edge keeps silent.
-async fn sees_through(keys: &Keys, certified: Certified) {
+async fn sees_through(keys: &Keys, certified: Certified) -> String {
     let (address, seen) = play_hub(certified, BRIDGE).await;
     let edge = edge(keys.edge_tunnel("bank", address, 1), "bank");
     let row = edge.reason("intercepted").await;
     assert_eq!(row.state, "refused");
-    assert!(row.remedy.unwrap().contains("inspection"));
+    let remedy = row.remedy.unwrap();
+    assert!(remedy.contains("inspection"));
     edge.stop.cancel();
     edge.task.await.unwrap();
     assert!(seen.connections.load(Ordering::SeqCst) > 0);
     assert_eq!(seen.application_bytes.load(Ordering::SeqCst), 0);
     assert!(!seen.client_certificate.load(Ordering::SeqCst), "not even the edge's certificate is shown");
+    remedy
 }
 
 /// A leaf for the hub's name, signed by this issuer.
@@ -74,7 +77,8 @@ async fn another_bridges_hub_of_the_same_name_gets_nothing() {
     let pem = std::fs::read_to_string(others.path().join("hub/keys/issuer.key")).unwrap();
     let chain = chain_of(&others);
     let issuer = Issuer::from_ca_cert_der(&chain[0], KeyPair::from_pem(&pem).unwrap()).unwrap();
-    sees_through(&keys, leaf(&issuer, chain.clone())).await;
+    let remedy = sees_through(&keys, leaf(&issuer, chain.clone())).await;
+    assert!(remedy.starts_with("the token is of another `bridge init`"), "{remedy}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,7 +107,16 @@ async fn a_token_with_another_pin_does_not_join_the_hub() {
     let connect = vec![LinkUrl::parse(&format!("tls://{address}")).unwrap()];
     let cfg = EdgeTunnel { connect, token_file, lanes: 1 };
     let edge = edge(cfg, "bank");
-    edge.reason("intercepted").await;
+    let row = edge.reason("intercepted").await;
+    assert!(row.remedy.unwrap().starts_with("the token is of another `bridge init`"));
+    let label = ReasonLabel { reason: "certificate_refused" };
+    // The hub is told why; nothing wakes who waits for a metric.
+    let told = async {
+        while hub.metrics.ended.get_or_create(&label).get() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    in_time(told).await;
     hub.row(|row| row.peer == "bank" && row.state == "waiting").await;
 }
 

@@ -42,7 +42,8 @@ impl Files {
         let mut written = Vec::new();
         for (path, text) in self.texts {
             write_one(&path, &text).map_err(|source| {
-                if source.kind() == std::io::ErrorKind::AlreadyExists {
+                // Of a folder's place it means that a file stands there.
+                if source.kind() == std::io::ErrorKind::AlreadyExists && path.symlink_metadata().is_ok() {
                     return InitError::Exists(path.clone());
                 }
                 InitError::Io { file: path.clone(), source }

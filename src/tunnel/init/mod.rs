@@ -132,7 +132,7 @@ pub enum InitError {
     #[error("no other edge's edge.json in {0} tells the hub's URL: add --url")]
     NoUrl(PathBuf),
     /// The file system's word.
-    #[error("{file}: {source}")]
+    #[error("{file}: {source}; choose another --out")]
     Io {
         /// The file.
         file: PathBuf,

@@ -180,7 +180,11 @@ impl Run {
         Request {
             id: self.run | nth,
             experiment: format!("exp-{experiment:04}"),
-            instrument: if nth % 2 == 0 { Instrument::EuropeanCall } else { Instrument::EuropeanPut },
+            instrument: if nth.is_multiple_of(2) {
+                Instrument::EuropeanCall
+            } else {
+                Instrument::EuropeanPut
+            },
             model: Model::BlackScholes,
             ranges: Ranges {
                 spot: [100.0 - spread, 100.0 + spread],

@@ -108,6 +108,14 @@ impl StackError {
 
 impl Stack {
     /// Binds embedded brokers.
+    #[cfg_attr(
+        not(feature = "embedded"),
+        expect(clippy::unused_async, reason = "nothing else is bound here")
+    )]
+    #[cfg_attr(
+        not(any(feature = "embedded", feature = "load")),
+        expect(unused_mut, reason = "nothing else is written into it")
+    )]
     pub async fn bind(sites: Vec<Site>, load: Option<&config::Load>) -> Result<Self, StackError> {
         let names = sites.iter().map(|site| (site.config().site.clone(), site.boards()));
         let mut watch = Watch {

@@ -48,7 +48,7 @@ impl Topology {
     /// Starts everything, with a route for each topic, and gives it when all of them run.
     pub async fn start(topics: &[Topic]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let logs = logs();
+        let logs = bench_dir();
         let [(hub_broker, source_url), (edge_broker, destination_url)] =
             ["hub-broker", "edge-broker"].map(|name| broker(name, &logs));
         let (source, destination) = (client(&source_url), client(&destination_url));
@@ -184,7 +184,7 @@ fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 /// Where processes log, and results are left.
-pub fn logs() -> PathBuf {
+pub fn bench_dir() -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
     std::fs::create_dir_all(&dir).unwrap();
     dir

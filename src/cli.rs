@@ -136,6 +136,20 @@ pub enum Perf {
     /// Run a broker in memory until SIGTERM or SIGINT; the first line on stdout is its service URL
     #[cfg(feature = "embedded")]
     Broker(BrokerArgs),
+    /// Make a table and plots of what benches left
+    #[cfg(feature = "load")]
+    Report(ReportArgs),
+}
+
+/// Arguments of `bridge perf report`.
+#[cfg(feature = "load")]
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Results as `cargo bench --bench relay` leaves them
+    pub results: PathBuf,
+    /// Where to write report.md, throughput.svg and cpu.svg
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// Arguments of `bridge perf broker`.

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "embedded")]
 mod broker;
+#[cfg(feature = "load")]
+mod report;
 
 use pulsar_bridge::exit::Exit;
 
@@ -12,5 +14,7 @@ pub fn perf(verb: Perf) -> Exit {
     match verb {
         #[cfg(feature = "embedded")]
         Perf::Broker(args) => broker::broker(args),
+        #[cfg(feature = "load")]
+        Perf::Report(args) => report::report(&args),
     }
 }

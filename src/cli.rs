@@ -146,6 +146,9 @@ pub enum Perf {
     /// missing, repeated or out of order
     #[cfg(feature = "load")]
     Relay(RelayArgs),
+    /// Make a table and plots of what benches left
+    #[cfg(feature = "load")]
+    Report(ReportArgs),
 }
 
 /// What a measurement is about and when it ends.
@@ -262,6 +265,17 @@ pub enum SubscriptionPosition {
     Latest,
     /// At the first message that is still there.
     Earliest,
+}
+
+/// Arguments of `bridge perf report`.
+#[cfg(feature = "load")]
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Results as `cargo bench --bench relay` leaves them
+    pub results: PathBuf,
+    /// Where to write report.md, throughput.svg and cpu.svg
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// Arguments of `bridge perf broker`.

@@ -6,6 +6,7 @@ pub mod figures;
 pub mod meter;
 pub mod produce;
 pub mod requester;
+pub mod results;
 pub mod worker;
 
 mod message;

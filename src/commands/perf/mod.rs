@@ -5,6 +5,8 @@ mod broker;
 #[cfg(feature = "load")]
 mod lines;
 #[cfg(feature = "load")]
+mod report;
+#[cfg(feature = "load")]
 mod traffic;
 
 use pulsar_bridge::exit::Exit;
@@ -22,5 +24,7 @@ pub fn perf(verb: Perf) -> Exit {
         Perf::Consume(args) => traffic::run(traffic::consume(args)),
         #[cfg(feature = "load")]
         Perf::Relay(args) => traffic::run(traffic::relay(args)),
+        #[cfg(feature = "load")]
+        Perf::Report(args) => report::report(&args),
     }
 }

@@ -16,6 +16,8 @@ pub struct Frame {
     pub elapsed: Duration,
     /// The load's own counts.
     pub load: Snapshot,
+    /// Whether a site runs here, so that what it relays is known.
+    pub relays: bool,
     /// Requests that were published at the other side.
     pub requests_relayed: u64,
     /// Results that were.
@@ -78,7 +80,10 @@ impl Camera {
         let load = self.watch.load.as_ref().map(|(_, figures)| figures.look()).unwrap_or_default();
         let rows: Vec<_> = self.watch.sites.iter().flat_map(|(_, boards)| boards.routes.rows()).collect();
         let (requests_relayed, request_bytes) = relayed(&rows, &self.load.requests);
-        let (results_relayed, result_bytes) = relayed(&rows, &self.load.results);
+        let (results_relayed, relayed_bytes) = relayed(&rows, &self.load.results);
+        let relays = !self.watch.sites.is_empty();
+        // Where no site runs here, the load's own count is what there is.
+        let result_bytes = if relays { relayed_bytes } else { load.result_bytes };
         let now = Moment { at: Instant::now(), request_bytes, result_bytes, answered: load.answered };
         let seconds = (now.at - self.last.at).as_secs_f64().max(1e-3);
         let mbit_s = |now: u64, before: u64| now.saturating_sub(before) as f64 * 8.0 / 1e6 / seconds;
@@ -90,6 +95,7 @@ impl Camera {
         let frame = Frame {
             elapsed: self.started.elapsed(),
             load,
+            relays,
             requests_relayed,
             results_relayed,
             requests_mbit_s: mbit_s(now.request_bytes, self.last.request_bytes),

@@ -102,6 +102,9 @@ fn colour(frame: &Frame) -> Style {
 /// One line, for files and pipes.
 pub fn line(frame: &Frame) -> String {
     let load = &frame.load;
+    if !frame.relays {
+        return line_of_load(frame);
+    }
     let eta = frame.eta().map_or("-".into(), short);
     let mut line = format!(
         "{:.0} s  sent {}  relayed {}  lag {}  {:.1} Mbit/s | results relayed {}  checked {}  points {}  \
@@ -124,6 +127,33 @@ pub fn line(frame: &Frame) -> String {
     }
     if let Some(first) = frame.waiting.first() {
         line += &format!(" | waits: {first}");
+    }
+    line
+}
+
+/// The line of a requester or a worker by itself: what is relayed elsewhere is not known here.
+fn line_of_load(frame: &Frame) -> String {
+    let load = &frame.load;
+    let mut line = format!("{:.0} s", frame.elapsed.as_secs_f64());
+    if load.requests > 0 {
+        line += &format!(
+            "  sent {}  checked {}  points {}  {:.0} Mbit/s | p50 {}  p99 {}  unanswered {}  wrong {}  repeated {}",
+            load.requests,
+            load.answered,
+            load.points,
+            frame.results_mbit_s,
+            short(load.p50),
+            short(load.p99),
+            frame.unanswered(),
+            load.wrong,
+            load.repeated,
+        );
+    }
+    if load.served + load.refused > 0 {
+        line += &format!("  served {}  refused {}", load.served, load.refused);
+    }
+    if load.requests + load.served + load.refused == 0 {
+        line += "  nothing to do yet";
     }
     line
 }
@@ -173,6 +203,7 @@ mod tests {
                 p99: Duration::from_micros(1_400_000),
                 ..Snapshot::default()
             },
+            relays: true,
             requests_relayed: 1_234_500,
             results_relayed: 1_234_320,
             requests_mbit_s: 3.2,
@@ -220,5 +251,17 @@ mod tests {
         assert!(!line.contains('\n'));
         assert!(line.starts_with("83 s  sent 1234567  relayed 1234500  lag 67  3.2 Mbit/s | "), "{line}");
         assert!(line.contains("812 Mbit/s (line 400) | p50 12.3 ms"), "{line}");
+    }
+
+    #[test]
+    fn who_runs_without_a_site_does_not_tell_what_is_relayed() {
+        let requester = line(&Frame { relays: false, ..frame() });
+        let wanted = "83 s  sent 1234567  checked 1234311  points 631967232  812 Mbit/s | p50 12.3 ms  p99 1.4 s  unanswered 256";
+        assert!(requester.starts_with(wanted), "{requester}");
+        let served = Snapshot { served: 3, ..Snapshot::default() };
+        let worker = Frame { relays: false, load: served, ..frame() };
+        assert_eq!(line(&worker), "83 s  served 3  refused 0");
+        let idle = Frame { load: Snapshot::default(), ..worker };
+        assert_eq!(line(&idle), "83 s  nothing to do yet");
     }
 }

@@ -1,6 +1,7 @@
 """A broker that asks who comes: TLS, tokens that expire, client certificates, and rights no larger than needed."""
 
 import contextlib
+import pathlib
 import threading
 import time
 
@@ -200,7 +201,6 @@ def faults(stage, broker, pair):
     nobody, unknown = broker.authority.client(NOBODY), wrong.client(WIDE_ROLE)
     for why, credentials, reasons, words in (
         ("another authority is pinned", with_token(other_ca, fine), UNREACHABLE, "UnknownIssuer"),
-        ("others may read the token", with_token(right, shared), UNREACHABLE, "run `chmod"),
         ("the token's role has other rights", with_token(right, crossed), NOT_PERMITTED, "(Authorization)"),
         ("another authority signed the client's certificate", with_cert(right, *unknown), UNREACHABLE, "connection lost"),
         ("the certificate's role has no rights", with_cert(right, *nobody), NOT_PERMITTED, "(Authorization)"),
@@ -208,6 +208,22 @@ def faults(stage, broker, pair):
         restart(pair, credentials)
         seconds = expect(pair, why, reasons, words)
         stage.say(f"{why}: {', '.join(reasons)} after {seconds:.1f} s")
+    refused_at_start(stage, pair, with_token(right, shared))
+
+
+def refused_at_start(stage, pair, credentials):
+    """A token that others may read is never used: the hub does not start with it."""
+    pair.stop()
+    use(pair, **credentials)
+    pair.hub.start()
+    code = pair.hub.process.wait(20)
+    told = pair.hub.last_words()
+    hold_that(code == 78 and "pulsar.auth.token_file" in told and "run `chmod" in told, f"exit {code}: {told}")
+    stage.say("others may read the token: refused at the start")
+    # For whoever restarts both next.
+    pathlib.Path(credentials["auth"]["token_file"]).chmod(0o600)
+    pair.start()
+    pair.wait(30, "both run again", lambda _: all(agent.status() for agent in pair.both))
 
 
 def with_token(tls, file):

@@ -4,8 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes};
 
+use crate::pulsar::batch::single_tag;
 use crate::pulsar::crc;
-use crate::pulsar::entry::{Entry, tag};
+use crate::pulsar::entry::{CHECKSUM_MAGIC, Entry, tag};
 use crate::pulsar::fields::{self, Fields, Value};
 use crate::pulsar::publisher::Outbound;
 
@@ -66,7 +67,7 @@ pub fn payloads(entry: &Entry) -> Option<Vec<Bytes>> {
         }
         let metadata = rest.split_to(metadata_len);
         let len = Fields::of(&metadata).find_map(|field| match field {
-            Ok(field) if field.number == SINGLE_PAYLOAD_SIZE => match field.value {
+            Ok(field) if field.number == single_tag::PAYLOAD_SIZE => match field.value {
                 Value::Varint(len) => Some(len as usize),
                 Value::Bytes(_) | Value::Fixed32(_) | Value::Fixed64(_) => None,
             },
@@ -84,11 +85,6 @@ pub fn payloads(entry: &Entry) -> Option<Vec<Bytes>> {
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
-
-/// `SingleMessageMetadata.payload_size`.
-const SINGLE_PAYLOAD_SIZE: u32 = 3;
-/// `Commands.magicCrc32c`.
-const CHECKSUM_MAGIC: [u8; 2] = [0x0e, 0x01];
 
 #[cfg(test)]
 mod tests {

@@ -93,25 +93,10 @@ const POINT_LEN: usize = COLUMNS * 8;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::request::{Instrument, Model, Ranges};
+    use crate::load::request::tests::sample;
 
     fn request(points: u32) -> Request {
-        Request {
-            id: 42,
-            experiment: "x".into(),
-            instrument: Instrument::EuropeanCall,
-            model: Model::BlackScholes,
-            ranges: Ranges {
-                spot: [80.0, 120.0],
-                strike: [80.0, 120.0],
-                rate: [0.0, 0.05],
-                dividend: [0.0, 0.02],
-                vol: [0.1, 0.6],
-                years: [0.1, 2.0],
-            },
-            seed: 99,
-            points,
-        }
+        Request { id: 42, points, ..sample() }
     }
 
     #[test]

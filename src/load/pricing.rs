@@ -147,15 +147,12 @@ const HART_BELOW: [f64; 8] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::request::Model;
+    use crate::load::request::tests::sample;
 
     fn at(spot: f64, strike: f64, rate: f64, dividend: f64, vol: f64, years: f64, call: bool) -> Point {
         let range = |value: f64| [value, value];
         let request = Request {
-            id: 1,
-            experiment: "x".into(),
             instrument: if call { Instrument::EuropeanCall } else { Instrument::EuropeanPut },
-            model: Model::BlackScholes,
             ranges: Ranges {
                 spot: range(spot),
                 strike: range(strike),
@@ -164,8 +161,7 @@ mod tests {
                 vol: range(vol),
                 years: range(years),
             },
-            seed: 1,
-            points: 4,
+            ..sample()
         };
         four(&request, 0)[0]
     }
@@ -235,22 +231,7 @@ mod tests {
 
     #[test]
     fn any_point_can_be_drawn_alone() {
-        let mut request = Request {
-            id: 1,
-            experiment: "x".into(),
-            instrument: Instrument::EuropeanCall,
-            model: Model::BlackScholes,
-            ranges: Ranges {
-                spot: [80.0, 120.0],
-                strike: [80.0, 120.0],
-                rate: [0.0, 0.05],
-                dividend: [0.0, 0.02],
-                vol: [0.1, 0.6],
-                years: [0.1, 2.0],
-            },
-            seed: 99,
-            points: 100,
-        };
+        let mut request = sample();
         assert_eq!(four(&request, 4)[2], four(&request, 6)[0]);
         let again = four(&request, 4);
         request.seed = 100;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::message::{now_ms, outbound};
 use super::meter::Meter;
 use super::run_name;
+use crate::pulsar::batch::single_tag;
 use crate::pulsar::client::Client;
 use crate::pulsar::connection::{ConnectionError, ProducerEvent};
 use crate::pulsar::entry::tag;
@@ -138,7 +139,7 @@ fn put_message(writer: u64, number: u64, size: usize, pool: &Bytes, out: &mut By
 /// `Commands.serializeSingleMessageInBatchWithPayload`.
 fn batch(writer: u64, first: u64, count: u32, size: usize, pool: &Bytes) -> Bytes {
     let mut metadata = Vec::with_capacity(8);
-    fields::put_varint(&mut metadata, SINGLE_PAYLOAD_SIZE, size as u64);
+    fields::put_varint(&mut metadata, single_tag::PAYLOAD_SIZE, size as u64);
     let mut payload = BytesMut::with_capacity(count as usize * (4 + metadata.len() + size));
     for number in first..first + u64::from(count) {
         payload.put_u32(metadata.len() as u32);
@@ -160,5 +161,3 @@ fn random_pool(size: usize) -> Bytes {
 pub const HEAD_LEN: usize = 16;
 const POOL_LEN: usize = 1 << 20;
 const STRIDE: usize = 4099;
-/// `SingleMessageMetadata.payload_size`.
-const SINGLE_PAYLOAD_SIZE: u32 = 3;

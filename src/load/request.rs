@@ -108,10 +108,11 @@ impl Request {
 pub const POINTS_MAX: u32 = 32_768;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn request() -> Request {
+    /// A request as the requester makes them.
+    pub(in crate::load) fn sample() -> Request {
         Request {
             id: 7 << 32 | 1_234_567,
             experiment: "exp-0007".into(),
@@ -132,18 +133,18 @@ mod tests {
 
     #[test]
     fn a_request_is_about_200_bytes_and_comes_back_as_it_was() {
-        let json = request().to_json().unwrap();
+        let json = sample().to_json().unwrap();
         assert!((180..=280).contains(&json.len()), "{} bytes", json.len());
-        assert_eq!(Request::parse(&json).unwrap(), request());
+        assert_eq!(Request::parse(&json).unwrap(), sample());
     }
 
     #[test]
     fn what_has_no_price_is_refused_by_name() {
-        let mut bad = request();
+        let mut bad = sample();
         bad.ranges.vol = [0.0, 0.5];
         let error = Request::parse(&bad.to_json().unwrap()).unwrap_err();
         assert!(error.to_string().contains("vol"), "{error}");
-        let mut bad = request();
+        let mut bad = sample();
         bad.points = POINTS_MAX + 1;
         assert!(matches!(Request::parse(&bad.to_json().unwrap()), Err(RequestError::TooMany(_))));
         assert!(matches!(Request::parse(b"{}"), Err(RequestError::Json(_))));

@@ -123,7 +123,7 @@ fn put_single_metadata(single: &Entry, out: &mut Vec<u8>) {
 }
 
 /// Field numbers of PulsarApi.proto's SingleMessageMetadata.
-mod single_tag {
+pub(crate) mod single_tag {
     pub const PROPERTIES: u32 = 1;
     pub const PARTITION_KEY: u32 = 2;
     pub const PAYLOAD_SIZE: u32 = 3;

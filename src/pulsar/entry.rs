@@ -335,7 +335,8 @@ fn len_prefix(metadata: &[u8]) -> [u8; 4] {
 pub const BRIDGE_NAME_PREFIX: &str = "bridge/";
 
 const BROKER_METADATA_MAGIC: [u8; 2] = [0x0e, 0x02];
-const CHECKSUM_MAGIC: [u8; 2] = [0x0e, 0x01];
+/// `Commands.magicCrc32c`.
+pub(crate) const CHECKSUM_MAGIC: [u8; 2] = [0x0e, 0x01];
 /// Magic, checksum, metadata length.
 const HEAD_LEN_FIXED: usize = 10;
 /// What a new head may add besides the producer name: tags, two sequence ids, a schema version of 8 bytes.

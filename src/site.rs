@@ -256,7 +256,7 @@ fn admin_state(
 
 /// A client without credentials, for what a configuration calls only by a URL.
 #[cfg(feature = "load")]
-pub(crate) fn plain_client(url: &config::ServiceUrl) -> Client {
+pub fn plain_client(url: &config::ServiceUrl) -> Client {
     Client::new(addresses(url), Dialer::default(), Arc::new(|| Ok(None)))
 }
 

@@ -144,6 +144,16 @@ fn mistakes_in_several_sites_are_told_with_their_places() {
     ] {
         assert!(places.contains(&place), "{place} is not in {problems:#?}");
     }
+    value["sites"][1]["pulsar"] = json!({"embedded": "0.0.0.0:6750"});
+    fs::write(&file, value.to_string()).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let make = |hub: &str, edges: &[String], url: &LinkUrl| made_trust(other.path(), hub, edges, url);
+    let told = config::load_setup(&file, &make).unwrap_err().to_string();
+    let open = "sites[1].pulsar.embedded: a broker in memory lets everybody in; keep it on this machine";
+    assert!(told.contains(open), "{told}");
+    fs::write(&file, json!({"version": 1, "sites": []}).to_string()).unwrap();
+    let told = config::load_setup(&file, &make).unwrap_err().to_string();
+    assert!(told.contains("sites: neither sites nor a load"), "{told}");
     value["sites"][1]["tunnel"]["connect"] = json!(["tls://"]);
     fs::write(&file, value.to_string()).unwrap();
     let problems = config::load_setup(&file, &make).unwrap_err().problems;

@@ -24,6 +24,7 @@ import case_compare  # noqa: E402
 import case_entries  # noqa: E402
 import case_faults  # noqa: E402
 import case_flow  # noqa: E402
+import case_replicas  # noqa: E402
 import rest  # noqa: E402
 from hold import hold  # noqa: E402
 from places import TestbedError  # noqa: E402
@@ -34,11 +35,13 @@ CASES = {
     for case in (
         case_flow.verifier, case_entries.entries, case_faults.bad_start, case_faults.source_missing,
         case_faults.reshaped, case_faults.restart_stays_stopped, case_auth.auth,
-        case_flow.active_active, case_flow.bulk, case_flow.backlog, case_faults.kills,
+        case_flow.active_active, case_flow.bulk, case_flow.backlog, case_replicas.replicas, case_faults.kills,
     )
 }  # fmt: skip
 # Only when named: they measure, and need more than the bridge itself.
-MEASURES = {case_compare.against_pulsar_rs.__name__: case_compare.against_pulsar_rs}
+MEASURES = {
+    case.__name__: case for case in (case_compare.against_pulsar_rs, case_replicas.takeover, case_replicas.frozen)
+}
 COLUMNS = (
     "case", "load", "messages", "seconds", "msg/s", "Mbit/s", "hub CPU-s/GB", "edge CPU-s/GB",
     "hub peak MiB", "edge peak MiB", "lost", "repeated", "disordered",

@@ -151,6 +151,8 @@ impl Topic {
         state.feeds.insert(key, feed.clone());
         line.say(&wire::success(request.request_id));
         tell(state, &news);
+        // Another than the newcomer may be active now, and have permits from before.
+        self.offer(state, &request.subscription);
         self.trim(state);
         Ok(feed)
     }

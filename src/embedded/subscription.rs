@@ -185,10 +185,13 @@ impl Subscription {
         }
     }
 
-    /// Gives a consumer what is its own.
-    pub fn take(&mut self, key: Key, log: &Log, haul: &mut Haul) {
+    /// Gives a consumer what is its own; whether there is something to be given out anew because of it.
+    pub fn take(&mut self, key: Key, log: &Log, haul: &mut Haul) -> bool {
         match &mut self.dispatch {
-            Dispatch::Single(single) => single.take(key, &self.cursor, log, haul),
+            Dispatch::Single(single) => {
+                single.take(key, &self.cursor, log, haul);
+                false
+            }
             Dispatch::Shared(shared) => shared.take(key, &self.cursor, log, haul),
         }
     }

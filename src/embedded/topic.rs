@@ -235,11 +235,13 @@ impl Topic {
         if !feeds.contains_key(&feed.key) {
             return;
         }
-        if let Some(subscription) = subscriptions.get_mut(&feed.subscription) {
-            subscription.take(feed.key, log, haul);
-        }
+        let subscription = subscriptions.get_mut(&feed.subscription);
+        let may_offer = subscription.is_some_and(|subscription| subscription.take(feed.key, log, haul));
         counts.entries_out += haul.deliveries.len() as u64;
         counts.messages_out += haul.messages;
+        if may_offer {
+            self.offer(&mut state, &feed.subscription);
+        }
     }
 
     /// Drops entries that everybody has acknowledged, though they may be retained, until `wanted` bytes are free.

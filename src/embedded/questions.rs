@@ -362,8 +362,13 @@ impl Connection {
 
     fn topics(&mut self, question: &commands::GetTopics) {
         let names = match question.mode.unwrap_or(0) {
-            ONLY_NON_PERSISTENT => Vec::new(),
+            ONLY_NON_PERSISTENT => Some(Vec::new()),
             _ => self.cluster.names(&question.namespace),
+        };
+        let Some(names) = names else {
+            let message = "the namespace has more topics than an answer can name";
+            self.refuse(question.request_id, &Refused::new(ServerError::NotAllowed, message));
+            return;
         };
         let topics = commands::Topics {
             request_id: question.request_id,

@@ -176,4 +176,4 @@ impl Line {
 /// `connectionLivenessCheckTimeoutMillis`.
 const LIVENESS_DEADLINE: Duration = Duration::from_secs(5);
 /// A hundred thousand receipts.
-const ANSWERS_LEN_MAX: usize = 4 << 20;
+pub const ANSWERS_LEN_MAX: usize = 4 << 20;

@@ -20,6 +20,7 @@ mod memory;
 mod questions;
 mod schemas;
 mod seating;
+mod sends;
 mod sharing;
 mod single;
 mod stats;

@@ -146,23 +146,16 @@ impl Connection {
     fn add_producer(&mut self, question: Question) -> Result<(), End> {
         let producer = question.producer.clone().unwrap_or_default();
         let request_id = producer.request_id;
-        if self.seats.len() >= SEATS_MAX {
+        if self.sends.producers() >= SEATS_MAX {
             return Err(End::TooMany(SEATS_MAX));
         }
-        match self.let_producer_in(&producer) {
-            Ok(success) => {
-                let producer_success = Some(success);
-                self.say(Answer { r#type: kind::PRODUCER_SUCCESS, producer_success, ..Answer::default() });
-            }
-            Err(refused) => self.refuse_or_probe(request_id, refused, question),
+        if let Err(refused) = self.let_producer_in(&producer) {
+            self.refuse_or_probe(request_id, refused, question);
         }
         Ok(())
     }
 
-    fn let_producer_in(
-        &mut self,
-        producer: &commands::Producer,
-    ) -> Result<commands::ProducerSuccess, Refused> {
+    fn let_producer_in(&mut self, producer: &commands::Producer) -> Result<(), Refused> {
         let given = producer.producer_name.as_deref().unwrap_or_default();
         check_name(given)?;
         let is_exclusive = match producer.access_mode.unwrap_or(ACCESS_SHARED) {
@@ -188,16 +181,15 @@ impl Connection {
             initial_subscription: producer.initial_subscription_name.clone().filter(|name| !name.is_empty()),
         };
         let (seat, last) = topic.add_producer(&request, key, &self.line)?;
-        if let Some(former) = self.seats.insert(producer.producer_id, seat) {
-            former.topic.remove_producer(&former);
-        }
-        Ok(commands::ProducerSuccess {
+        let success = commands::ProducerSuccess {
             request_id: producer.request_id,
             producer_name: name,
             last_sequence_id: Some(last),
             schema_version: Some(schema_version.unwrap_or_default()),
             producer_ready: Some(true),
-        })
+        };
+        self.sends.open(producer.producer_id, seat, success, &mut self.frames);
+        Ok(())
     }
 
     fn subscribe(&mut self, question: Question) -> Result<(), End> {
@@ -326,10 +318,7 @@ impl Connection {
     }
 
     fn close_producer(&mut self, close: &commands::Numbered) {
-        if let Some(seat) = self.seats.remove(&close.id) {
-            seat.topic.remove_producer(&seat);
-        }
-        self.say(wire::success(close.request_id));
+        self.sends.close(close.id, close.request_id, &mut self.frames);
     }
 
     fn close_consumer(&mut self, close: &commands::Numbered) {

@@ -84,7 +84,6 @@ pub struct Seat {
 /// A send that was read and checked.
 #[derive(Debug)]
 pub struct Incoming {
-    pub producer_id: u64,
     pub ids: Ids,
     /// As the client gave it.
     pub highest: Option<u64>,
@@ -148,12 +147,11 @@ impl Topic {
         self.name.partition_index().and_then(|index| i32::try_from(index).ok())
     }
 
-    /// Takes the sends at the front of the queue that are this producer's, and notes what becomes of each. Ends
-    /// early, and says so, at one that there is no room for.
+    /// Takes a producer's sends, and notes what becomes of each. Ends early, and says so, at one that there is no
+    /// room for.
     pub fn publish(
         &self,
         seat: &Seat,
-        producer_id: u64,
         queue: &mut VecDeque<Incoming>,
         outcomes: &mut Vec<(Incoming, Outcome)>,
     ) -> bool {
@@ -162,8 +160,7 @@ impl Topic {
         // A copy, so that the name is looked up once for all of them.
         let mut record = *state.record(&seat.name);
         let mut has_room = true;
-        while queue.front().is_some_and(|send| send.producer_id == producer_id) {
-            let Some(mut send) = queue.pop_front() else { break };
+        while let Some(mut send) = queue.pop_front() {
             if !is_registered {
                 outcomes.push((send, Outcome::Ignored));
                 continue;
@@ -248,6 +245,13 @@ impl Topic {
     pub fn evict(&self, wanted: usize) -> usize {
         let mut state = self.lock();
         self.drop_acked(&mut state, wanted)
+    }
+
+    /// Whether so much can be stored at once, or as much as may be asked for.
+    pub fn has_room(&self, wanted: usize) -> bool {
+        let held = self.lock().held;
+        let memory = &self.rules.memory;
+        held == 0 || memory.would_admit(wanted.min(2 * memory.to_evict()), held)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {

@@ -122,3 +122,101 @@ async fn sends_that_wait_for_room_do_not_hold_up_what_frees_it() {
     until("nothing waits any more", || stage.stats.memory_parked() == 0).await;
     assert!(stage.stats.counts(&topic("t")).unwrap().entries_in == 88);
 }
+
+/// Stays below what the topic may hold, and gives the room back in the end.
+fn fill(url: &str, topic: &str) -> Raw {
+    let mut raw = Raw::connect(url);
+    raw.subscribe(topic, 1);
+    raw.create_producer(topic, 1);
+    raw
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_topic_holds_up_nobody_who_sends_to_another() {
+    let settings = Settings { memory_max: 8 << 20, max_message_size: 1 << 20, ..Settings::default() };
+    let stage = Stage::start(settings).await;
+    let url = stage.url.clone();
+    let stats = stage.stats.clone();
+    beside(move || {
+        let mut raw = fill(&url, "full");
+        raw.create_producer("other", 2);
+        for id in 0..80 {
+            raw.send(1, id, 64 * 1024);
+        }
+        raw.send(2, 0, 100);
+        let receipt = loop {
+            let receipt = raw.await_kind(kind::SEND_RECEIPT).send_receipt.unwrap();
+            if receipt.producer_id == 2 {
+                break receipt;
+            }
+        };
+        assert_eq!(receipt.sequence_id, 0);
+        assert!(stats.memory_parked() > 0, "the topic has room");
+        // A close is answered when what was sent before it is stored.
+        let close = proto::CloseProducer { producer_id: 1, request_id: 77 };
+        raw.say(kind::CLOSE_PRODUCER, |command| command.close_producer = Some(close));
+        raw.permit(1, 1000);
+        let mut receipts = stats.counts(&topic("full")).unwrap().entries_in;
+        loop {
+            let command = raw.next().decode().unwrap();
+            if let Some(message) = command.message {
+                raw.ack(1, message.message_id);
+            }
+            receipts = receipts.max(command.send_receipt.map_or(0, |receipt| receipt.sequence_id + 1));
+            if command.success.is_some_and(|success| success.request_id == 77) {
+                break;
+            }
+        }
+        assert_eq!(receipts, 80);
+    })
+    .await;
+    assert_eq!(stage.stats.counts(&topic("full")).unwrap().entries_in, 80);
+    until("nothing waits any more", || stage.stats.memory_parked() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledgements_behind_more_sends_than_may_wait_are_read_all_the_same() {
+    let settings = Settings { memory_max: 8 << 20, max_message_size: 1 << 20, ..Settings::default() };
+    let stage = Stage::start(settings).await;
+    let url = stage.url.clone();
+    let stats = stage.stats.clone();
+    beside(move || {
+        let mut raw = fill(&url, "t");
+        // 15 MiB, of which 4.6 fit and 1 may wait.
+        let send_from = |raw: &mut Raw, first: u64| (first..240).for_each(|id| raw.send(1, id, 64 * 1024));
+        send_from(&mut raw, 0);
+        raw.permit(1, 1000);
+        let (mut next, mut closed) = (0, 0);
+        while next < 240 {
+            let command = raw.next().decode().unwrap();
+            if let Some(message) = command.message {
+                raw.ack(1, message.message_id);
+            }
+            if let Some(receipt) = command.send_receipt {
+                assert!(receipt.sequence_id <= next, "{} before {next}", receipt.sequence_id);
+                next = next.max(receipt.sequence_id + 1);
+            }
+            // As clients do: the producer anew, and then everything without a receipt.
+            if command.close_producer.is_some() {
+                closed += 1;
+                raw.ask_for_producer("t", 1);
+            }
+            if command.producer_success.is_some() {
+                send_from(&mut raw, next);
+            }
+        }
+        assert!((1..20).contains(&closed), "closed {closed} times");
+        until_blocking(|| stats.backlog(&topic("t"), "sub") == Some(0), &mut raw);
+    })
+    .await;
+    assert_eq!(stage.stats.counts(&topic("t")).unwrap().entries_in, 240);
+    until("nothing waits any more", || stage.stats.memory_parked() == 0).await;
+}
+
+/// Acknowledges what comes until it holds.
+fn until_blocking(holds: impl Fn() -> bool, raw: &mut Raw) {
+    while !holds() {
+        let Some(message) = raw.next().decode().unwrap().message else { continue };
+        raw.ack(1, message.message_id);
+    }
+}

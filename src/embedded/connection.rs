@@ -35,6 +35,8 @@ pub enum End {
     Client,
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error("a command of {0} bytes, at most {COMMAND_LEN_MAX} are allowed")]
+    LongCommand(usize),
     #[error("command {0} before CONNECT")]
     NotConnected(i32),
     #[error("a send for producer {0}, which is not there")]
@@ -96,7 +98,8 @@ impl Connection {
     ) -> Result<(), End> {
         let line = self.line.clone();
         let cluster = self.cluster.clone();
-        let mut splitter = FrameSplitter::new(cluster.max_message_size.saturating_add(FRAME_MARGIN));
+        // Of a stranger, no more than a CONNECT is buffered.
+        let mut splitter = FrameSplitter::new(CONNECT_LEN_MAX);
         loop {
             let is_digested = self.digest(&mut splitter)?;
             let waiting = self.sends.are_waiting().then(|| cluster.rules.memory.wait());
@@ -152,13 +155,19 @@ impl Connection {
                 self.sends.publish(&mut self.frames);
                 return Ok(true);
             };
+            if frame.command.len() > COMMAND_LEN_MAX {
+                return Err(End::LongCommand(frame.command.len()));
+            }
             // BaseCommand.type is field 1 and every client writes it first: `08 <type>`.
             if let Some([0x08, kind::SEND]) = frame.command.first_chunk::<2>() {
                 self.take_send(frame)?;
             } else {
                 self.sends.publish(&mut self.frames);
                 let question = Question::decode(&frame.command[..]).map_err(FrameError::Command)?;
-                if question.r#type >= kind::TXN_FIRST {
+                if !self.is_connected {
+                    self.ask(question)?;
+                    splitter.set_frame_len_max(self.cluster.max_message_size.saturating_add(FRAME_MARGIN));
+                } else if question.r#type >= kind::TXN_FIRST {
                     self.refuse_unknown(&question, &frame.command);
                 } else {
                     self.ask(question)?;
@@ -248,6 +257,11 @@ impl Connection {
 pub(super) const NO_TXN: &str = "this broker has no transactions";
 /// `Commands.MESSAGE_SIZE_FRAME_PADDING`.
 const FRAME_MARGIN: u32 = 10 * 1024;
+/// Credentials are the most of it, and some KiB.
+const CONNECT_LEN_MAX: u32 = 16 * 1024;
+/// Without what follows it in a frame: two bytes can become sixty when they are decoded. Clients acknowledge and ask
+/// for redelivery a thousand ids at a time.
+const COMMAND_LEN_MAX: usize = 1 << 20;
 /// Two beats of a client's keepalive (30 s).
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Producers and consumers that wait, at once, for news of whoever is in their way.

@@ -251,7 +251,8 @@ impl Connection {
 
     /// Refuses, unless somebody is in the way who may be dead: then the question is asked again when that is sure.
     fn refuse_or_probe(&mut self, request_id: u64, refused: Refused, question: Question) {
-        let Some(holder) = refused.holder.clone() else {
+        let is_short = question.encoded_len() <= PROBED_LEN_MAX;
+        let Some(holder) = refused.holder.clone().filter(|_| is_short) else {
             self.refuse(request_id, &refused);
             return;
         };
@@ -473,5 +474,7 @@ const SCHEMA_TYPES: std::ops::RangeInclusive<i32> = 1..=20;
 const SEATS_MAX: usize = 20_000;
 /// Names of producers, subscriptions, consumers.
 const NAME_LEN_MAX: usize = 1024;
+/// A question that waits for news of another client: it is kept meanwhile.
+const PROBED_LEN_MAX: usize = 32 * 1024;
 /// A connection that was closed lets go of its producers and consumers at once.
 const LEAVING_DEADLINE: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::commands::{self, ActiveConsumerChange, Answer, Numbered, kind};
 use super::delivery::Key;
 use super::line::{Feed, Line};
-use super::log::{Log, Position};
+use super::log::{Log, Position, Stored};
 use super::subscription::{Busy, Kind, Newcomer, News, Subscription};
 use super::topic::{Refused, Registered, Seat, State, Topic};
 use super::wire;
@@ -236,10 +236,11 @@ impl Topic {
             let Some(offset) = state.log.find(Position { ledger: id.ledger, entry: id.entry }) else {
                 continue;
             };
+            let ack_set = part(&state.log, offset, &id.ack_set);
             if is_cumulative {
-                subscription.ack_through(offset, &id.ack_set);
+                subscription.ack_through(offset, ack_set);
             } else {
-                subscription.ack(offset, &id.ack_set);
+                subscription.ack(offset, ack_set);
             }
         }
         self.trim(state);
@@ -301,6 +302,12 @@ impl Topic {
         }
         self.offer(state, &feed.subscription);
     }
+}
+
+/// What of an acknowledgement says something of this batch: a bit for each message.
+fn part<'a>(log: &Log, offset: u64, ack_set: &'a [i64]) -> &'a [i64] {
+    let messages = log.get(offset).map_or(0, Stored::messages);
+    &ack_set[..ack_set.len().min(messages.div_ceil(64) as usize)]
 }
 
 fn start_offset(log: &Log, start: &Start) -> u64 {

@@ -64,6 +64,19 @@ async fn connections_that_break_the_rules_are_closed() {
         let mut noise = Raw::dial(&url);
         noise.write(b"GET / HTTP/1.1\r\n\r\n");
         assert!(noise.try_next().is_none());
+        let mut stranger = Raw::dial(&url);
+        stranger.write(&(16 * 1024 + 1_u32).to_be_bytes());
+        assert!(stranger.try_next().is_none(), "a long frame before CONNECT");
+        // Half a million message ids of two bytes each, which would be sixty when decoded.
+        let mut many = Raw::connect(&url);
+        let redeliver = vec![0x12, 0].repeat(520 * 1024);
+        let mut command = vec![0x08, 20, 0xa2, 0x01];
+        prost::encoding::encode_varint(redeliver.len() as u64, &mut command);
+        command.extend_from_slice(&redeliver);
+        many.write(&(command.len() as u32 + 4).to_be_bytes());
+        many.write(&(command.len() as u32).to_be_bytes());
+        many.write(&command);
+        assert!(many.try_next().is_none(), "a command longer than any that is needed");
     })
     .await;
     until("nothing is held", || stage.stats.memory_held() == 0).await;

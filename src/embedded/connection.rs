@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::Cluster;
@@ -43,7 +44,7 @@ pub enum End {
     NoProducer(u64),
     #[error("more than {0} producers and consumers")]
     TooMany(usize),
-    #[error("silent for {} s", SILENCE_MAX.as_secs())]
+    #[error("silent for too long")]
     Silent,
 }
 
@@ -100,6 +101,7 @@ impl Connection {
         let cluster = self.cluster.clone();
         // Of a stranger, no more than a CONNECT is buffered.
         let mut splitter = FrameSplitter::new(CONNECT_LEN_MAX);
+        let began = Instant::now();
         loop {
             let is_digested = self.digest(&mut splitter)?;
             let waiting = self.sends.are_waiting().then(|| cluster.rules.memory.wait());
@@ -130,13 +132,17 @@ impl Connection {
                     Some(_) | None => std::future::pending().await,
                 }
             };
+            let patience = match self.is_connected {
+                true => SILENCE_MAX,
+                false => CONNECT_DEADLINE.saturating_sub(began.elapsed()),
+            };
             // Losing the race loses nothing: read bytes are in the splitter, a channel's `recv` takes nothing before
             // it completes, and room that was missed is asked for in the next round.
             tokio::select! {
                 biased;
                 () = line.closed.cancelled() => return Ok(()),
                 Some(question) = asked_again.recv() => self.ask(question)?,
-                read = tokio::time::timeout(SILENCE_MAX, socket.read_buf(splitter.inlet())), if may_read => {
+                read = tokio::time::timeout(patience, socket.read_buf(splitter.inlet())), if may_read => {
                     if read.map_err(|_| End::Silent)?? == 0 {
                         return Err(End::Client);
                     }
@@ -262,6 +268,8 @@ const CONNECT_LEN_MAX: u32 = 16 * 1024;
 /// Without what follows it in a frame: two bytes can become sixty when they are decoded. Clients acknowledge and ask
 /// for redelivery a thousand ids at a time.
 const COMMAND_LEN_MAX: usize = 1 << 20;
+/// From the first byte to CONNECT, however slowly it comes.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Two beats of a client's keepalive (30 s).
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Producers and consumers that wait, at once, for news of whoever is in their way.

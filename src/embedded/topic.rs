@@ -44,6 +44,8 @@ pub(super) struct State {
     pub counts: Counts,
     /// How many messages the last entry said it holds.
     pub last_batch: Option<u32>,
+    /// It was said why publishers wait.
+    pub has_warned: bool,
 }
 
 /// What went through.
@@ -133,6 +135,7 @@ impl Topic {
             dedup: Dedup::default(),
             counts: Counts::default(),
             last_batch: None,
+            has_warned: false,
         };
         Self { name, rules, state: Mutex::new(state) }
     }
@@ -170,6 +173,7 @@ impl Topic {
                 None => {
                     queue.push_front(send);
                     has_room = false;
+                    self.explain_wait(&mut state);
                     break;
                 }
             }
@@ -223,6 +227,20 @@ impl Topic {
             self.trim(state);
         }
         Some(Outcome::Stored(position))
+    }
+
+    /// Says, once, that publishers wait because of a subscription that nobody consumes.
+    fn explain_wait(&self, state: &mut State) {
+        if state.has_warned {
+            return;
+        }
+        let oldest = state.subscriptions.iter().min_by_key(|(_, subscription)| subscription.cursor().mark());
+        let Some((name, subscription)) = oldest else { return };
+        if subscription.consumers().is_empty() && subscription.cursor().mark() < state.log.end() {
+            let (topic, bytes) = (&self.name, state.held);
+            tracing::warn!(%topic, subscription = %name, bytes, "publishers wait: nobody consumes this subscription");
+            state.has_warned = true;
+        }
     }
 
     /// Gives a consumer what it may have now.

@@ -121,11 +121,6 @@ impl Topic {
         if state.feeds.len() >= CONSUMERS_MAX {
             return Err(Refused::new(ServerError::ConsumerBusy, "the topic has as many consumers as it may"));
         }
-        let is_leftover =
-            |known: &Subscription| !request.durable && !known.is_durable() && known.consumers().is_empty();
-        if state.subscriptions.get(&request.subscription).is_some_and(is_leftover) {
-            state.subscriptions.remove(&request.subscription);
-        }
         let newcomer = Newcomer {
             key,
             kind: request.kind,
@@ -185,14 +180,16 @@ impl Topic {
     pub fn detach(&self, feed: &Feed) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.feeds.remove(&feed.key).is_none() {
-            return;
-        }
         let Some(subscription) = state.subscriptions.get_mut(&feed.subscription) else {
+            state.feeds.remove(&feed.key);
             return;
         };
-        let news = subscription.leave(feed.key);
-        if !subscription.is_durable() && subscription.consumers().is_empty() {
+        subscription.give_up(feed.key);
+        let news = match state.feeds.remove(&feed.key) {
+            Some(_) => subscription.leave(feed.key),
+            None => News::new(),
+        };
+        if subscription.is_leftover() {
             state.subscriptions.remove(&feed.subscription);
             self.trim(state);
         }
@@ -270,9 +267,7 @@ impl Topic {
                 subscription.reset(mark, &id.ack_set)
             }
         };
-        if !subscription.is_durable() {
-            state.subscriptions.remove(&feed.subscription);
-        }
+        subscription.wait_for(feed.key);
         for key in gone {
             if let Some(gone) = state.feeds.remove(&key) {
                 gone.line.say(&close_consumer(gone.consumer_id));

@@ -233,3 +233,53 @@ fn until_blocking(holds: impl Fn() -> bool, raw: &mut Raw) {
         raw.ack(1, message.message_id);
     }
 }
+
+/// A reader's subscription, which is not durable.
+fn read_latest(raw: &mut Raw) {
+    let subscribe = proto::Subscribe {
+        topic: "t".into(),
+        subscription: "reader".into(),
+        consumer_id: 5,
+        request_id: 5,
+        durable: Some(false),
+        ..Default::default()
+    };
+    raw.say(kind::SUBSCRIBE, |command| command.subscribe = Some(subscribe));
+    raw.await_kind(kind::SUCCESS);
+    raw.permit(5, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_seeks_finds_its_cursor_again_and_one_that_leaves_does_not() {
+    let stage = Stage::start(Settings { retain: true, ..Settings::default() }).await;
+    let mut raw = Raw::connect(&stage.url);
+    let stats = stage.stats.clone();
+    beside(move || {
+        raw.create_producer("t", 1);
+        for id in 0..5 {
+            raw.send(1, id, 10);
+            raw.await_kind(kind::SEND_RECEIPT);
+        }
+        let entry = |raw: &mut Raw| raw.await_kind(kind::MESSAGE).message.unwrap().message_id.entry;
+        // From the latest on; then everything since 1 ms after the third was written.
+        read_latest(&mut raw);
+        let seek = |raw: &mut Raw| {
+            let mut command = vec![0x08, 28, 0xe2, 0x01, 11, 0x08, 5, 0x10, 9, 0x20];
+            prost::encoding::encode_varint(1_800_000_000_003, &mut command);
+            raw.write(&(command.len() as u32 + 4).to_be_bytes());
+            raw.write(&(command.len() as u32).to_be_bytes());
+            raw.write(&command);
+            raw.await_kind(kind::SUCCESS);
+        };
+        seek(&mut raw);
+        read_latest(&mut raw);
+        assert_eq!((entry(&mut raw), entry(&mut raw)), (3, 4));
+        seek(&mut raw);
+        assert!(stats.backlog(&topic("t"), "reader").is_some());
+        let close = proto::CloseConsumer { consumer_id: 5, request_id: 10 };
+        raw.say(kind::CLOSE_CONSUMER, |command| command.close_consumer = Some(close));
+        raw.await_kind(kind::SUCCESS);
+        assert_eq!(stats.backlog(&topic("t"), "reader"), None);
+    })
+    .await;
+}

@@ -263,8 +263,12 @@ impl Topic {
         let gone = match target {
             Target::Time(time) => subscription.reset(state.log.first_since(*time), &[]),
             Target::Message(id) => {
-                let mark = state.log.offset(Position { ledger: id.ledger, entry: id.entry });
-                subscription.reset(mark, &id.ack_set)
+                let position = Position { ledger: id.ledger, entry: id.entry };
+                let mark = state.log.offset(position);
+                // Its bits say nothing of another entry, which takes its place when it is gone.
+                let is_there = state.log.find(position) == Some(mark);
+                let ack_set = if is_there { part(&state.log, mark, &id.ack_set) } else { &[] };
+                subscription.reset(mark, ack_set)
             }
         };
         subscription.wait_for(feed.key);

@@ -252,7 +252,7 @@ impl Topic {
         });
     }
 
-    /// Sets the subscription elsewhere. All its consumers are closed, and come anew
+    /// Sets the subscription elsewhere. Those of its consumers that were given entries are closed, and come anew
     /// (`PersistentSubscription.resetCursor`).
     pub fn seek(&self, feed: &Feed, target: &Target) {
         let mut guard = self.lock();
@@ -260,7 +260,7 @@ impl Topic {
         let Some(subscription) = state.subscriptions.get_mut(&feed.subscription) else {
             return;
         };
-        let gone = match target {
+        let (gone, news) = match target {
             Target::Time(time) => subscription.reset(state.log.first_since(*time), &[]),
             Target::Message(id) => {
                 let position = Position { ledger: id.ledger, entry: id.entry };
@@ -277,6 +277,8 @@ impl Topic {
                 gone.line.say(&close_consumer(gone.consumer_id));
             }
         }
+        tell(state, &news);
+        self.offer(state, &feed.subscription);
         self.trim(state);
     }
 

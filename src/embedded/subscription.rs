@@ -182,16 +182,22 @@ impl Subscription {
         }
     }
 
-    /// Everything from `mark` on is unread again, of one batch only the messages whose bit is set. Everybody has to
-    /// come anew: those who were there.
-    pub fn reset(&mut self, mark: u64, ack_set: &[i64]) -> Vec<Key> {
-        let gone = self.consumers();
+    /// Everything from `mark` on is unread again, of one batch only the messages whose bit is set. Whoever was given
+    /// entries has to come anew (`Dispatcher.disconnectActiveConsumers`): those, and the news for the others.
+    pub fn reset(&mut self, mark: u64, ack_set: &[i64]) -> (Vec<Key>, News) {
         self.cursor.reset(mark);
         if !ack_set.is_empty() {
             self.cursor.ack_part(mark, ack_set);
         }
-        self.begin(self.kind);
-        gone
+        let gone = match &self.dispatch {
+            Dispatch::Single(single) => single.active().into_iter().collect(),
+            Dispatch::Shared(_) => self.consumers(),
+        };
+        let news = gone.iter().flat_map(|key| self.leave(*key)).collect();
+        if self.consumers().is_empty() {
+            self.begin(self.kind);
+        }
+        (gone, news)
     }
 
     /// Gives out what can be given; whom to wake for it.
@@ -266,6 +272,19 @@ mod tests {
         assert_eq!(subscription.join(newcomer(2, Kind::Failover)), Ok(vec![(Key(2), false)]));
         assert_eq!(subscription.leave(Key(1)), vec![(Key(2), true)]);
         assert_eq!(subscription.leave(Key(2)), vec![]);
+    }
+
+    #[test]
+    fn a_reset_closes_the_active_consumer_and_another_takes_over() {
+        let mut subscription = Subscription::new(0, true, None);
+        subscription.join(newcomer(1, Kind::Failover)).unwrap();
+        subscription.join(newcomer(2, Kind::Failover)).unwrap();
+        assert_eq!(subscription.reset(3, &[]), (vec![Key(1)], vec![(Key(2), true)]));
+        assert_eq!((subscription.consumers(), subscription.cursor().mark()), (vec![Key(2)], 3));
+        assert_eq!(subscription.reset(0, &[]), (vec![Key(2)], vec![]));
+        subscription.join(newcomer(3, Kind::Shared)).unwrap();
+        subscription.join(newcomer(4, Kind::Shared)).unwrap();
+        assert_eq!(subscription.reset(0, &[]), (vec![Key(3), Key(4)], vec![]));
     }
 
     #[test]

@@ -64,6 +64,7 @@ impl Topic {
         line: &Arc<Line>,
     ) -> Result<(Seat, i64), Refused> {
         let mut state = self.lock();
+        check_mode(&state, request, line)?;
         if let Some(holder) = state.producers.get(&request.name) {
             let is_same = Arc::ptr_eq(&holder.line, line);
             // `Producer.isSuccessorTo`
@@ -74,13 +75,6 @@ impl Topic {
             }
         } else if state.producers.len() >= PRODUCERS_MAX {
             return Err(Refused::new(ServerError::ProducerBusy, "the topic has as many producers as it may"));
-        }
-        let others = || state.producers.iter().filter(|(name, _)| **name != request.name);
-        if others().any(|(_, other)| other.is_exclusive) {
-            return Err(Refused::new(ServerError::ProducerBusy, "Topic has an existing exclusive producer"));
-        }
-        if request.is_exclusive && others().next().is_some() {
-            return Err(Refused::new(ServerError::ProducerFenced, "Topic has existing producers"));
         }
         if let Some(subscription) = &request.initial_subscription {
             let mark = state.log.first();
@@ -303,6 +297,23 @@ impl Topic {
         }
         self.offer(state, &feed.subscription);
     }
+}
+
+/// Whether the topic's other producers suffer this one (`AbstractTopic.incrementTopicEpochIfNeeded`); names come
+/// after that.
+fn check_mode(state: &State, request: &ProducerRequest, line: &Arc<Line>) -> Result<(), Refused> {
+    let is_other = |other: &&Registered| {
+        !Arc::ptr_eq(&other.line, line) || other.producer_id != request.producer_id
+    };
+    let others = || state.producers.values().filter(is_other);
+    let has_exclusive = others().any(|other| other.is_exclusive);
+    let (error, message) = match request.is_exclusive {
+        true if has_exclusive => (ServerError::ProducerFenced, "Topic has an existing exclusive producer"),
+        true if others().next().is_some() => (ServerError::ProducerFenced, "Topic has existing shared producers"),
+        false if has_exclusive => (ServerError::ProducerBusy, "Topic has an existing exclusive producer"),
+        _ => return Ok(()),
+    };
+    Err(Refused::new(error, message))
 }
 
 /// What of an acknowledgement says something of this batch: a bit for each message.

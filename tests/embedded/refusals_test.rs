@@ -283,3 +283,30 @@ async fn a_reader_that_seeks_finds_its_cursor_again_and_one_that_leaves_does_not
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exclusive_producer_fences_others_off_whatever_their_name() {
+    let stage = Stage::start(Settings::default()).await;
+    let mut raw = Raw::connect(&stage.url);
+    beside(move || {
+        // PRODUCER: topic t, producer and request id as given, access mode; no name.
+        let ask = |raw: &mut Raw, id: u8, mode: u8| {
+            let producer = [0x0a, 1, b't', 0x10, id, 0x18, id, 0x50, mode];
+            raw.write(&[&[0, 0, 0, 17, 0, 0, 0, 13, 0x08, 5, 0x2a, 9][..], &producer].concat());
+        };
+        ask(&mut raw, 1, 1);
+        raw.await_kind(kind::PRODUCER_SUCCESS);
+        ask(&mut raw, 2, 1);
+        assert_eq!(refusal(&mut raw).0, ServerError::ProducerFenced);
+        ask(&mut raw, 3, 0);
+        assert_eq!(refusal(&mut raw).0, ServerError::ProducerBusy);
+        let close = proto::CloseProducer { producer_id: 1, request_id: 9 };
+        raw.say(kind::CLOSE_PRODUCER, |command| command.close_producer = Some(close));
+        raw.await_kind(kind::SUCCESS);
+        ask(&mut raw, 4, 0);
+        raw.await_kind(kind::PRODUCER_SUCCESS);
+        ask(&mut raw, 5, 1);
+        assert_eq!(refusal(&mut raw).0, ServerError::ProducerFenced);
+    })
+    .await;
+}

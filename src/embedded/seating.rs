@@ -302,14 +302,15 @@ impl Topic {
 /// Whether the topic's other producers suffer this one (`AbstractTopic.incrementTopicEpochIfNeeded`); names come
 /// after that.
 fn check_mode(state: &State, request: &ProducerRequest, line: &Arc<Line>) -> Result<(), Refused> {
-    let is_other = |other: &&Registered| {
-        !Arc::ptr_eq(&other.line, line) || other.producer_id != request.producer_id
-    };
+    let is_other =
+        |other: &&Registered| !Arc::ptr_eq(&other.line, line) || other.producer_id != request.producer_id;
     let others = || state.producers.values().filter(is_other);
     let has_exclusive = others().any(|other| other.is_exclusive);
     let (error, message) = match request.is_exclusive {
         true if has_exclusive => (ServerError::ProducerFenced, "Topic has an existing exclusive producer"),
-        true if others().next().is_some() => (ServerError::ProducerFenced, "Topic has existing shared producers"),
+        true if others().next().is_some() => {
+            (ServerError::ProducerFenced, "Topic has existing shared producers")
+        }
         false if has_exclusive => (ServerError::ProducerBusy, "Topic has an existing exclusive producer"),
         _ => return Ok(()),
     };

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use pulsar_bridge::embedded::Settings;
+use pulsar_bridge::pulsar::fields;
 use pulsar_bridge::pulsar::proto::{self, BaseCommand, ServerError, kind};
 
 use crate::raw::Raw;
@@ -69,13 +70,7 @@ async fn connections_that_break_the_rules_are_closed() {
         assert!(stranger.try_next().is_none(), "a long frame before CONNECT");
         // Half a million message ids of two bytes each, which would be sixty when decoded.
         let mut many = Raw::connect(&url);
-        let redeliver = vec![0x12, 0].repeat(520 * 1024);
-        let mut command = vec![0x08, 20, 0xa2, 0x01];
-        prost::encoding::encode_varint(redeliver.len() as u64, &mut command);
-        command.extend_from_slice(&redeliver);
-        many.write(&(command.len() as u32 + 4).to_be_bytes());
-        many.write(&(command.len() as u32).to_be_bytes());
-        many.write(&command);
+        many.say_fields(20, &[0x12, 0].repeat(520 * 1024));
         assert!(many.try_next().is_none(), "a command longer than any that is needed");
     })
     .await;
@@ -264,11 +259,10 @@ async fn a_reader_that_seeks_finds_its_cursor_again_and_one_that_leaves_does_not
         // From the latest on; then everything since 1 ms after the third was written.
         read_latest(&mut raw);
         let seek = |raw: &mut Raw| {
-            let mut command = vec![0x08, 28, 0xe2, 0x01, 11, 0x08, 5, 0x10, 9, 0x20];
-            prost::encoding::encode_varint(1_800_000_000_003, &mut command);
-            raw.write(&(command.len() as u32 + 4).to_be_bytes());
-            raw.write(&(command.len() as u32).to_be_bytes());
-            raw.write(&command);
+            // Consumer 5, request 9.
+            let mut seek = vec![0x08, 5, 0x10, 9];
+            fields::put_varint(&mut seek, 4, 1_800_000_000_003);
+            raw.say_fields(28, &seek);
             raw.await_kind(kind::SUCCESS);
         };
         seek(&mut raw);
@@ -291,8 +285,7 @@ async fn an_exclusive_producer_fences_others_off_whatever_their_name() {
     beside(move || {
         // PRODUCER: topic t, producer and request id as given, access mode; no name.
         let ask = |raw: &mut Raw, id: u8, mode: u8| {
-            let producer = [0x0a, 1, b't', 0x10, id, 0x18, id, 0x50, mode];
-            raw.write(&[&[0, 0, 0, 17, 0, 0, 0, 13, 0x08, 5, 0x2a, 9][..], &producer].concat());
+            raw.say_fields(5, &[0x0a, 1, b't', 0x10, id, 0x18, id, 0x50, mode]);
         };
         ask(&mut raw, 1, 1);
         raw.await_kind(kind::PRODUCER_SUCCESS);
@@ -307,6 +300,31 @@ async fn an_exclusive_producer_fences_others_off_whatever_their_name() {
         raw.await_kind(kind::PRODUCER_SUCCESS);
         ask(&mut raw, 5, 1);
         assert_eq!(refusal(&mut raw).0, ServerError::ProducerFenced);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seek_to_a_batch_that_is_gone_takes_nothing_off_the_next_entry() {
+    let stage = Stage::start(Settings::default()).await;
+    let mut raw = Raw::connect(&stage.url);
+    let stats = stage.stats.clone();
+    beside(move || {
+        raw.subscribe("t", 1);
+        raw.permit(1, 10);
+        raw.create_producer("t", 1);
+        (0..2).for_each(|id| raw.send(1, id, 10));
+        let first = raw.await_kind(kind::MESSAGE).message.unwrap().message_id;
+        raw.ack(1, first.clone());
+        // Consumer 1, request 9, and the first entry with an ack set of 0: none of its messages is left.
+        let (mut id, mut seek) = (Vec::new(), vec![0x08, 1, 0x10, 9]);
+        fields::put_varint(&mut id, 1, first.ledger);
+        fields::put_varint(&mut id, 2, first.entry);
+        fields::put_varint(&mut id, 5, 0);
+        fields::put_bytes(&mut seek, 3, &id);
+        raw.say_fields(28, &seek);
+        while raw.await_kind(kind::SUCCESS).success.unwrap().request_id != 9 {}
+        assert_eq!(stats.backlog(&topic("t"), "sub"), Some(1));
     })
     .await;
 }

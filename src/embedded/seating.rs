@@ -138,6 +138,9 @@ impl Topic {
             line.clone(),
         ));
         state.feeds.insert(key, feed.clone());
+        if let Some(subscription) = state.subscriptions.get_mut(&request.subscription) {
+            subscription.pass_over(&state.log);
+        }
         line.say(&wire::success(request.request_id));
         tell(state, &news);
         // Another than the newcomer may be active now, and have permits from before.
@@ -265,6 +268,7 @@ impl Topic {
                 subscription.reset(mark, ack_set)
             }
         };
+        subscription.pass_over(&state.log);
         subscription.wait_for(feed.key);
         for key in gone {
             if let Some(gone) = state.feeds.remove(&key) {
@@ -280,10 +284,8 @@ impl Topic {
     /// acknowledged up to.
     pub fn ends(&self, feed: &Feed) -> (Option<(Position, Option<u32>)>, Option<Position>) {
         let state = self.lock();
-        let last =
-            state.log.end().checked_sub(1).map(|offset| (state.log.position(offset), state.last_batch));
         let subscription = state.subscriptions.get(&feed.subscription);
-        (last, subscription.map(|subscription| state.log.position_before(subscription.cursor().mark())))
+        (state.last, subscription.map(|subscription| state.log.position_before(subscription.cursor().mark())))
     }
 
     fn with(&self, feed: &Feed, act: impl FnOnce(&mut Subscription, &Log)) {

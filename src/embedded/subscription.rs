@@ -200,6 +200,11 @@ impl Subscription {
         (gone, news)
     }
 
+    /// Acknowledges the markers that a new cursor finds (`AbstractBaseDispatcher.filterEntriesForConsumer`).
+    pub fn pass_over(&mut self, log: &Log) {
+        log.markers(self.cursor.mark()).for_each(|offset| self.cursor.ack(offset));
+    }
+
     /// Gives out what can be given; whom to wake for it.
     pub fn offer(&mut self, log: &Log) -> Vec<Key> {
         match &mut self.dispatch {
@@ -285,6 +290,22 @@ mod tests {
         subscription.join(newcomer(3, Kind::Shared)).unwrap();
         subscription.join(newcomer(4, Kind::Shared)).unwrap();
         assert_eq!(subscription.reset(0, &[]), (vec![Key(3), Key(4)], vec![]));
+    }
+
+    #[test]
+    fn a_cursor_passes_over_markers() {
+        let mut log = Log::new(1);
+        for _ in 0..3 {
+            let bytes = bytes::Bytes::from_static(b"entry");
+            log.append(crate::embedded::log::Stored { bytes, publish_time: 0, batch: None, sliced: false });
+        }
+        log.note_marker(1);
+        let mut subscription = Subscription::new(0, true, None);
+        subscription.pass_over(&log);
+        assert!(subscription.cursor().is_acked(1) && subscription.cursor().backlog(3) == 2);
+        log.pop();
+        log.pop();
+        assert_eq!(log.markers(0).count(), 0);
     }
 
     #[test]

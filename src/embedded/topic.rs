@@ -42,8 +42,8 @@ pub(super) struct State {
     pub producers: HashMap<String, Registered>,
     pub dedup: Dedup,
     pub counts: Counts,
-    /// How many messages the last entry said it holds.
-    pub last_batch: Option<u32>,
+    /// Where the last entry is that is no marker, and how many messages it said it holds.
+    pub last: Option<(Position, Option<u32>)>,
     /// It was said why publishers wait.
     pub has_warned: bool,
 }
@@ -134,7 +134,7 @@ impl Topic {
             producers: HashMap::new(),
             dedup: Dedup::default(),
             counts: Counts::default(),
-            last_batch: None,
+            last: None,
             has_warned: false,
         };
         Self { name, rules, state: Mutex::new(state) }
@@ -210,19 +210,23 @@ impl Topic {
         counts.entries_in += 1;
         counts.messages_in += u64::from(send.stored.messages());
         counts.bytes_in += send.stored.bytes.len() as u64;
-        state.last_batch = send.stored.batch;
         if state.log.wants_ledger() {
             state.log.open_ledger(self.rules.ledgers.next());
         }
+        let batch = send.stored.batch;
         if !is_kept {
-            return Some(Outcome::Stored(state.log.pass()));
+            let position = state.log.pass();
+            state.note_last(position, batch, send.is_marker);
+            return Some(Outcome::Stored(position));
         }
         state.held += cost;
         let mut stored = send.stored.clone();
         (stored.bytes, stored.sliced) = self.rules.memory.keep(std::mem::take(&mut send.stored.bytes));
         let offset = state.log.end();
         let position = state.log.append(stored);
+        state.note_last(position, batch, send.is_marker);
         if send.is_marker {
+            state.log.note_marker(offset);
             state.subscriptions.values_mut().for_each(|subscription| subscription.ack(offset, &[]));
             self.trim(state);
         }
@@ -331,6 +335,12 @@ impl Topic {
 }
 
 impl State {
+    fn note_last(&mut self, position: Position, batch: Option<u32>, is_marker: bool) {
+        if !is_marker {
+            self.last = Some((position, batch));
+        }
+    }
+
     fn record(&mut self, name: &str) -> &mut Record {
         let Self { dedup, producers, .. } = self;
         dedup.record(name, |name| producers.contains_key(name))

@@ -210,10 +210,6 @@ impl Sends {
                 Outcome::Duplicate => {
                     wire::put_receipt(producer_id, send.ids.first, send.highest, None, frames);
                 }
-                Outcome::Unknown => {
-                    let message = "Cannot determine whether the message is a duplicate at this time";
-                    refuse(producer_id, send.ids.highest, ServerError::Persistence, message, frames);
-                }
                 Outcome::Ignored => {}
             }
         }

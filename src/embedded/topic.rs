@@ -101,8 +101,6 @@ pub enum Outcome {
     Stored(Position),
     /// It was there: answered with −1:−1.
     Duplicate,
-    /// It is on its way, and may yet fail.
-    Unknown,
     /// Its producer was closed by us, which the client will read: no answer (`ServerCnx.handleSend`).
     Ignored,
 }
@@ -194,7 +192,6 @@ impl Topic {
                     state.counts.duplicates += 1;
                     return Some(Outcome::Duplicate);
                 }
-                Verdict::Unknown => return Some(Outcome::Unknown),
             }
         }
         let is_kept = self.rules.retain || !state.subscriptions.is_empty();
@@ -204,7 +201,6 @@ impl Topic {
         }
         if judged {
             record.pushed(ids);
-            record.persisted(ids);
         }
         let counts = &mut state.counts;
         counts.entries_in += 1;

@@ -21,6 +21,7 @@ use super::dedup::Ids;
 use super::heading::{self, Damage};
 use super::line::{ANSWERS_LEN_MAX, Feed, Line};
 use super::log::{self, Stored};
+use super::probes::{Probed, Who};
 use super::sends::{self, Sends};
 use super::topic::Incoming;
 use super::{wire, writer};
@@ -57,7 +58,9 @@ pub(super) struct Connection {
     /// Answers to what was read last.
     pub frames: BytesMut,
     /// Questions that are asked again, after it turned out that whoever was in the way is dead.
-    pub again: mpsc::Sender<Question>,
+    pub again: mpsc::Sender<Probed>,
+    /// Those that wait for it, and the request that each came with.
+    pub probed: HashMap<Who, u64>,
     pub is_connected: bool,
 }
 
@@ -77,6 +80,7 @@ pub async fn serve(cluster: Arc<Cluster>, socket: TcpStream, closed: Cancellatio
         feeds: HashMap::new(),
         frames: BytesMut::new(),
         again,
+        probed: HashMap::new(),
         is_connected: false,
     };
     let outcome = connection.run(read_half, asked_again).await;
@@ -95,7 +99,7 @@ impl Connection {
     async fn run(
         &mut self,
         mut socket: OwnedReadHalf,
-        mut asked_again: mpsc::Receiver<Question>,
+        mut asked_again: mpsc::Receiver<Probed>,
     ) -> Result<(), End> {
         let line = self.line.clone();
         let cluster = self.cluster.clone();
@@ -141,7 +145,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 () = line.closed.cancelled() => return Ok(()),
-                Some(question) = asked_again.recv() => self.ask(question)?,
+                Some(probed) = asked_again.recv() => self.ask_again(probed)?,
                 read = tokio::time::timeout(patience, socket.read_buf(splitter.inlet())), if may_read => {
                     if read.map_err(|_| End::Silent)?? == 0 {
                         return Err(End::Client);

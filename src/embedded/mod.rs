@@ -17,6 +17,7 @@ mod ledgers;
 mod line;
 mod log;
 mod memory;
+mod probes;
 mod questions;
 mod schemas;
 mod seating;

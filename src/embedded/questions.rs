@@ -1,7 +1,7 @@
 //! What a broker answers to everything but sends: a method for each command. The other half of `connection.rs`.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use prost::Message;
@@ -11,6 +11,7 @@ use super::commands::{self, Answer, Question, kind};
 use super::connection::{Connection, End, NO_TXN};
 use super::line::Feed;
 use super::log::Position;
+use super::probes::Who;
 use super::seating::{ConsumerRequest, ProducerRequest, Start, Target};
 use super::subscription::Kind;
 use super::topic::Refused;
@@ -150,7 +151,7 @@ impl Connection {
             return Err(End::TooMany(SEATS_MAX));
         }
         if let Err(refused) = self.let_producer_in(&producer) {
-            self.refuse_or_probe(request_id, refused, question);
+            self.refuse_or_probe(Who::Producer(producer.producer_id), request_id, refused, question);
         }
         Ok(())
     }
@@ -197,7 +198,7 @@ impl Connection {
         if self.feeds.len() >= SEATS_MAX {
             return Err(End::TooMany(SEATS_MAX));
         }
-        let request_id = subscribe.request_id;
+        let (request_id, who) = (subscribe.request_id, Who::Consumer(subscribe.consumer_id));
         if self.feeds.get(&subscribe.consumer_id).is_some_and(|feed| feed.topic.has(feed)) {
             // `ServerCnx.handleSubscribe`: "Consumer with the same id is already created".
             self.say(wire::success(request_id));
@@ -207,7 +208,7 @@ impl Connection {
         self.line.say_all(&mut self.frames);
         match self.let_consumer_in(subscribe) {
             Ok(feed) => drop(self.feeds.insert(feed.consumer_id, feed)),
-            Err(refused) => self.refuse_or_probe(request_id, refused, question),
+            Err(refused) => self.refuse_or_probe(who, request_id, refused, question),
         }
         Ok(())
     }
@@ -247,29 +248,6 @@ impl Connection {
             since: rollback.map(|seconds| millis_now().saturating_sub(seconds.saturating_mul(1000))),
         };
         topic.subscribe(&request, key, &self.line)
-    }
-
-    /// Refuses, unless somebody is in the way who may be dead: then the question is asked again when that is sure.
-    fn refuse_or_probe(&mut self, request_id: u64, refused: Refused, question: Question) {
-        let is_short = question.encoded_len() <= PROBED_LEN_MAX;
-        let Some(holder) = refused.holder.clone().filter(|_| is_short) else {
-            self.refuse(request_id, &refused);
-            return;
-        };
-        let Ok(permit) = self.again.clone().try_reserve_owned() else {
-            self.refuse(request_id, &refused);
-            return;
-        };
-        let line = self.line.clone();
-        tokio::spawn(async move {
-            if holder.is_alive().await {
-                line.say(&refusal(request_id, &refused));
-                return;
-            }
-            holder.closed.cancel();
-            let _ = tokio::time::timeout(LEAVING_DEADLINE, holder.gone.cancelled()).await;
-            permit.send(question);
-        });
     }
 
     fn ack(&mut self, ack: &commands::Ack) {
@@ -319,10 +297,12 @@ impl Connection {
     }
 
     fn close_producer(&mut self, close: &commands::Numbered) {
+        self.probed.remove(&Who::Producer(close.id));
         self.sends.close(close.id, close.request_id, &mut self.frames);
     }
 
     fn close_consumer(&mut self, close: &commands::Numbered) {
+        self.probed.remove(&Who::Consumer(close.id));
         if let Some(feed) = self.feeds.remove(&close.id) {
             feed.topic.detach(&feed);
         }
@@ -406,7 +386,7 @@ impl Connection {
         self.say(Answer { r#type, schema_made: Some(answer), ..Answer::default() });
     }
 
-    fn refuse(&mut self, request_id: u64, refused: &Refused) {
+    pub(super) fn refuse(&mut self, request_id: u64, refused: &Refused) {
         self.say(refusal(request_id, refused));
     }
 }
@@ -474,7 +454,3 @@ const SCHEMA_TYPES: std::ops::RangeInclusive<i32> = 1..=20;
 const SEATS_MAX: usize = 20_000;
 /// Names of producers, subscriptions, consumers.
 const NAME_LEN_MAX: usize = 1024;
-/// A question that waits for news of another client: it is kept meanwhile.
-const PROBED_LEN_MAX: usize = 32 * 1024;
-/// A connection that was closed lets go of its producers and consumers at once.
-const LEAVING_DEADLINE: Duration = Duration::from_secs(5);

@@ -96,6 +96,28 @@ async fn a_name_is_taken_from_a_holder_that_does_not_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_is_closed_while_it_waits_for_a_name_does_not_get_it() {
+    let stage = Stage::start(Settings::default()).await;
+    let url = stage.url.clone();
+    beside(move || {
+        let mut dead = Raw::connect(&url);
+        dead.create_producer("t", 1);
+        let mut gone = Raw::connect(&url);
+        gone.ask_for_producer("t", 1);
+        let close = proto::CloseProducer { producer_id: 1, request_id: 9 };
+        gone.say(kind::CLOSE_PRODUCER, |command| command.close_producer = Some(close));
+        assert_eq!(gone.await_kind(kind::SUCCESS).success.unwrap().request_id, 9);
+        // After the dead one there is nobody.
+        while dead.try_next().is_some() {}
+        let mut heir = Raw::connect(&url);
+        let began = Instant::now();
+        heir.create_producer("t", 1);
+        assert!(began.elapsed().as_millis() < 4900, "somebody had the name");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sends_that_wait_for_room_do_not_hold_up_what_frees_it() {
     let settings = Settings { memory_max: 8 << 20, max_message_size: 1 << 20, ..Settings::default() };
     let stage = Stage::start(settings).await;

@@ -177,7 +177,7 @@ impl Connection {
                 if !self.is_connected {
                     self.ask(question)?;
                     splitter.set_frame_len_max(self.cluster.max_message_size.saturating_add(FRAME_MARGIN));
-                } else if question.r#type >= kind::TXN_FIRST {
+                } else if question.r#type >= kind::TXN_FIRST || question.r#type == kind::CONSUMER_STATS {
                     self.refuse_unknown(&question, &frame.command);
                 } else {
                     self.ask(question)?;

@@ -269,7 +269,7 @@ impl Connection {
 
     fn seek(&mut self, seek: commands::Seek) {
         let Some(feed) = self.feeds.get(&seek.consumer_id).filter(|feed| feed.topic.has(feed)) else {
-            let refused = Refused::new(ServerError::ConsumerNotFound, "Consumer not found");
+            let refused = Refused::new(ServerError::Metadata, "Consumer not found");
             self.refuse(seek.request_id, &refused);
             return;
         };

@@ -162,6 +162,12 @@ impl Topic {
             let message = "the topic has as many subscriptions as it may";
             return Err(Refused::new(ServerError::NotAllowed, message));
         }
+        if subscriptions.get(name).is_some_and(|known| known.is_durable() != durable) {
+            // `PersistentTopic.getDurableSubscription`, `getNonDurableSubscription`
+            let known = if durable { "NonDurable" } else { "Durable" };
+            let message = format!("{known} subscription with the same name already exists.");
+            return Err(Refused::new(ServerError::NotAllowed, message));
+        }
         let partition = self.name().partition_index();
         Ok(subscriptions
             .entry(name.to_owned())

@@ -290,6 +290,10 @@ impl Topic {
     }
 
     fn drop_acked(&self, state: &mut State, wanted: usize) -> usize {
+        if state.subscriptions.is_empty() && state.held == 0 {
+            // The last one may have gone: nothing has to be kept any more, so nobody has to wait.
+            self.rules.memory.wake();
+        }
         let marks = state.subscriptions.values().map(|subscription| subscription.cursor().mark());
         let keep_from = marks.min().unwrap_or(state.log.end());
         let mut freed = 0;

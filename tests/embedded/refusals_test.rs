@@ -41,6 +41,15 @@ async fn what_it_has_no_part_in_is_refused_in_words() {
         };
         raw.say(kind::SUBSCRIBE, |command| command.subscribe = Some(key_shared));
         assert!(refusal(&mut raw).1.contains("Key_Shared"));
+        // CONSUMER_STATS, request 7, consumer 1; SEEK, consumer 1, request 8, time 0.
+        raw.say_fields(25, &[0x08, 7, 0x20, 1]);
+        assert_eq!(refusal(&mut raw).0, ServerError::NotAllowed);
+        raw.say_fields(28, &[0x08, 1, 0x10, 8, 0x20, 0]);
+        assert_eq!(refusal(&mut raw), (ServerError::Metadata, "Consumer not found".into()));
+        raw.subscribe("t", 1);
+        // SUBSCRIBE: topic t, subscription sub, Exclusive, consumer 2, request 9, not durable.
+        raw.say_fields(4, b"\x0a\x01t\x12\x03sub\x18\x00\x20\x02\x28\x09\x40\x00");
+        assert_eq!(refusal(&mut raw).0, ServerError::NotAllowed);
         // TC_CLIENT_CONNECT_REQUEST (62), request 7.
         raw.write(&[0, 0, 0, 11, 0, 0, 0, 7, 0x08, 62, 0xf2, 0x03, 2, 0x08, 7]);
         assert_eq!(refusal(&mut raw), (ServerError::NotAllowed, "this broker has no transactions".into()));

@@ -54,8 +54,10 @@ class Load:
 class Stage:
     """One case's share of the testbed; its namespaces are new, so no deduplication state of before is met."""
 
-    def __init__(self, case, binary, scale, seed, folder):
+    def __init__(self, case, binary, scale, seed, folder, former=None):
         self.case, self.binary, self.scale, self.folder = case, binary, scale, folder
+        # Another version's binary, for the case that needs one.
+        self.former = former
         self.random = random.Random(f"{case} {seed}")
         self.namespace = f"{case.replace('_', '-')}-{random.SystemRandom().randrange(16**6):06x}"
         self.brokers = {name: Broker(place) for name, place in PLACES.items()}

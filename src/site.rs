@@ -320,6 +320,7 @@ fn route(route: &config::Route) -> RouteSpec {
         from: route.from.clone(),
         to: route.to.clone(),
         topics: route.topics.clone(),
+        patterns: route.patterns.clone(),
         generation: route.generation,
         subscription: route.subscription_name(),
         start: match route.start {

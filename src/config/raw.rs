@@ -271,8 +271,11 @@ object! {
         from: Text,
         /// The site that gets them.
         to: Text,
-        /// The topics; all partitions of each.
+        /// The topics, or patterns from end to end with tenant and namespace spelled out; all partitions of each.
         topics: Vec<Field<Text>>,
+        /// Topics, or patterns, that the patterns in `topics` do not take.
+        #[serde(default)]
+        exclude: Vec<Field<Text>>,
         /// The route whose messages this one answers: `--topics` then keeps it too.
         #[serde(default)]
         answers: Text,

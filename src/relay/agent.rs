@@ -177,15 +177,24 @@ impl Gate {
             let name = route.name.clone();
             // Another name could be somebody's own subscription, and its messages be acknowledged for good.
             let is_its_own = route.subscription == own_subscription(&route.from, &route.to);
+            let refused = |topic: &str| {
+                let code = Reason::RefusedByPolicy.code().into();
+                RefusedTopic { route: name.clone(), topic: topic.to_owned(), code }
+            };
             route.topics.retain(|topic| {
                 let allowed = is_its_own && self.may_send(peer, topic);
                 if !allowed {
-                    let code = Reason::RefusedByPolicy.code().into();
-                    refusals.push(RefusedTopic { route: name.clone(), topic: topic.to_string(), code });
+                    refusals.push(refused(&topic.to_string()));
                 }
                 allowed
             });
-            if !route.topics.is_empty() {
+            let send = self.policies.of(peer).map(|policy| policy.send.clone()).unwrap_or_default();
+            if !route.patterns.is_empty() && (!is_its_own || send.is_empty()) {
+                let patterns = std::mem::take(&mut route.patterns);
+                refusals.extend(patterns.items().iter().map(|pattern| refused(pattern.text())));
+            }
+            route.patterns = route.patterns.within(send);
+            if !route.topics.is_empty() || !route.patterns.is_empty() {
                 believed.push(route);
             }
         }
@@ -216,10 +225,10 @@ impl Gate {
         let Some(route) = self.declared.iter().find(ours) else {
             return;
         };
-        let Some(topic) = route.topics.iter().find(|topic| topic.to_string() == refused.topic) else {
+        let Some(topic) = shown_names(route).find(|name| *name == refused.topic) else {
             return;
         };
-        let mut row = self.row(End::Sink, &route.name, &route.from, &route.to, topic);
+        let mut row = self.row(End::Sink, &route.name, &route.from, &route.to, &topic);
         // Said once, of what does not run: a peer may refuse as often as it likes, and contradict itself.
         let is_news = row.row.state == State::Waiting
             && row.row.reason.as_deref() != Some(Reason::RefusedByPolicy.code());
@@ -231,15 +240,27 @@ impl Gate {
     /// Rows for what we declared and the other side has to send: until it does, somebody may ask why.
     fn show_awaited(&self) {
         for route in self.declared.iter().filter(|route| route.to == self.context.site) {
-            for topic in &route.topics {
-                self.row(End::Sink, &route.name, &route.from, &route.to, topic)
+            for topic in shown_names(route) {
+                self.row(End::Sink, &route.name, &route.from, &route.to, &topic)
                     .halted(Reason::NotOpened, "the source's side has not opened it");
             }
         }
     }
 
-    fn row(&self, end: End, route: &str, from: &str, to: &str, topic: &TopicName) -> Progress {
-        Progress::new(self.context.board.clone(), end, route, &topic.to_string(), from, to)
+    /// A pattern's row said only that nothing had been opened.
+    fn forget_awaited(&self, open: &Open) {
+        let ours = |route: &&RouteSpec| route.name == open.route && route.from == open.from;
+        let (Some(route), Ok(topic)) = (self.declared.iter().find(ours), TopicName::parse(&open.topic)) else {
+            return;
+        };
+        for pattern in route.patterns.items().iter().filter(|pattern| pattern.matches(&topic)) {
+            let (topic, from, to) = (pattern.text().to_owned(), open.from.clone(), open.to.clone());
+            self.context.board.remove(&Key { route: route.name.clone(), topic, from, to, end: End::Sink });
+        }
+    }
+
+    fn row(&self, end: End, route: &str, from: &str, to: &str, topic: &str) -> Progress {
+        Progress::new(self.context.board.clone(), end, route, topic, from, to)
     }
 
     /// Where our policy for this peer stands in the configuration.
@@ -306,6 +327,7 @@ impl Gate {
                 self.context.board.remove(&row);
             }
         }
+        self.forget_awaited(&open);
         let context = self.context.clone();
         let sink = Sink { context, open, lane, allowance, hole, superseded };
         // Also when the sink panics: the next session waits for it.
@@ -342,7 +364,7 @@ impl Gate {
         if route.generation > open.generation {
             return Err(generation_behind(open.generation, route.generation, "its declaration here says"));
         }
-        if route.topics.contains(&topic.base()) { Ok(()) } else { Err(refused(NOT_DECLARED)) }
+        if route.carries(&topic) { Ok(()) } else { Err(refused(NOT_DECLARED)) }
     }
 
     /// Takes the partition's slot; gives what to wait for before it is really free.
@@ -418,6 +440,12 @@ impl Gate {
 
 fn lock(routes: &Mutex<Routes>) -> MutexGuard<'_, Routes> {
     routes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What stands for a route on the board before any of its topics is opened.
+fn shown_names(route: &RouteSpec) -> impl Iterator<Item = String> + '_ {
+    let patterns = route.patterns.items().iter().map(|pattern| pattern.text().to_owned());
+    route.topics.iter().map(TopicName::to_string).chain(patterns)
 }
 
 fn generation_behind(opened: u32, seen: u32, by: &str) -> Refusal {

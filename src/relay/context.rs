@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::budget::Budget;
 use super::lanes::Lanes;
 use super::status::Board;
+use crate::policy::Patterns;
 use crate::pulsar::client::Client;
 use crate::pulsar::rest::AdminRest;
 use crate::pulsar::topic::TopicName;
@@ -45,8 +46,10 @@ pub struct RouteSpec {
     pub from: String,
     /// The site that publishes.
     pub to: String,
-    /// Its topics, without partitions.
+    /// The topics that it names, without partitions.
     pub topics: Vec<TopicName>,
+    /// And those that match, whenever they appear.
+    pub patterns: Patterns,
     /// Part of the producer name: raised to send under a new one.
     pub generation: u32,
     /// The durable subscription at the source.
@@ -55,6 +58,13 @@ pub struct RouteSpec {
     pub start: Start,
     /// Whether small entries are joined, and how far.
     pub joining: Option<super::batching::Limits>,
+}
+
+impl RouteSpec {
+    /// Whether it relays the topic, or would if it were there.
+    pub fn carries(&self, topic: &TopicName) -> bool {
+        self.topics.contains(&topic.base()) || self.patterns.take(topic)
+    }
 }
 
 /// What every task of the relay gets.

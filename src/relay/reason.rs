@@ -53,6 +53,8 @@ reasons! {
     LinkDown "link_down" Soon "see the link's own reason in `bridge status`";
     /// The source topic does not exist.
     SourceMissing "source_missing" Soon "none needed: it is picked up when it appears; if it never does, check the topic's name in the route";
+    /// More topics match a route's patterns than one route may have.
+    TooManyTopics "too_many_topics" Later "a route relays at most 1000 topics, and the log names some of those that are left out: narrow its patterns, `exclude` topics, or make two routes of it";
     /// Another replica of this site is active on the subscription.
     Standby "standby" Soon "none needed: this replica takes over when the active one goes";
     /// The source cluster cannot be reached.
@@ -62,7 +64,7 @@ reasons! {
     /// The source cluster refuses us.
     SourceNotPermitted "source_not_permitted" Later "grant the bridge's role `consume` on the source topic, or give it another token or certificate";
     /// Another consumer holds the subscription exclusively.
-    SubscriptionInUse "subscription_in_use" Later "another consumer holds the bridge's subscription: another replica runs (then drop \"replicas\": 1), or another bridge uses the name (then set the route's \"subscription\")";
+    SubscriptionInUse "subscription_in_use" Later "another consumer holds the bridge's subscription: another replica runs (then drop \"replicas\": 1), or another route or bridge uses the name (then set the route's \"subscription\")";
     /// The source broker went on behind entries that are not acknowledged.
     SourceGap "source_gap" Soon "none needed: the subscription is read anew; if it lasts, unload the source topic";
     /// The other side did not get ready in time.

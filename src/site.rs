@@ -321,6 +321,7 @@ fn route(route: &config::Route) -> RouteSpec {
         to: route.to.clone(),
         topics: route.topics.clone(),
         patterns: route.patterns.clone(),
+        renaming: route.renaming.clone(),
         generation: route.generation,
         subscription: route.subscription_name(),
         start: match route.start {

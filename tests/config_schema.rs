@@ -123,6 +123,7 @@ fn full_hub() -> Value {
     route["start"] = json!("latest");
     route["topics"] = json!(["persistent://public/default/.*"]);
     route["exclude"] = json!(["public/default/x"]);
+    route["rename"] = json!({"persistent://public/default": "persistent://riskfuel/datagen"});
     route["batching"] = json!({"max_messages": 10, "max_bytes": 2000});
     value["admin"]["hosts"] = json!(["bridge"]);
     assert_eq!(refusals(&value), Vec::<String>::new());
@@ -226,11 +227,12 @@ fn judge(root: &Value, schema: &Value, value: &Value, path: &str, places: &mut V
                 true
             }
             "additionalProperties" => {
-                assert_eq!(rule, &json!(false));
-                let known = schema["properties"].as_object().unwrap();
-                for key in value.as_object().into_iter().flatten().map(|(key, _)| key) {
-                    if !known.contains_key(key) {
-                        places.push(joined(path, key));
+                let known = schema.get("properties").and_then(Value::as_object);
+                for (key, child) in value.as_object().into_iter().flatten() {
+                    match rule {
+                        _ if known.is_some_and(|known| known.contains_key(key)) => {}
+                        Value::Bool(false) => places.push(joined(path, key)),
+                        rule => judge(root, rule, child, &joined(path, key), places),
                     }
                 }
                 true

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::policy::{Patterns, Policy};
+use crate::policy::{Patterns, Policy, Renaming};
 use crate::pulsar::topic::TopicName;
 use credential::EdgeKey;
 
@@ -210,6 +210,8 @@ pub struct Route {
     pub topics: Vec<TopicName>,
     /// And those that match, whenever they appear.
     pub patterns: Patterns,
+    /// Their names at the destination.
+    pub renaming: Renaming,
     /// The route whose messages this one answers.
     pub answers: Option<String>,
     /// At least 1.

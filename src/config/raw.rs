@@ -276,6 +276,9 @@ object! {
         /// Topics, or patterns, that the patterns in `topics` do not take.
         #[serde(default)]
         exclude: Vec<Field<Text>>,
+        /// Names at the destination: a whole topic's, or a namespace's, each by its name at the source. The nearer rule wins.
+        #[serde(default)]
+        rename: BTreeMap<String, Field<Text>>,
         /// The route whose messages this one answers: `--topics` then keeps it too.
         #[serde(default)]
         answers: Text,

@@ -8,7 +8,7 @@ mod renaming;
 mod topic_rules;
 
 pub use patterns::{PATTERNS_MAX, Pattern, Patterns};
-pub use renaming::{Renaming, RenamingError};
+pub use renaming::{RENAMES_MAX, Renaming, RenamingError};
 pub use topic_rules::{BadRule, RuleError, TopicRules, is_pattern};
 
 /// What a site lets one other site do. The default allows nothing.

@@ -88,6 +88,9 @@ impl Name {
     }
 }
 
+/// Names that one site renames in what it declares to another.
+pub const RENAMES_MAX: usize = 1000;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ use super::context::{Context, RouteSpec, Start};
 use super::control::{self, RefusedTopic};
 use super::frames::{Kind, Open, Stop};
 use super::lane::{Allowance, FromSource, LaneHandle, OpenSink};
+use super::opening::{NOT_DECLARED, NOT_RECEIVED, Rules, generation_behind};
 use super::progress::Progress;
 use super::reason::Reason;
 use super::refusal::Refusal;
@@ -40,7 +41,8 @@ struct Gate {
     declared: Vec<RouteSpec>,
     /// What each peer may do here.
     policies: Policies,
-    slots: Mutex<HashMap<String, HashMap<String, Slot>>>,
+    /// By peer, then by source topic-partition and destination.
+    slots: Mutex<HashMap<String, HashMap<(String, String), Slot>>>,
     /// When a refusal was last told of each peer, and how many were not.
     said: Mutex<HashMap<String, (Instant, u64)>>,
 }
@@ -309,8 +311,10 @@ impl Gate {
             let (number, session) = (open.number, open.session);
             Kind::Stop(Stop { number, session, code: reason.code().into(), sequence_id, by_source: false })
         };
-        let entered = self.admit(&lane.link().peer, &open).and_then(|()| self.enter(&open));
-        let Entered { superseded, finished, hole, predecessor } = match entered {
+        let rules = Rules { site: &self.context.site, declared: &self.declared, policies: &self.policies };
+        let entered = rules.admit(&lane.link().peer, &open);
+        let entered = entered.and_then(|destination| Ok((destination, self.enter(&open)?)));
+        let (destination, Entered { superseded, finished, hole, predecessor }) = match entered {
             Ok(entered) => entered,
             Err(refusal) => {
                 self.show_refused_open(&lane.link().peer, &open, &refusal.halt);
@@ -329,42 +333,10 @@ impl Gate {
         }
         self.forget_awaited(&open);
         let context = self.context.clone();
-        let sink = Sink { context, open, lane, allowance, hole, superseded };
+        let sink = Sink { context, open, destination, lane, allowance, hole, superseded };
         // Also when the sink panics: the next session waits for it.
         let _finished = finished.drop_guard();
         sink.run(from_source).await;
-    }
-
-    /// Who declares a route allows it for itself, and the other side must allow it too: what we declared may be
-    /// opened, and of the rest what our policy receives.
-    fn admit(&self, peer: &str, open: &Open) -> Result<(), Refusal> {
-        let refused = |detail: &str| Refusal::of(Reason::RefusedByPolicy, detail);
-        let topic = TopicName::parse(&open.topic).map_err(|_| refused("it is no topic's name"))?;
-        if open.partitions > PARTITIONS_MAX {
-            return Err(refused("more partitions than any topic here may have"));
-        }
-        let canonical = topic.to_string() == open.topic && control::is_name(&open.route);
-        if open.from != peer || open.to != self.context.site || !canonical {
-            return Err(refused(
-                "its names are not those of the two sites, or not written as they should be",
-            ));
-        }
-        // `x-partition-7` of a topic that has no such partition would be an ordinary topic beside it.
-        if topic.partition_index().is_some_and(|index| index >= open.partitions)
-            || topic.partition_index().is_none() && open.partitions > 0
-        {
-            return Err(Refusal::of(Reason::PartitionMismatch, "the topic has no such partition"));
-        }
-        let ours =
-            |route: &&RouteSpec| route.name == open.route && route.from == open.from && route.to == open.to;
-        let Some(route) = self.declared.iter().find(ours) else {
-            let allowed = self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic));
-            return if allowed { Ok(()) } else { Err(refused(NOT_RECEIVED)) };
-        };
-        if route.generation > open.generation {
-            return Err(generation_behind(open.generation, route.generation, "its declaration here says"));
-        }
-        if route.carries(&topic) { Ok(()) } else { Err(refused(NOT_DECLARED)) }
     }
 
     /// Takes the partition's slot; gives what to wait for before it is really free.
@@ -372,7 +344,8 @@ impl Gate {
         let mut all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // By peer, whose name is authenticated: one that takes all its places takes nobody else's.
         let slots = all.entry(open.from.clone()).or_default();
-        let previous = slots.get(&open.topic);
+        let key = (open.topic.clone(), open.destination.clone());
+        let previous = slots.get(&key);
         if let Some(newer) = previous.filter(|slot| slot.generation > open.generation) {
             return Err(generation_behind(open.generation, newer.generation, "the destination has seen"));
         }
@@ -403,7 +376,7 @@ impl Gate {
             superseded: superseded.clone(),
             finished: finished.clone(),
         };
-        let predecessor = slots.insert(open.topic.clone(), slot).inspect(|previous| {
+        let predecessor = slots.insert(key, slot).inspect(|previous| {
             tracing::debug!(topic = %open.topic, old = previous.session, new = open.session, "session taken over");
             previous.superseded.cancel();
         });
@@ -424,9 +397,10 @@ impl Gate {
         // A refused topic gets no row: its name is the peer's word, and there may be any number of them.
         let shown = |text: &str| text.escape_default().take(SHOWN_LEN_MAX).collect::<String>();
         let (topic, Halt { reason, detail, .. }) = (shown(&open.topic), halt);
+        let here = shown(if open.destination.is_empty() { &open.topic } else { &open.destination });
         let remedy = match detail.as_str() {
             NOT_RECEIVED => {
-                format!("add {topic} to {} here, if it may come in", self.policy_of(peer, "receive"))
+                format!("add {here} to {} here, if it may come in", self.policy_of(peer, "receive"))
             }
             NOT_DECLARED => format!("add {topic} to the `topics` of the route here, if it may come in"),
             _ => reason.remedy().to_owned(),
@@ -448,18 +422,11 @@ fn shown_names(route: &RouteSpec) -> impl Iterator<Item = String> + '_ {
     route.topics.iter().map(TopicName::to_string).chain(patterns)
 }
 
-fn generation_behind(opened: u32, seen: u32, by: &str) -> Refusal {
-    Refusal::of(Reason::GenerationBehind, &format!("this route says {opened}, {by} {seen}"))
-}
-
 /// What a peer may name as the source's cursor: the one that nobody else has.
 fn own_subscription(from: &str, to: &str) -> String {
     format!("bridge.{from}.{to}")
 }
 
-/// Details that have a remedy of their own.
-const NOT_RECEIVED: &str = "this site's policy (`receive`) does not name the topic";
-const NOT_DECLARED: &str = "the route is declared here without the topic";
 /// No sequence id: those are below 2^63.
 const NO_HOLE: u64 = u64::MAX;
 /// Topic-partitions that one peer may publish here at once.
@@ -468,7 +435,5 @@ const SLOTS_MAX: usize = 20_000;
 const REFUSALS_SAID_EVERY: Duration = Duration::from_secs(10);
 /// More peers than anybody configures.
 const PEERS_SAID_MAX: usize = 10_000;
-/// Partitions that a peer may have us create with a topic.
-const PARTITIONS_MAX: u32 = 4096;
 /// A peer's strings are cut where they are shown.
 const SHOWN_LEN_MAX: usize = 256;

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::budget::Budget;
 use super::lanes::Lanes;
 use super::status::Board;
-use crate::policy::Patterns;
+use crate::policy::{Patterns, Renaming};
 use crate::pulsar::client::Client;
 use crate::pulsar::rest::AdminRest;
 use crate::pulsar::topic::TopicName;
@@ -50,6 +50,8 @@ pub struct RouteSpec {
     pub topics: Vec<TopicName>,
     /// And those that match, whenever they appear.
     pub patterns: Patterns,
+    /// Their names at the destination.
+    pub renaming: Renaming,
     /// Part of the producer name: raised to send under a new one.
     pub generation: u32,
     /// The durable subscription at the source.

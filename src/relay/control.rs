@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::context::{RouteSpec, Start};
-use crate::policy::{PATTERNS_MAX, Pattern, Patterns, TopicRules};
+use crate::policy::{PATTERNS_MAX, Pattern, Patterns, RENAMES_MAX, Renaming, TopicRules};
 use crate::pulsar::fields::{Field, Fields, Value};
 use crate::pulsar::topic::TopicName;
 use crate::tunnel::link::CONTROL_MESSAGE_LEN_MAX;
@@ -75,6 +75,20 @@ pub struct DeclaredRoute {
     /// Topics and patterns that the patterns do not take.
     #[prost(string, repeated, tag = "9")]
     pub exclude: Vec<String>,
+    /// Names at the destination.
+    #[prost(message, repeated, tag = "10")]
+    pub rename: Vec<DeclaredName>,
+}
+
+/// A topic or namespace, and what it is called at the destination.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeclaredName {
+    /// At the source.
+    #[prost(string, tag = "1")]
+    pub from: String,
+    /// At the destination.
+    #[prost(string, tag = "2")]
+    pub to: String,
 }
 
 /// How far small entries are joined.
@@ -125,6 +139,7 @@ pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
             }),
             patterns: route.patterns.items().iter().map(|pattern| pattern.text().to_owned()).collect(),
             exclude: route.patterns.exclude().texts().to_vec(),
+            rename: route.renaming.rules().map(|(from, to)| DeclaredName { from, to }).collect(),
         });
     let declaration = Some(Declaration { routes: declared.collect() });
     encode_message(&ControlMessage { declaration, refusals: Vec::new() })
@@ -148,7 +163,7 @@ pub fn decode(message: &[u8]) -> Result<ControlMessage, DeclarationError> {
 /// Counts what is repeated before any of it is decoded: an empty route has two bytes on the wire and some 160 in
 /// memory.
 fn count(message: &[u8]) -> Result<(), DeclarationError> {
-    let (mut routes, mut topics, mut patterns) = (0, 0, 0);
+    let (mut routes, mut topics, mut patterns, mut names) = (0, 0, 0, 0);
     // A declaration that stands twice is joined, so both count.
     for declaration in parts(message, DECLARATION) {
         for route in parts(declaration?, ROUTES) {
@@ -159,11 +174,12 @@ fn count(message: &[u8]) -> Result<(), DeclarationError> {
                 topics += 1;
             }
             patterns += parts(route, PATTERNS).chain(parts(route, EXCLUDE)).count();
+            names += parts(route, RENAME).count();
         }
     }
     let refusals = parts(message, REFUSALS).count();
     let too_many = topics > TOPICS_MAX || refusals > TOPICS_MAX || patterns > PATTERNS_MAX;
-    if too_many || routes > ROUTES_MAX { Err(DeclarationError::TooMany) } else { Ok(()) }
+    if too_many || names > RENAMES_MAX || routes > ROUTES_MAX { Err(DeclarationError::TooMany) } else { Ok(()) }
 }
 
 /// The parts of a message that have this number.
@@ -213,6 +229,10 @@ fn check_route(
         return Err(DeclarationError::Route("a topic that is a partition, repeated, or not ASCII"));
     }
     let patterns = check_patterns(&route.patterns, &route.exclude)?;
+    let mut renaming = Renaming::default();
+    for name in &route.rename {
+        renaming.add(&name.from, &name.to).map_err(|_| DeclarationError::Route("a name at the destination"))?;
+    }
     if route.generation == 0 {
         return Err(DeclarationError::Route("its generation"));
     }
@@ -227,6 +247,7 @@ fn check_route(
         to: route.to,
         topics,
         patterns,
+        renaming,
         generation: route.generation,
         subscription: route.subscription,
         start,
@@ -253,6 +274,7 @@ const ROUTES: u32 = 1;
 const TOPICS: u32 = 4;
 const PATTERNS: u32 = 8;
 const EXCLUDE: u32 = 9;
+const RENAME: u32 = 10;
 /// Routes of one declaration.
 pub const ROUTES_MAX: usize = 1000;
 /// Messages and bytes of a joined batch, as a configuration may have them.
@@ -268,7 +290,10 @@ mod tests {
     use crate::pulsar::fields;
 
     fn spec() -> RouteSpec {
+        let mut renaming = Renaming::default();
+        renaming.add("persistent://a/b", "persistent://c/d").unwrap();
         RouteSpec {
+            renaming,
             name: "results".into(),
             from: "bank".into(),
             to: "riskfuel".into(),

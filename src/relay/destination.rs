@@ -15,14 +15,18 @@ pub struct Destination {
     pub topic: TopicName,
 }
 
-/// Finds or makes the destination of a session. A missing partitioned topic has to be made first: publishing to
+/// Finds or makes the destination of a session, of which the topic is `base`. A missing partitioned topic has to be made first: publishing to
 /// `x-partition-0` would create an ordinary topic of that name (`BrokerService.isTopicNsOwnedByBroker…`), which
 /// no consumer of `x` sees.
-pub(super) async fn prepare(cluster: &Cluster, open: &Open) -> Result<Destination, Refusal> {
-    let topic = TopicName::parse(&open.topic)
+pub(super) async fn prepare(
+    cluster: &Cluster,
+    open: &Open,
+    base: &TopicName,
+) -> Result<Destination, Refusal> {
+    let source = TopicName::parse(&open.topic)
         .map_err(|error| Refusal::of(Reason::RefusedByPolicy, &error.to_string()))?;
-    let base = topic.base();
-    let found = cluster.client.partitions(&base).await.map_err(|error| refusal_of(&error))?;
+    let topic = source.partition_index().map_or(base.clone(), |index| base.partition(index));
+    let found = cluster.client.partitions(base).await.map_err(|error| refusal_of(&error))?;
     match found {
         Some(partitions) if partitions == open.partitions => {}
         Some(partitions) => {
@@ -30,7 +34,7 @@ pub(super) async fn prepare(cluster: &Cluster, open: &Open) -> Result<Destinatio
                 format!("{base} has {} partitions at the source and {partitions} here", open.partitions);
             return Err(Refusal::of(Reason::PartitionMismatch, &detail));
         }
-        None => create(cluster, &base, open.partitions).await?,
+        None => create(cluster, base, open.partitions).await?,
     }
     Ok(Destination { topic })
 }

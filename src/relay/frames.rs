@@ -76,6 +76,9 @@ pub struct Open {
     /// The route's generation.
     #[prost(uint32, tag = "8")]
     pub generation: u32,
+    /// The topic at the destination, without partition, where it has another name there.
+    #[prost(string, tag = "9")]
+    pub destination: String,
 }
 
 /// The sink's producer stands.

@@ -13,6 +13,7 @@ pub mod reason;
 pub mod status;
 
 mod control;
+mod opening;
 
 mod claims;
 mod listing;

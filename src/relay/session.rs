@@ -90,6 +90,7 @@ impl Session<'_> {
             topic: self.topic.to_string(),
             partitions: self.partitions,
             generation: self.route.generation,
+            destination: renamed(self.route, self.topic),
         };
         self.lane.tell(Kind::Open(open)).await;
         let end = match self.await_ready(&mut from_sink, session).await {
@@ -392,6 +393,12 @@ impl Session<'_> {
 /// Whether the subscription's mark-delete position covers `position`. The broker's −1 are "before everything".
 fn covers(marked: &MessageId, position: Position) -> bool {
     (marked.ledger as i64, marked.entry as i64) >= (position.ledger as i64, position.entry as i64)
+}
+
+/// The topic's name at the destination, where it is another; without its partition.
+fn renamed(route: &RouteSpec, topic: &TopicName) -> String {
+    let (base, there) = (topic.base(), route.renaming.destination(&topic.base()));
+    if there == base { String::new() } else { there.to_string() }
 }
 
 async fn at(instant: Option<Instant>) {

@@ -53,7 +53,7 @@ impl Source {
         appeared: bool,
         missing: Arc<Notify>,
     ) -> Self {
-        let progress = Progress::new(
+        let mut progress = Progress::new(
             context.board.clone(),
             End::Source,
             &route.name,
@@ -61,6 +61,8 @@ impl Source {
             &route.from,
             &route.to,
         );
+        let destination = route.renaming.destination(&topic);
+        progress.row.destination = (destination != topic).then(|| destination.to_string());
         Self {
             context,
             route,

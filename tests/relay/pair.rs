@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use pulsar_bridge::policy::{Patterns, Policies, Policy, TopicRules};
+use pulsar_bridge::policy::{Patterns, Policies, Policy, Renaming, TopicRules};
 use pulsar_bridge::pulsar::client::Client;
 use pulsar_bridge::pulsar::entry::Entry;
 use pulsar_bridge::pulsar::fields;
@@ -223,6 +223,7 @@ pub fn route() -> RouteSpec {
         to: "bank".into(),
         topics: vec![TopicName::parse(TOPIC).unwrap()],
         patterns: Patterns::default(),
+        renaming: Renaming::default(),
         generation: 1,
         subscription: "bridge.riskfuel.bank".into(),
         start: Start::Earliest,

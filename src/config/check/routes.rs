@@ -52,6 +52,7 @@ impl Checker<'_> {
         let from = self.required_text(raw.from, &place.key("from"), site_name);
         let to = self.required_text(raw.to, &place.key("to"), site_name);
         let topics = self.route_topics(raw.topics, raw.exclude, place);
+        let renaming = self.renaming(raw.rename, &place.key("rename"));
         let answers = self.text(raw.answers, &place.key("answers"), route_name);
         let generation = self.number(raw.generation, &place.key("generation"), 1..=u32::MAX, 1);
         let subscription = self.text(raw.subscription, &place.key("subscription"), subscription);
@@ -65,6 +66,7 @@ impl Checker<'_> {
             to: to?,
             topics,
             patterns,
+            renaming,
             answers,
             generation,
             subscription,

@@ -1,12 +1,16 @@
 //! What a route takes: topics, patterns, and what these leave out; and what the patterns of several routes have in
 //! common, as far as their texts show it. What only their topics show is seen at run time.
 
+use std::collections::BTreeMap;
+
 use super::Checker;
 use super::text::Found;
 use crate::config::Route;
 use crate::config::field::{Field, Text};
 use crate::config::problem::{Place, Refusal};
-use crate::policy::{PATTERNS_MAX, Pattern, Patterns, RuleError, TopicRules, is_pattern};
+use crate::policy::{
+    PATTERNS_MAX, Pattern, Patterns, RENAMES_MAX, Renaming, RenamingError, RuleError, TopicRules, is_pattern,
+};
 use crate::pulsar::topic::TopicName;
 
 /// An item of `topics`.
@@ -63,6 +67,26 @@ impl Checker<'_> {
         self.refuse(place, refusal);
     }
 
+    pub(super) fn renaming(
+        &mut self,
+        field: Field<BTreeMap<String, Field<Text>>>,
+        place: &Place,
+    ) -> Renaming {
+        let rules = self.optional(field, place).unwrap_or_default();
+        if rules.len() > RENAMES_MAX {
+            let refusal = Refusal::new(format!("{} names", rules.len()), format!("keep to {RENAMES_MAX}"));
+            self.refuse(place, refusal);
+        }
+        let mut renaming = Renaming::default();
+        for (from, to) in rules {
+            let place = place.key(&from);
+            self.required_text(to, &place, |found| {
+                found.parse(|to| renaming.add(&from, to).map_err(not_renamed))
+            });
+        }
+        renaming
+    }
+
     /// Patterns beside the other routes' topics and patterns, by one subscription.
     pub(super) fn patterns_beside(&mut self, routes: &[Route], places: &[Place]) {
         let count: usize = routes.iter().map(|route| rules_of(&route.patterns)).sum();
@@ -100,6 +124,17 @@ impl Checker<'_> {
 
 fn rules_of(patterns: &Patterns) -> usize {
     patterns.items().len() + patterns.exclude().texts().len()
+}
+
+fn not_renamed(error: RenamingError) -> Refusal {
+    let remedy = match error {
+        RenamingError::NoName | RenamingError::Kinds => {
+            "write two namespaces, persistent://tenant/namespace, or two whole topics, persistent://tenant/namespace/topic"
+        }
+        RenamingError::Partition => "name the whole topic: its partitions keep their numbers",
+        RenamingError::Twice => "remove one of them",
+    };
+    Refusal::new(error.to_string(), remedy)
 }
 
 fn item(found: &Found) -> Result<Item, Refusal> {

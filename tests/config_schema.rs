@@ -124,6 +124,7 @@ fn full_hub() -> Value {
     route["topics"] = json!(["persistent://public/default/.*"]);
     route["exclude"] = json!(["public/default/x"]);
     route["rename"] = json!({"persistent://public/default": "persistent://riskfuel/datagen"});
+    route["onward"] = json!(true);
     route["batching"] = json!({"max_messages": 10, "max_bytes": 2000});
     value["admin"]["hosts"] = json!(["bridge"]);
     assert_eq!(refusals(&value), Vec::<String>::new());

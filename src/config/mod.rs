@@ -212,6 +212,8 @@ pub struct Route {
     pub patterns: Patterns,
     /// Their names at the destination.
     pub renaming: Renaming,
+    /// Whether it passes on what bridges brought from elsewhere.
+    pub onward: bool,
     /// The route whose messages this one answers.
     pub answers: Option<String>,
     /// At least 1.

@@ -279,6 +279,9 @@ object! {
         /// Names at the destination: a whole topic's, or a namespace's, each by its name at the source. The nearer rule wins.
         #[serde(default)]
         rename: BTreeMap<String, Field<Text>>,
+        /// Also relays what bridges brought from other sites than the target; without it a route relays only what was written here.
+        #[serde(default)]
+        onward: bool,
         /// The route whose messages this one answers: `--topics` then keeps it too.
         #[serde(default)]
         answers: Text,

@@ -203,7 +203,12 @@ mod tests {
             assert_eq!(Pattern::parse(text).unwrap_err(), error, "{text}");
             assert!(!error.remedy().is_empty());
         }
-        for text in ["persistent://a/b/(c|d)", "^persistent://a/b/c[|]d$", r"persistent://a/b/c\|d", "persistent://a/b/.+"] {
+        for text in [
+            "persistent://a/b/(c|d)",
+            "^persistent://a/b/c[|]d$",
+            r"persistent://a/b/c\|d",
+            "persistent://a/b/.+",
+        ] {
             assert_eq!(Pattern::parse(text).unwrap().text(), text);
         }
     }

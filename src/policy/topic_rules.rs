@@ -70,9 +70,12 @@ impl RuleError {
             Self::Partition(base) => format!("write {base}, which means all of them"),
             Self::Unrooted => "spell out tenant and namespace: persistent://tenant/namespace/.*".into(),
             Self::NamespaceOpen => {
-                "brokers list topics by namespace: write persistent://tenant/namespace/.*, one item for each".into()
+                "brokers list topics by namespace: write persistent://tenant/namespace/.*, one item for each"
+                    .into()
             }
-            Self::Alternatives => "put them in parentheses behind the namespace, or write one item for each".into(),
+            Self::Alternatives => {
+                "put them in parentheses behind the namespace, or write one item for each".into()
+            }
             Self::Syntax(_) => "write a regular expression that stands for whole topic names".into(),
             Self::TooLarge => format!("keep to {PATTERN_LEN_MAX} characters and small repetitions"),
             Self::TooMany => "write a pattern instead".into(),

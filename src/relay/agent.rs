@@ -252,7 +252,8 @@ impl Gate {
     /// A pattern's row said only that nothing had been opened.
     fn forget_awaited(&self, open: &Open) {
         let ours = |route: &&RouteSpec| route.name == open.route && route.from == open.from;
-        let (Some(route), Ok(topic)) = (self.declared.iter().find(ours), TopicName::parse(&open.topic)) else {
+        let (Some(route), Ok(topic)) = (self.declared.iter().find(ours), TopicName::parse(&open.topic))
+        else {
             return;
         };
         for pattern in route.patterns.items().iter().filter(|pattern| pattern.matches(&topic)) {
@@ -332,6 +333,7 @@ impl Gate {
             }
         }
         self.forget_awaited(&open);
+        let _feeds = self.context.feeders.feed(&destination, &open.from, &open.fed_by);
         let context = self.context.clone();
         let sink = Sink { context, open, destination, lane, allowance, hole, superseded };
         // Also when the sink panics: the next session waits for it.

@@ -1,11 +1,13 @@
 //! What all partitions of one agent share: the own cluster, the lanes, the board, the budgets. Plain wiring.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
+use super::feeders::Feeders;
 use super::lanes::Lanes;
 use super::status::Board;
 use crate::policy::{Patterns, Renaming};
@@ -52,6 +54,8 @@ pub struct RouteSpec {
     pub patterns: Patterns,
     /// Their names at the destination.
     pub renaming: Renaming,
+    /// Passes on what bridges brought from other sites than `to`.
+    pub onward: bool,
     /// Part of the producer name: raised to send under a new one.
     pub generation: u32,
     /// The durable subscription at the source.
@@ -81,6 +85,8 @@ pub struct Context {
     pub lanes: Lanes,
     /// What is published about routes.
     pub board: Board,
+    /// Which sites feed the topics here.
+    pub feeders: Arc<Feeders>,
     /// Bytes that sources hold between broker and lane.
     pub source_budget: Budget,
     /// Bytes that sinks hold between lane and broker.
@@ -100,6 +106,7 @@ impl Context {
             instance: format!("{:012x}", first_session >> 16),
             cluster,
             lanes: Lanes::new(),
+            feeders: Arc::default(),
             board,
             source_budget: Budget::new(SOURCE_BYTES, SOURCE_SHARE_MIN, SOURCE_SHARE_MAX),
             sink_budget: Budget::new(SINK_BYTES, SINK_SHARE_MIN, SINK_SHARE_MAX),

@@ -78,6 +78,9 @@ pub struct DeclaredRoute {
     /// Names at the destination.
     #[prost(message, repeated, tag = "10")]
     pub rename: Vec<DeclaredName>,
+    /// Passes on what bridges brought.
+    #[prost(bool, tag = "11")]
+    pub onward: bool,
 }
 
 /// A topic or namespace, and what it is called at the destination.
@@ -112,7 +115,9 @@ pub enum DeclarationError {
     #[error("the declaration of routes cannot be decoded")]
     Malformed,
     /// More than anybody configures.
-    #[error("more than {ROUTES_MAX} routes, {TOPICS_MAX} topics or {PATTERNS_MAX} patterns are declared or refused")]
+    #[error(
+        "more than {ROUTES_MAX} routes, {TOPICS_MAX} topics or {PATTERNS_MAX} patterns are declared or refused"
+    )]
     TooMany,
     /// A name, topic or number that no configuration would accept.
     #[error("a declared route is not valid: {0}")]
@@ -140,6 +145,7 @@ pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
             patterns: route.patterns.items().iter().map(|pattern| pattern.text().to_owned()).collect(),
             exclude: route.patterns.exclude().texts().to_vec(),
             rename: route.renaming.rules().map(|(from, to)| DeclaredName { from, to }).collect(),
+            onward: route.onward,
         });
     let declaration = Some(Declaration { routes: declared.collect() });
     encode_message(&ControlMessage { declaration, refusals: Vec::new() })
@@ -179,7 +185,11 @@ fn count(message: &[u8]) -> Result<(), DeclarationError> {
     }
     let refusals = parts(message, REFUSALS).count();
     let too_many = topics > TOPICS_MAX || refusals > TOPICS_MAX || patterns > PATTERNS_MAX;
-    if too_many || names > RENAMES_MAX || routes > ROUTES_MAX { Err(DeclarationError::TooMany) } else { Ok(()) }
+    if too_many || names > RENAMES_MAX || routes > ROUTES_MAX {
+        Err(DeclarationError::TooMany)
+    } else {
+        Ok(())
+    }
 }
 
 /// The parts of a message that have this number.
@@ -231,7 +241,9 @@ fn check_route(
     let patterns = check_patterns(&route.patterns, &route.exclude)?;
     let mut renaming = Renaming::default();
     for name in &route.rename {
-        renaming.add(&name.from, &name.to).map_err(|_| DeclarationError::Route("a name at the destination"))?;
+        renaming
+            .add(&name.from, &name.to)
+            .map_err(|_| DeclarationError::Route("a name at the destination"))?;
     }
     if route.generation == 0 {
         return Err(DeclarationError::Route("its generation"));
@@ -248,6 +260,7 @@ fn check_route(
         topics,
         patterns,
         renaming,
+        onward: route.onward,
         generation: route.generation,
         subscription: route.subscription,
         start,
@@ -294,6 +307,7 @@ mod tests {
         renaming.add("persistent://a/b", "persistent://c/d").unwrap();
         RouteSpec {
             renaming,
+            onward: true,
             name: "results".into(),
             from: "bank".into(),
             to: "riskfuel".into(),

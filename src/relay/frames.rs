@@ -79,6 +79,9 @@ pub struct Open {
     /// The topic at the destination, without partition, where it has another name there.
     #[prost(string, tag = "9")]
     pub destination: String,
+    /// The sites whose messages come with the topic, where the route passes on what bridges brought.
+    #[prost(string, repeated, tag = "10")]
+    pub fed_by: Vec<String>,
 }
 
 /// The sink's producer stands.

@@ -41,7 +41,8 @@ impl Matching {
     pub(super) fn listed(&mut self, namespace: &Namespace, topics: &BTreeSet<TopicName>) -> Change {
         let mut change = Change::default();
         let lies_here = |topic: &&TopicName| topic.namespace() == *namespace;
-        change.gone = self.running.iter().filter(lies_here).filter(|topic| !topics.contains(topic)).cloned().collect();
+        change.gone =
+            self.running.iter().filter(lies_here).filter(|topic| !topics.contains(topic)).cloned().collect();
         let matching = topics.iter().filter(lies_here).filter(|topic| self.patterns.match_all(topic));
         for topic in matching {
             if self.named.contains(topic) || self.running.contains(topic) {

@@ -34,6 +34,7 @@ mod lane;
 mod lanes;
 
 mod destination;
+mod feeders;
 mod refusal;
 mod sink;
 

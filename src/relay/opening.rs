@@ -3,6 +3,7 @@
 
 use super::context::RouteSpec;
 use super::control;
+use super::feeders::FED_BY_MAX;
 use super::frames::Open;
 use super::reason::Reason;
 use super::refusal::Refusal;
@@ -31,11 +32,18 @@ impl Rules<'_> {
                 "its names are not those of the two sites, or not written as they should be",
             ));
         }
+        if open.fed_by.len() > FED_BY_MAX || !open.fed_by.iter().all(|site| control::is_name(site)) {
+            return Err(refused("it names more sites than there may be, or what is no site"));
+        }
         // `x-partition-7` of a topic that has no such partition would be an ordinary topic beside it.
         if topic.partition_index().is_some_and(|index| index >= open.partitions)
             || topic.partition_index().is_none() && open.partitions > 0
         {
             return Err(Refusal::of(Reason::PartitionMismatch, "the topic has no such partition"));
+        }
+        if open.fed_by.iter().any(|site| site == self.site) {
+            let detail = format!("the route passes on what comes from {}", open.fed_by.join(", "));
+            return Err(Refusal::of(Reason::OnwardRing, &detail));
         }
         let ours =
             |route: &&RouteSpec| route.name == open.route && route.from == open.from && route.to == open.to;
@@ -61,7 +69,8 @@ fn destination(open: &Open, source: &TopicName) -> Result<TopicName, Refusal> {
     if open.destination.is_empty() {
         return Ok(source.base());
     }
-    let topic = TopicName::parse(&open.destination).map_err(|_| refused("its destination is no topic's name"))?;
+    let topic =
+        TopicName::parse(&open.destination).map_err(|_| refused("its destination is no topic's name"))?;
     if topic.to_string() != open.destination || topic.partition_index().is_some() || topic == source.base() {
         return Err(refused("its destination is not written as it should be"));
     }
@@ -99,6 +108,7 @@ mod tests {
             partitions: 0,
             generation: 1,
             destination: destination.into(),
+            fed_by: Vec::new(),
         }
     }
 
@@ -110,6 +120,7 @@ mod tests {
             topics: vec![TopicName::parse("a/b/c").unwrap()],
             patterns: Patterns::default(),
             renaming,
+            onward: false,
             generation: 1,
             subscription: "bridge.riskfuel.bank".into(),
             start: Start::Earliest,
@@ -150,8 +161,27 @@ mod tests {
     }
 
     #[test]
+    fn a_route_that_would_bring_back_what_went_out_from_here_is_refused() {
+        let fed_by = |sites: &[&str]| {
+            let fed_by = sites.iter().map(ToString::to_string).collect();
+            admitted(&[], &[HERE], &Open { fed_by, ..open(HERE, "") })
+        };
+        assert!(fed_by(&["partner", "mint"]).is_ok());
+        assert_eq!(fed_by(&["partner", "bank"]), Err(Reason::OnwardRing));
+        assert_eq!(fed_by(&["forged\nline"]), Err(Reason::RefusedByPolicy));
+        assert_eq!(fed_by(&["x"; FED_BY_MAX + 1]), Err(Reason::RefusedByPolicy));
+    }
+
+    #[test]
     fn a_destination_has_one_spelling_and_no_partition() {
-        for bad in ["x/y/z", "z", "persistent://x/y/z-partition-1", "persistent://x/y/z\nforged", HERE, "persistent://x"] {
+        for bad in [
+            "x/y/z",
+            "z",
+            "persistent://x/y/z-partition-1",
+            "persistent://x/y/z\nforged",
+            HERE,
+            "persistent://x",
+        ] {
             assert_eq!(admitted(&[], &[".*"; 0], &open(HERE, bad)), Err(Reason::RefusedByPolicy), "{bad}");
             let all = ["persistent://.*"];
             assert_eq!(admitted(&[], &all, &open(HERE, bad)), Err(Reason::RefusedByPolicy), "{bad}");

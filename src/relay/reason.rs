@@ -83,6 +83,8 @@ reasons! {
     PartitionMismatch "partition_mismatch" Later "give the destination topic the source's number of partitions";
     /// Somebody else published under our producer name.
     AnotherWriter "another_writer" Soon "none needed once: the session is opened anew; if it lasts, two bridges use the same site names";
+    /// The route would bring the destination's own messages back to it.
+    OnwardRing "onward_ring" Later "routes with \"onward\" form a ring, in which every message would go round for ever: take \"onward\" from one of them (the destination's log names the sites: `detail`)";
     /// The other side's policy does not allow the route.
     RefusedByPolicy "refused_by_policy" Later "have the topic added to the policy of the site that refused it";
     /// The peer gave no reason that this version knows.

@@ -158,9 +158,7 @@ impl Topic {
                 }
                 Err(holder) => {
                     let detail = format!("route {holder} reads the topic by the same subscription");
-                    progress
-                        .get_or_insert_with(|| self.row())
-                        .halted(Reason::SubscriptionInUse, &detail);
+                    progress.get_or_insert_with(|| self.row()).halted(Reason::SubscriptionInUse, &detail);
                 }
             }
             tokio::select! {

@@ -77,8 +77,7 @@ impl Sink {
             &self.open.to,
         );
         progress.row.session = session;
-        progress.row.destination =
-            (!self.open.destination.is_empty()).then(|| self.open.destination.clone());
+        progress.row.destination = (!self.open.destination.is_empty()).then(|| self.open.destination.clone());
         if let Ok(topic) = TopicName::parse(&self.open.topic)
             && topic.partition_index().is_some()
         {

@@ -53,6 +53,7 @@ impl Checker<'_> {
         let to = self.required_text(raw.to, &place.key("to"), site_name);
         let topics = self.route_topics(raw.topics, raw.exclude, place);
         let renaming = self.renaming(raw.rename, &place.key("rename"));
+        let onward = self.optional(raw.onward, &place.key("onward")).unwrap_or(false);
         let answers = self.text(raw.answers, &place.key("answers"), route_name);
         let generation = self.number(raw.generation, &place.key("generation"), 1..=u32::MAX, 1);
         let subscription = self.text(raw.subscription, &place.key("subscription"), subscription);
@@ -67,6 +68,7 @@ impl Checker<'_> {
             topics,
             patterns,
             renaming,
+            onward,
             answers,
             generation,
             subscription,

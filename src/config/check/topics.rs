@@ -49,18 +49,15 @@ impl Checker<'_> {
     }
 
     /// What excludes nothing was meant otherwise.
-    fn excluded(
-        &mut self,
-        exclude: &TopicRules,
-        topics: &[TopicName],
-        patterns: &[Pattern],
-        place: &Place,
-    ) {
+    fn excluded(&mut self, exclude: &TopicRules, topics: &[TopicName], patterns: &[Pattern], place: &Place) {
         let named = topics.iter().find(|topic| exclude.allows(topic));
         let refusal = if let Some(topic) = named {
             Refusal::new(format!("{topic} stands in `topics` by its name"), "take it away there, or here")
         } else if !exclude.is_empty() && patterns.is_empty() {
-            Refusal::new("there is no pattern to exclude from", "leave it out, or write a pattern in `topics`")
+            Refusal::new(
+                "there is no pattern to exclude from",
+                "leave it out, or write a pattern in `topics`",
+            )
         } else {
             return;
         };

@@ -322,6 +322,7 @@ fn route(route: &config::Route) -> RouteSpec {
         topics: route.topics.clone(),
         patterns: route.patterns.clone(),
         renaming: route.renaming.clone(),
+        any_partitions: route.any_partitions,
         onward: route.onward,
         generation: route.generation,
         subscription: route.subscription_name(),

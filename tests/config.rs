@@ -209,7 +209,7 @@ fn a_mistake_of_each_kind_is_told_in_these_words() {
         assert!(heard.contains(told), "expected {told}\nheard {heard:#?}");
         assert!(heard.len() <= 4, "{heard:#?}");
     }
-    assert_eq!(mistakes.len(), 49);
+    assert_eq!(mistakes.len(), 50);
     assert_eq!(told(&json!([])), ["the file is not a JSON object; begin it with { and end it with }"]);
 }
 

@@ -212,6 +212,8 @@ pub struct Route {
     pub patterns: Patterns,
     /// Their names at the destination.
     pub renaming: Renaming,
+    /// Whether the destination may have another number of partitions.
+    pub any_partitions: bool,
     /// Whether it passes on what bridges brought from elsewhere.
     pub onward: bool,
     /// The route whose messages this one answers.

@@ -279,6 +279,9 @@ object! {
         /// Names at the destination: a whole topic's, or a namespace's, each by its name at the source. The nearer rule wins.
         #[serde(default)]
         rename: BTreeMap<String, Field<Text>>,
+        /// `equal` (the default): source and destination have as many partitions; `any`: a source partition goes to the one of its number, modulo the destination's count.
+        #[serde(default)]
+        partitions: Text,
         /// Also relays what bridges brought from other sites than the target; without it a route relays only what was written here.
         #[serde(default)]
         onward: bool,

@@ -192,7 +192,6 @@ mod tests {
             ("persistent://.*/b/c", NamespaceOpen),
             ("persistent://a/[bc]/d", NamespaceOpen),
             ("persistent://a/b*/.*", NamespaceOpen),
-            ("persistent://a/b/", NamespaceOpen),
             ("persistent://a/b/*", NamespaceOpen),
             ("persistent://a/b/c", NamespaceOpen),
             ("persistent://a/b/c|persistent://x/y/d", Alternatives),

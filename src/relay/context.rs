@@ -54,6 +54,8 @@ pub struct RouteSpec {
     pub patterns: Patterns,
     /// Their names at the destination.
     pub renaming: Renaming,
+    /// The destination may have another number of partitions.
+    pub any_partitions: bool,
     /// Passes on what bridges brought from other sites than `to`.
     pub onward: bool,
     /// Part of the producer name: raised to send under a new one.

@@ -81,6 +81,9 @@ pub struct DeclaredRoute {
     /// Passes on what bridges brought.
     #[prost(bool, tag = "11")]
     pub onward: bool,
+    /// The destination may have another number of partitions.
+    #[prost(bool, tag = "12")]
+    pub any_partitions: bool,
 }
 
 /// A topic or namespace, and what it is called at the destination.
@@ -146,6 +149,7 @@ pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
             exclude: route.patterns.exclude().texts().to_vec(),
             rename: route.renaming.rules().map(|(from, to)| DeclaredName { from, to }).collect(),
             onward: route.onward,
+            any_partitions: route.any_partitions,
         });
     let declaration = Some(Declaration { routes: declared.collect() });
     encode_message(&ControlMessage { declaration, refusals: Vec::new() })
@@ -261,6 +265,7 @@ fn check_route(
         patterns,
         renaming,
         onward: route.onward,
+        any_partitions: route.any_partitions,
         generation: route.generation,
         subscription: route.subscription,
         start,
@@ -308,6 +313,7 @@ mod tests {
         RouteSpec {
             renaming,
             onward: true,
+            any_partitions: true,
             name: "results".into(),
             from: "bank".into(),
             to: "riskfuel".into(),

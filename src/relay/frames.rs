@@ -82,6 +82,9 @@ pub struct Open {
     /// The sites whose messages come with the topic, where the route passes on what bridges brought.
     #[prost(string, repeated, tag = "10")]
     pub fed_by: Vec<String>,
+    /// The destination may have another number of partitions.
+    #[prost(bool, tag = "11")]
+    pub any_partitions: bool,
 }
 
 /// The sink's producer stands.

@@ -60,6 +60,9 @@ impl Rules<'_> {
         if route.renaming.destination(&topic.base()) != destination {
             return Err(refused("the route is declared here with another name for the topic"));
         }
+        if route.any_partitions != open.any_partitions {
+            return Err(refused("the route is declared here with another word about partitions"));
+        }
         Ok(destination)
     }
 }
@@ -109,6 +112,7 @@ mod tests {
             generation: 1,
             destination: destination.into(),
             fed_by: Vec::new(),
+            any_partitions: false,
         }
     }
 
@@ -120,6 +124,7 @@ mod tests {
             topics: vec![TopicName::parse("a/b/c").unwrap()],
             patterns: Patterns::default(),
             renaming,
+            any_partitions: false,
             onward: false,
             generation: 1,
             subscription: "bridge.riskfuel.bank".into(),

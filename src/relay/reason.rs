@@ -80,7 +80,7 @@ reasons! {
     /// The destination topic does not exist and cannot be created from here.
     DestinationMissing "destination_missing" Later "create the destination topic with the source's number of partitions, or set pulsar.admin_url there for a role that may";
     /// Source and destination differ in partitions.
-    PartitionMismatch "partition_mismatch" Later "give the destination topic the source's number of partitions";
+    PartitionMismatch "partition_mismatch" Later "give the destination topic the source's number of partitions, or say \"partitions\": \"any\" in the route; with pulsar.admin_url there and a role that may, the bridge adds those that are missing";
     /// Somebody else published under our producer name.
     AnotherWriter "another_writer" Soon "none needed once: the session is opened anew; if it lasts, two bridges use the same site names";
     /// The route would bring the destination's own messages back to it.

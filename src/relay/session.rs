@@ -100,6 +100,7 @@ impl Session<'_> {
             generation: self.route.generation,
             destination: renamed(self.route, self.topic),
             fed_by: fed_by.iter().cloned().collect(),
+            any_partitions: self.route.any_partitions,
         };
         self.lane.tell(Kind::Open(open)).await;
         let end = match self.await_ready(&mut from_sink, session).await {

@@ -61,8 +61,10 @@ impl Source {
             &route.from,
             &route.to,
         );
-        let destination = route.renaming.destination(&topic);
-        progress.row.destination = (destination != topic).then(|| destination.to_string());
+        // Which partition it is there, only the destination knows where their numbers differ.
+        let known = if route.any_partitions { topic.base() } else { topic.clone() };
+        let there = route.renaming.destination(&known);
+        progress.row.destination = (there != known).then(|| there.to_string());
         Self {
             context,
             route,

@@ -238,6 +238,7 @@ pub fn route() -> RouteSpec {
         topics: vec![TopicName::parse(TOPIC).unwrap()],
         patterns: Patterns::default(),
         renaming: Renaming::default(),
+        any_partitions: false,
         onward: false,
         generation: 1,
         subscription: "bridge.riskfuel.bank".into(),

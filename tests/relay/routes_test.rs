@@ -119,6 +119,41 @@ async fn two_topics_may_have_one_name_at_the_destination() {
     }
 }
 
+#[tokio::test]
+async fn partitions_that_differ_are_refused_unless_the_route_takes_any() {
+    let parted = "public/default/parted";
+    let strict = carrying("strict", "riskfuel", "bank", &[parted]);
+    let lax = ["public/default/more", "public/default/fewer", "public/default/whole"];
+    let lax = RouteSpec { any_partitions: true, ..carrying("lax", "riskfuel", "bank", &lax) };
+    let counts =
+        |four: u32, other: u32| [(parted, four), ("public/default/more", 4), ("public/default/fewer", other)];
+    let riskfuel = Site::with_partitions("riskfuel", vec![strict, lax], &[], &counts(4, 2)).await;
+    let mut there = counts(2, 4);
+    there[1].1 = 3;
+    let bank = Site::with_partitions("bank", Vec::new(), EVERYTHING, &there).await;
+    for topic in ["more-partition-0", "more-partition-3", "fewer-partition-1", "whole"] {
+        riskfuel.publish(&format!("public/default/{topic}"), texts(topic, 10)).await;
+    }
+    riskfuel.join(&bank).await;
+    let folded = bank.read("public/default/more-partition-0", 20).await;
+    for topic in ["more-partition-0", "more-partition-3"] {
+        let its: Vec<_> = folded.iter().filter(|text| text.starts_with(topic)).cloned().collect();
+        assert_eq!(its, texts(topic, 10));
+    }
+    let one = bank.read("public/default/fewer-partition-1", 10).await;
+    assert_eq!(one, texts("fewer-partition-1", 10));
+    assert_eq!(bank.read("public/default/whole", 10).await, texts("whole", 10));
+    let refused = |row: &pulsar_bridge::relay::status::PartitionStatus| {
+        row.reason.as_deref() == Some("partition_mismatch")
+    };
+    let row = riskfuel.until_row("it is refused", refused).await;
+    assert!(row.topic.starts_with("persistent://public/default/parted-partition-"), "{}", row.topic);
+    let folded =
+        |row: &pulsar_bridge::relay::status::PartitionStatus| row.topic.ends_with("more-partition-3");
+    let row = bank.until_row("it is shown where it goes", folded).await;
+    assert_eq!(row.destination.as_deref(), Some("persistent://public/default/more-partition-0"));
+}
+
 const TOPIC: &str = "public/default/shared";
 
 fn onward(from: &str, to: &str, onward: bool) -> RouteSpec {

@@ -53,6 +53,8 @@ impl Checker<'_> {
         let to = self.required_text(raw.to, &place.key("to"), site_name);
         let topics = self.route_topics(raw.topics, raw.exclude, place);
         let renaming = self.renaming(raw.rename, &place.key("rename"));
+        let any_partitions =
+            self.text(raw.partitions, &place.key("partitions"), any_partitions).unwrap_or(false);
         let onward = self.optional(raw.onward, &place.key("onward")).unwrap_or(false);
         let answers = self.text(raw.answers, &place.key("answers"), route_name);
         let generation = self.number(raw.generation, &place.key("generation"), 1..=u32::MAX, 1);
@@ -68,6 +70,7 @@ impl Checker<'_> {
             topics,
             patterns,
             renaming,
+            any_partitions,
             onward,
             answers,
             generation,
@@ -213,6 +216,14 @@ fn start(found: &Found) -> Result<Start, Refusal> {
         "earliest" => Ok(Start::Earliest),
         "latest" => Ok(Start::Latest),
         _ => Err(Refusal::new(format!("{} is no start", found.shown()), "write \"earliest\" or \"latest\"")),
+    }
+}
+
+fn any_partitions(found: &Found) -> Result<bool, Refusal> {
+    match found.text.as_str() {
+        "any" => Ok(true),
+        "equal" => Ok(false),
+        _ => Err(Refusal::new(format!("{} is no rule", found.shown()), "write \"equal\" or \"any\"")),
     }
 }
 

@@ -75,6 +75,15 @@ impl Patterns {
         Self { within: Some(rules), ..self }
     }
 
+    /// Takes away the patterns in whose namespaces these can allow nothing: nobody has to list those.
+    pub fn remove_beyond(&mut self, rules: &TopicRules) -> Vec<Pattern> {
+        let patterns = std::mem::take(&mut self.items);
+        let (kept, removed) =
+            patterns.into_iter().partition(|pattern| may_allow_in(rules, &pattern.namespace));
+        self.items = kept;
+        removed
+    }
+
     /// Whether the topic is taken.
     pub fn take(&self, topic: &TopicName) -> bool {
         self.match_all(topic) && self.within.as_ref().is_none_or(|rules| rules.allows(topic))
@@ -104,6 +113,15 @@ impl Patterns {
     pub fn namespaces(&self) -> BTreeSet<&Namespace> {
         self.items.iter().map(Pattern::namespace).collect()
     }
+}
+
+/// Whether a topic of this namespace can be allowed: yes, where a rule does not say in which namespace.
+fn may_allow_in(rules: &TopicRules, namespace: &Namespace) -> bool {
+    rules.texts().iter().any(|text| match (is_pattern(text), Pattern::parse(text)) {
+        (true, Ok(pattern)) => pattern.namespace == *namespace,
+        (true, Err(_)) => true,
+        (false, _) => TopicName::parse(text).is_ok_and(|topic| topic.namespace() == *namespace),
+    })
 }
 
 /// Topics that brokers keep for themselves (`SystemTopicNames`).
@@ -180,6 +198,21 @@ mod tests {
         let narrowed = patterns(&["persistent://a/b/.*"], &[]).within(within);
         assert!(takes(&narrowed, "a/b/c-partition-1") && !takes(&narrowed, "a/b/d"));
         assert!(narrowed.match_all(&TopicName::parse("a/b/d").unwrap()));
+    }
+
+    #[test]
+    fn a_namespace_from_which_nothing_may_go_out_is_not_looked_at() {
+        let removed = |allowed: &[&str]| {
+            let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+            let mut both = patterns(&["persistent://a/b/.*", "persistent://c/d/.*"], &[]);
+            let removed = both.remove_beyond(&TopicRules::parse(&allowed).unwrap());
+            assert_eq!(both.items().len() + removed.len(), 2);
+            removed.iter().map(|pattern| pattern.text().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(removed(&[]).len(), 2);
+        assert_eq!(removed(&["a/b/x"]), ["persistent://c/d/.*"]);
+        assert_eq!(removed(&["persistent://c/d/x.*"]), ["persistent://a/b/.*"]);
+        assert_eq!(removed(&["persistent://.*/x"]), [""; 0]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::routes::Routes;
 use super::session::Halt;
 use super::sink::Sink;
 use super::status::{End, Key, State};
-use crate::policy::Policies;
+use crate::policy::{Policies, TopicRules};
 use crate::pulsar::topic::TopicName;
 use crate::tunnel::link::{LinkUp, TunnelEvent};
 
@@ -41,11 +41,14 @@ struct Gate {
     declared: Vec<RouteSpec>,
     /// What each peer may do here.
     policies: Policies,
-    /// By peer, then by source topic-partition and destination.
-    slots: Mutex<HashMap<String, HashMap<(String, String), Slot>>>,
+    /// By peer.
+    slots: Mutex<HashMap<String, Slots>>,
     /// When a refusal was last told of each peer, and how many were not.
     said: Mutex<HashMap<String, (Instant, u64)>>,
 }
+
+/// By source topic-partition and, where it has another name here, that.
+type Slots = HashMap<(String, String), Slot>;
 
 /// The sink of one source topic-partition; a newer session replaces an older one, never beside it.
 struct Slot {
@@ -191,10 +194,9 @@ impl Gate {
                 allowed
             });
             let send = self.policies.of(peer).map(|policy| policy.send.clone()).unwrap_or_default();
-            if !route.patterns.is_empty() && (!is_its_own || send.is_empty()) {
-                let patterns = std::mem::take(&mut route.patterns);
-                refusals.extend(patterns.items().iter().map(|pattern| refused(pattern.text())));
-            }
+            let send = if is_its_own { send } else { TopicRules::default() };
+            let beyond = route.patterns.remove_beyond(&send);
+            refusals.extend(beyond.iter().map(|pattern| refused(pattern.text())));
             route.patterns = route.patterns.within(send);
             if !route.topics.is_empty() || !route.patterns.is_empty() {
                 believed.push(route);

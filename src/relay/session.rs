@@ -201,7 +201,7 @@ impl Session<'_> {
                 // A sink that confirms nothing keeps nobody from stopping: what is open is sent again some day.
                 () = at(settle_by), if settle_by.is_some() => Err(SessionEnd::Drained),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
-                grown = fed_by_more(&mut flow.fed, self.context, self.topic, &self.route.to) => Err(grown),
+                grown = fed_by_more(&mut flow.fed, self.context, self.topic, &self.route.to), if !drain.is_cancelled() => Err(grown),
                 place = lane.entry_place(), if sends => match place {
                     Some(place) => flow.send_next(place, self.progress),
                     None => Err(SessionEnd::LaneLost),

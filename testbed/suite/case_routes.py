@@ -14,7 +14,7 @@ SECOND_ADMIN_PORT = 9601
 
 
 def patterns(stage):
-    """A pattern with an exclusion and a new tenant and namespace: topics that are partitioned, created later, deleted and
+    """A pattern with an exclusion and another tenant and namespace: topics partitioned, created later, deleted and
     made anew, or grown are relayed once; what is excluded is not."""
     tenant = f"t-{stage.namespace}"
     make_tenant(stage, "bank", tenant)

@@ -120,6 +120,26 @@ async fn two_topics_may_have_one_name_at_the_destination() {
 }
 
 #[tokio::test]
+async fn one_topic_may_go_to_two_names_by_two_subscriptions() {
+    let plain = carrying("plain", "riskfuel", "bank", &["public/a/one"]);
+    let copy = RouteSpec {
+        name: "copy".into(),
+        subscription: "a copy".into(),
+        renaming: renaming("persistent://public/a", "persistent://public/b"),
+        ..plain.clone()
+    };
+    let riskfuel = Site::start("riskfuel", vec![plain, copy], &[]).await;
+    let bank = Site::start("bank", Vec::new(), EVERYTHING).await;
+    riskfuel.publish("public/a/one", texts("one", 20)).await;
+    riskfuel.join(&bank).await;
+    for topic in ["public/a/one", "public/b/one"] {
+        assert_eq!(bank.read(topic, 20).await, texts("one", 20));
+    }
+    let sessions = || bank.rows(|row| row.state == State::Running).len();
+    assert_eq!(sessions(), 2, "one session took the other's place");
+}
+
+#[tokio::test]
 async fn partitions_that_differ_are_refused_unless_the_route_takes_any() {
     let parted = "public/default/parted";
     let strict = carrying("strict", "riskfuel", "bank", &[parted]);

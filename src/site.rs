@@ -320,6 +320,10 @@ fn route(route: &config::Route) -> RouteSpec {
         from: route.from.clone(),
         to: route.to.clone(),
         topics: route.topics.clone(),
+        patterns: route.patterns.clone(),
+        renaming: route.renaming.clone(),
+        any_partitions: route.any_partitions,
+        onward: route.onward,
         generation: route.generation,
         subscription: route.subscription_name(),
         start: match route.start {

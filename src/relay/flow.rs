@@ -1,7 +1,9 @@
 //! What a running session holds: its window, what waits to be joined, and where it stands. Decides what is read,
 //! sent and acknowledged next; holds no socket.
 
-use tokio::sync::mpsc;
+use std::collections::BTreeSet;
+
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::batching::{Batching, Boundary, Unit};
@@ -27,7 +29,11 @@ pub(super) struct Flow {
     /// This session has read an entry.
     pub(super) has_read: bool,
     pub(super) heard_at: Instant,
+    pub(super) fed: Option<Fed>,
 }
+
+/// Where changes are heard of which sites feed the topic, and those that the destination was told.
+pub(super) type Fed = (watch::Receiver<()>, BTreeSet<String>);
 
 impl Flow {
     pub(super) fn new(
@@ -50,6 +56,7 @@ impl Flow {
             last_acknowledged: None,
             has_read: false,
             heard_at: Instant::now(),
+            fed: None,
         }
     }
 

@@ -2,6 +2,7 @@
 //! acknowledge what the destination confirmed. Ends at the first thing that is not as it should be; says what it
 //! was, and leaves it to `source.rs` what follows.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, RouteSpec};
-use super::flow::Flow;
+use super::feeders::FED_BY_MAX;
+use super::flow::{Fed, Flow};
 use super::frames::{ENTRY_LEN_MAX, Kind, Open, Ready, SchemaAnswer, SchemaAsk, Stop};
 use super::hole;
 use super::lane::{FromSink, LaneHandle};
@@ -75,6 +77,12 @@ pub struct Session<'a> {
 impl Session<'_> {
     /// Runs it to its end, and tells the sink.
     pub async fn run(mut self) -> SessionEnd {
+        // Before it is asked: what begins meanwhile is heard.
+        let feeders = self.context.feeders.watch();
+        let fed_by = self.fed_by();
+        if fed_by.len() > FED_BY_MAX {
+            return SessionEnd::Halted(Halt::new(Reason::OnwardRing, "more sites feed the topic than may"));
+        }
         let (registration, mut from_sink) = self.lane.register_source();
         let session = self.context.next_session();
         let number = registration.number;
@@ -90,6 +98,9 @@ impl Session<'_> {
             topic: self.topic.to_string(),
             partitions: self.partitions,
             generation: self.route.generation,
+            destination: renamed(self.route, self.topic),
+            fed_by: fed_by.iter().cloned().collect(),
+            any_partitions: self.route.any_partitions,
         };
         self.lane.tell(Kind::Open(open)).await;
         let end = match self.await_ready(&mut from_sink, session).await {
@@ -97,6 +108,7 @@ impl Session<'_> {
                 let promise = if ready.effectively_once { "effectively-once" } else { "at-least-once" };
                 self.progress.running(promise);
                 let mut flow = Flow::new(registration, session, &ready, self.route);
+                flow.fed = Some((feeders, fed_by)).filter(|_| self.route.onward);
                 let end = self.stream(&mut flow, &mut from_sink).await;
                 if flow.has_read {
                     *self.resume_at = flow.lowest_unconfirmed();
@@ -112,6 +124,12 @@ impl Session<'_> {
                 .await;
         }
         end
+    }
+
+    /// The sites that the target is told of: none, where nothing of theirs is passed on.
+    fn fed_by(&self) -> BTreeSet<String> {
+        let Self { context, route, topic, .. } = self;
+        if route.onward { context.feeders.of(&topic.base(), &route.to) } else { BTreeSet::new() }
     }
 
     async fn await_ready(
@@ -183,6 +201,7 @@ impl Session<'_> {
                 // A sink that confirms nothing keeps nobody from stopping: what is open is sent again some day.
                 () = at(settle_by), if settle_by.is_some() => Err(SessionEnd::Drained),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
+                grown = fed_by_more(&mut flow.fed, self.context, self.topic, &self.route.to), if !drain.is_cancelled() => Err(grown),
                 place = lane.entry_place(), if sends => match place {
                     Some(place) => flow.send_next(place, self.progress),
                     None => Err(SessionEnd::LaneLost),
@@ -255,7 +274,10 @@ impl Session<'_> {
             return Err(halt(Reason::EntryTooLarge, "larger than a lane carries"));
         }
         let (messages, stored_len) = (entry.facts().messages(), delivery.stored.len());
-        if entry.facts().written_by_bridge() {
+        let facts = entry.facts();
+        let skips =
+            if self.route.onward { facts.brought_from(&self.route.to) } else { facts.written_by_bridge() };
+        if skips {
             self.progress.row.skipped += 1;
             flow.skip = Some(position);
             flow.settle_skip();
@@ -392,6 +414,29 @@ impl Session<'_> {
 /// Whether the subscription's mark-delete position covers `position`. The broker's −1 are "before everything".
 fn covers(marked: &MessageId, position: Position) -> bool {
     (marked.ledger as i64, marked.entry as i64) >= (position.ledger as i64, position.entry as i64)
+}
+
+/// The topic's name at the destination, where it is another; without its partition.
+fn renamed(route: &RouteSpec, topic: &TopicName) -> String {
+    let (base, there) = (topic.base(), route.renaming.destination(&topic.base()));
+    if there == base { String::new() } else { there.to_string() }
+}
+
+/// Another site feeds the topic by now: the target has to judge anew. Never, where nothing is passed on.
+async fn fed_by_more(fed: &mut Option<Fed>, context: &Context, topic: &TopicName, to: &str) -> SessionEnd {
+    let Some((feeders, told)) = fed else {
+        return std::future::pending().await;
+    };
+    // The sender lives in the context.
+    while feeders.changed().await.is_ok() {
+        if !context.feeders.of(&topic.base(), to).is_subset(told) {
+            break;
+        }
+    }
+    SessionEnd::Halted(Halt::new(
+        Reason::Starting,
+        "another site feeds the topic, and the destination has to know",
+    ))
 }
 
 async fn at(instant: Option<Instant>) {

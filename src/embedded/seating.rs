@@ -179,7 +179,8 @@ impl Topic {
         self.lock().feeds.contains_key(&feed.key)
     }
 
-    /// A consumer goes.
+    /// A consumer goes. One that was closed by its own seek has left a subscription behind, though it is not durable:
+    /// it comes back for the cursor (`PersistentSubscription.removeConsumer` with `isResetCursor`), or goes here.
     pub fn detach(&self, feed: &Feed) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -187,7 +188,6 @@ impl Topic {
             state.feeds.remove(&feed.key);
             return;
         };
-        subscription.give_up(feed.key);
         let news = match state.feeds.remove(&feed.key) {
             Some(_) => subscription.leave(feed.key),
             None => News::new(),
@@ -275,7 +275,6 @@ impl Topic {
             }
         };
         subscription.pass_over(&state.log);
-        subscription.wait_for(feed.key);
         for key in gone {
             if let Some(gone) = state.feeds.remove(&key) {
                 gone.line.say(&close_consumer(gone.consumer_id));

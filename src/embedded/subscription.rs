@@ -14,8 +14,6 @@ pub struct Subscription {
     kind: Kind,
     dispatch: Dispatch,
     partition: Option<u32>,
-    /// Who was closed by a seek of its own, and will be back.
-    awaited: Option<Key>,
 }
 
 /// `CommandSubscribe.SubType`, without Key_Shared.
@@ -63,7 +61,6 @@ impl Subscription {
             kind: Kind::Exclusive,
             dispatch: Dispatch::Single(Single::new(mark, partition)),
             partition,
-            awaited: None,
         }
     }
 
@@ -77,20 +74,9 @@ impl Subscription {
         self.durable
     }
 
-    /// Nobody consumes it, and nobody will: it does not outlive its consumers. One that seeks is closed, and finds
-    /// the cursor again where it was set (`PersistentSubscription.removeConsumer` with `isResetCursor`).
+    /// Nobody consumes it, and it does not outlive its consumers.
     pub fn is_leftover(&self) -> bool {
-        !self.durable && self.awaited.is_none() && self.consumers().is_empty()
-    }
-
-    /// A consumer that was closed by its own seek will be back.
-    pub fn wait_for(&mut self, key: Key) {
-        self.awaited = Some(key);
-    }
-
-    /// It will not be back.
-    pub fn give_up(&mut self, key: Key) {
-        self.awaited = self.awaited.filter(|awaited| *awaited != key);
+        !self.durable && self.consumers().is_empty()
     }
 
     /// Everybody who consumes.
@@ -110,7 +96,6 @@ impl Subscription {
             Some(holder) if self.kind == Kind::Exclusive => return Err(Busy::Held(*holder)),
             Some(_) => {}
         }
-        self.awaited = None;
         let Newcomer { key, name, priority, epoch, .. } = newcomer;
         match &mut self.dispatch {
             Dispatch::Single(single) => {

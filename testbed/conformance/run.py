@@ -88,9 +88,7 @@ def real():
     try:
         for topic in PARTITIONED:
             admin.put(f"{rest.topic_path(f'persistent://{namespace}/{topic}')}/partitions", PARTITIONS)
-        yield f"Pulsar {brokers.PULSAR_VERSION}", REAL.service_url, namespace, [
-            "ip", "netns", "exec", REAL.namespace, "env", "WITHOUT_BATCH_INDEX_ACKS=1",
-        ]  # fmt: skip
+        yield f"Pulsar {brokers.PULSAR_VERSION}", REAL.service_url, namespace, ["ip", "netns", "exec", REAL.namespace]
     finally:
         with contextlib.suppress(rest.Refused, OSError):
             admin.delete(f"/admin/v2/namespaces/{namespace}?force=true")

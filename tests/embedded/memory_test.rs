@@ -158,7 +158,8 @@ fn answers_wait_to_be_asked_for_until_the_client_reads() {
     }
     let peak = process.mib("VmHWM:");
     println!("450 MiB of answers asked for at once: {empty} MiB before, {peak} MiB at most");
-    assert!(peak < empty + 48, "{peak} MiB");
+    // Three times what ends a round, with the allocator's doubling.
+    assert!(peak < empty + 96, "{peak} MiB");
 }
 
 #[test]

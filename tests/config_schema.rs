@@ -231,10 +231,13 @@ fn judge(root: &Value, schema: &Value, value: &Value, path: &str, places: &mut V
             "additionalProperties" => {
                 let known = schema.get("properties").and_then(Value::as_object);
                 for (key, child) in value.as_object().into_iter().flatten() {
-                    match rule {
-                        _ if known.is_some_and(|known| known.contains_key(key)) => {}
-                        Value::Bool(false) => places.push(joined(path, key)),
-                        rule => judge(root, rule, child, &joined(path, key), places),
+                    if known.is_some_and(|known| known.contains_key(key)) {
+                        continue;
+                    }
+                    if *rule == json!(false) {
+                        places.push(joined(path, key));
+                    } else {
+                        judge(root, rule, child, &joined(path, key), places);
                     }
                 }
                 true

@@ -4,7 +4,9 @@ It takes the place of the bank's standalone: the same network, the same name, ne
 address of its own. Data lives until `forget`, as a standalone's.
 """
 
+import contextlib
 import os
+import pathlib
 import socket
 import time
 
@@ -19,6 +21,9 @@ ZOOKEEPER_PORT, BOOKIE_PORT = 2181, 3181
 METADATA = f"zk:{PLACE.address}:{ZOOKEEPER_PORT}"
 # How long the killed one's bundles stay its own.
 SESSION_MILLIS = 5000
+# A name of both, in the bank's network only: who dials it tries one after the other.
+BOTH = "brokers.bank"
+HOSTS = pathlib.Path("/etc/netns", PLACE.namespace, "hosts")
 # As a file with holes: only what is written takes room.
 DISK_LEN = 6 << 30
 # Above this share of its disk a bookie only reads.
@@ -169,10 +174,13 @@ class Twin:
         self.parts = (self.zookeeper, self.bookie, *self.brokers.values())
         self.admin = TwinAdmin()
         self.service_url = "pulsar://" + ",".join(f"{address}:6650" for address in ADDRESSES.values())
+        self.admin_url = f"http://{BOTH}:8080"
 
     def start(self):
         """Starts what does not run, and waits until both brokers serve."""
         self.take_addresses()
+        HOSTS.parent.mkdir(parents=True, exist_ok=True)
+        HOSTS.write_text("".join(f"{address} {BOTH}\n" for address in ADDRESSES.values()) + "127.0.0.1 localhost\n")
         self.bookie.mount()
         self.zookeeper.start()
         self.zookeeper.wait()
@@ -222,6 +230,9 @@ class Twin:
             part.kill()
 
     def forget(self):
+        HOSTS.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            HOSTS.parent.rmdir()
         self.bookie.unmount()
         for part in self.parts:
             part.forget()

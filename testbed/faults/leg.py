@@ -21,7 +21,7 @@ from stage import Load, Stage, explain, hold_that, last_line, other
 
 # Confirmations come many times a second; this late is not the machine's noise.
 LATE_SECONDS = 2.0
-RECOVERY_SECONDS = 180
+RECOVERY_SECONDS = 300
 DRAIN_SECONDS = 300
 PARTITIONS = 3
 WATCH = str(SUITE.parent / "faults/watch.py")
@@ -59,7 +59,7 @@ class Leg:
         listen = f"{places.WIRE_ADDRESS}:{places.LINK_PORT}"
         self.link = FaultyLink(hub, self.stage.folder / "link.sock", listen=listen, namespace=places.WIRE)
         self.pair = self.stage.pair(self.routes)
-        self.pair.pulsar["bank"] |= {"service_url": self.twin.service_url}
+        self.pair.pulsar["bank"] = {"service_url": self.twin.service_url, "admin_url": self.twin.admin_url}
         self.pair.connect = [f"tls://{listen}"]
         self.pair.configure()
         self.pair.start()
@@ -150,6 +150,10 @@ class Leg:
         """Ends the load, waits until all is relayed, and adds the verdict to the leg's record."""
         self.record.seconds = time.monotonic() - self.started
         self.pulse.finish()
+        for _, process in self.begun:
+            # All at once: each still has its last receipts to wait for.
+            process.stdin.close()
+            process.stdin = None
         written = {who: count for begun in self.begun for who, count in self.stage.finish(begun).items()}
         self.begun = []
         self.stage.wait_drained(self.pair, self.routes, DRAIN_SECONDS)

@@ -33,7 +33,7 @@ class Leg:
     def __init__(self, name, arguments, seed, folder, twin):
         folder.mkdir(parents=True)
         self.arguments, self.twin = arguments, twin
-        self.random = random.Random(seed)
+        self.seed, self.random, self.struck = seed, random.Random(seed), 0
         self.record = Record(arguments.seed)
         self.stage = Stage(name, str(arguments.bridge.resolve()), 1, seed, folder, bank=twin)
         self.brokers, self.riskfuel = self.stage.brokers, self.stage.brokers["riskfuel"]
@@ -103,6 +103,8 @@ class Leg:
     def strike(self, kind):
         """Does one fault and waits until every partition gets on again; whether it bit."""
         self.check(f"before {kind}")
+        # Of its own, so that what one fault drew moves nothing in the next.
+        self.random, self.struck = random.Random(f"{self.seed} {self.struck} {kind}"), self.struck + 1
         links, stretch = self.link.counts()["connections"], self.pulse.begin()
         detail = KINDS[kind](self)
         self.recovered(kind)
@@ -111,7 +113,8 @@ class Leg:
         self.record.note(kind, bit, stretch.outage)
         self.stage.say(
             f"{'' if bit else 'did not bite: '}{kind} ({detail}): {lost_links} connections, {stretch.sessions} "
-            f"sessions, {stretch.duplicates} duplicates dropped, longest wait {stretch.outage:.1f} s"
+            f"sessions, {stretch.duplicates} duplicates dropped, longest wait "
+            f"{stretch.outage:.1f} s ({stretch.where.rpartition('/')[2]})"
         )
         self.check(f"after {kind}")
         time.sleep(self.random.uniform(0.3, 1.0))
@@ -156,7 +159,9 @@ class Leg:
             process.stdin = None
         written = {who: count for begun in self.begun for who, count in self.stage.finish(begun).items()}
         self.begun = []
+        self.stage.say(f"{sum(written.values()):,} messages are written")
         self.stage.wait_drained(self.pair, self.routes, DRAIN_SECONDS)
+        self.stage.say("all of them are acknowledged at their sources")
         self.record.messages = sum(written.values())
         for site, process in self.watches.items():
             due = {load.name: written[load.name] for load, _ in self.loads if other(load.site) == site}

@@ -16,6 +16,7 @@ found so far is kept in --state. A fault that did not bite (no connection lost, 
 
 import argparse
 import pathlib
+import random
 import shutil
 import signal
 import subprocess
@@ -112,14 +113,14 @@ def play(arguments, record, folder):
 
 def strike_on(arguments, record, leg):
     """Every kind once, shuffled, then again, until the leg or the run has what it wants."""
-    kinds, bag = arguments.only or list(KINDS), []
+    kinds, bag, order = arguments.only or list(KINDS), [], random.Random(f"{leg.seed} order")
     ends = time.monotonic() + arguments.leg * 60
     while time.monotonic() < ends or bag:
         if not bag and enough(arguments, record, leg):
             break
         if not bag:
             bag = kinds[:]
-            leg.random.shuffle(bag)
+            order.shuffle(bag)
         leg.strike(bag.pop())
 
 
@@ -151,7 +152,7 @@ def parse():
     parser.add_argument("--messages", type=int, default=0, help="and at least so many messages")
     parser.add_argument("--leg", type=float, default=15, help="minutes until a leg is judged")
     parser.add_argument("--only", type=lambda text: text.split(","), help=f"of {', '.join(KINDS)}")
-    parser.add_argument("--rate", type=float, default=4000, help="messages per second in all")
+    parser.add_argument("--rate", type=float, help="messages per second in all; 4000, or 2000 where it is brief")
     parser.add_argument("--no-dedup", action="store_true", help="the destinations do not deduplicate")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     parser.add_argument("--state", type=pathlib.Path, default=brokers.home() / "faults.json")
@@ -161,6 +162,7 @@ def parse():
     for kind in arguments.only or ():
         if kind not in KINDS:
             parser.error(f"no kind {kind}: {', '.join(KINDS)}")
+    arguments.rate = arguments.rate or (2000 if arguments.brief else 4000)
     if arguments.faults is None:
         arguments.faults = max(1, len(arguments.only or KINDS) - IDLE_MAX)
     return arguments

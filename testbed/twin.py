@@ -21,6 +21,8 @@ ZOOKEEPER_PORT, BOOKIE_PORT = 2181, 3181
 METADATA = f"zk:{PLACE.address}:{ZOOKEEPER_PORT}"
 # How long the killed one's bundles stay its own.
 SESSION_MILLIS = 5000
+# They are started often and have little to do.
+FRUGAL = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 # A name of both, in the bank's network only: who dials it tries one after the other.
 BOTH = "brokers.bank"
 HOSTS = pathlib.Path("/etc/netns", PLACE.namespace, "hosts")
@@ -41,7 +43,7 @@ class Part(brokers.Broker):
         return [self.verb]
 
     def environment(self):
-        return super().environment() | {self.conf_variable: str(self.configuration())}
+        return super().environment() | {self.conf_variable: str(self.configuration()), "PULSAR_GC": FRUGAL}
 
     def quarrels_with_itself(self):
         # Its locks are ZooKeeper's.

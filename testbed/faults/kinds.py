@@ -62,8 +62,9 @@ def kill_broker(leg, broker, name):
     hold_that(broker.kill(), f"{name}'s broker was dead before it was killed: {broker.last_words()}")
     time.sleep(pause := leg.random.uniform(0, 2))
     broker.start()
+    started = time.monotonic()
     broker.wait()
-    return f"{name}, started again after {pause:.1f} s"
+    return f"{name}, started again after {pause:.1f} s, serves {time.monotonic() - started:.1f} s later"
 
 
 def busy_one(leg):

@@ -67,7 +67,7 @@ class Leg:
         self.watches = {site: self.watch(site) for site in ("riskfuel", "bank")}
         self.begun = [self.stage.begin(load, hold=True) for load, _ in self.loads]
         self.started = time.monotonic()
-        self.pulse = Pulse(self.pair, self.partitions)
+        self.pulse = Pulse(self.pair, self.partitions, self.is_drained)
         self.pulse.start()
         self.recovered("the load began")
 
@@ -125,6 +125,11 @@ class Leg:
         if waiting:
             rows = self.pair.describe(self.pair.rows())
             raise TestbedError(f"{RECOVERY_SECONDS} s after {after} these do not get on: {waiting}\n{rows}")
+
+    def is_drained(self, partition):
+        """Its source's broker says that nothing waits for the bridge."""
+        route = next(one for one in self.routes if partition.startswith(one["topics"][0]))
+        return self.stage.backlog(route["from"], partition, f"bridge.{route['from']}.{route['to']}") == 0
 
     def check(self, when):
         """Agents, loads and watches live, and nothing wrong has arrived."""

@@ -22,7 +22,7 @@ def row(topic, confirmed, session=1, end="source", duplicates=0):
 
 def looking():
     """A pulse that has seen both topics get on, and starts a stretch."""
-    pulse = Pulse(types.SimpleNamespace(both=()), TOPICS)
+    pulse = Pulse(types.SimpleNamespace(both=()), TOPICS, lambda name: name == "two")
     for confirmed in (0, 5):
         pulse.take(7, [row(topic, confirmed) for topic in TOPICS], time.monotonic())
     return pulse, pulse.begin()
@@ -55,6 +55,16 @@ class ThePulse(unittest.TestCase):
         self.assertEqual(pulse.wait_all(0), list(TOPICS))
         pulse.take(7, [row("one", 6)], stretch.began + 1)
         self.assertEqual(stretch.waiting, {"two"})
+
+    def test_one_that_has_nothing_to_relay_is_waited_for_and_its_wait_not_counted(self):
+        pulse, stretch = looking()
+        pulse.expect_all()
+        pulse.ask_drained()
+        pulse.take(7, [row("one", 6)], stretch.began + 2)
+        pulse.take(7, [row("two", 6)], stretch.began + 50)
+        self.assertEqual((round(stretch.outage, 3), stretch.where, stretch.waiting), (2, "one", set()))
+        pulse.take(7, [row("two", 7)], stretch.began + 60)
+        self.assertEqual((round(stretch.outage, 3), stretch.where), (10, "two"))
 
     def test_sinks_are_not_looked_at_and_duplicates_are_counted(self):
         pulse, stretch = looking()

@@ -126,6 +126,8 @@ class Pair:
         self.folder, self.routes = folder, routes
         # `pulsar` of both configurations; a change counts from the next `configure` and start on.
         self.pulsar = {name: pulsar_of(PLACES[name]) for name in ("riskfuel", "bank")}
+        # What the edge dials; None: what `init` wrote, the hub itself. Likewise.
+        self.connect = None
         initialise(binary, folder)
         self.configure()
         self.hub = Agent(binary, PLACES["riskfuel"], folder / "hub/hub.json")
@@ -157,6 +159,7 @@ class Pair:
         hub["routes"] = self.routes
         edge = read_json(self.folder / "bank/edge.json")
         edge["pulsar"] = self.pulsar["bank"]
+        edge["tunnel"]["connect"] = self.connect or edge["tunnel"]["connect"]
         edge["policy"] = {"receive": to_bank, "send": to_riskfuel}
         for config, path in ((hub, "hub/hub.json"), (edge, "bank/edge.json")):
             config["admin"] = {"listen": f"127.0.0.1:{ADMIN_PORT}"}

@@ -1,15 +1,14 @@
 //! What a running session holds: its window, what waits to be joined, and where it stands. Decides what is read,
 //! sent and acknowledged next; holds no socket.
 
-use std::collections::BTreeSet;
-
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::batching::{Batching, Boundary, Unit};
 use super::context::RouteSpec;
 use super::frames::{self, EntryHead, Ready};
 use super::lane::{SourceRegistration, WINDOW_ENTRIES};
+use super::onward::Fed;
 use super::progress::Progress;
 use super::session::{Halt, SessionEnd};
 use super::window::{Position, Window};
@@ -29,11 +28,8 @@ pub(super) struct Flow {
     /// This session has read an entry.
     pub(super) has_read: bool,
     pub(super) heard_at: Instant,
-    pub(super) fed: Option<Fed>,
+    pub(super) fed: Fed,
 }
-
-/// Where changes are heard of which sites feed the topic, and those that the destination was told.
-pub(super) type Fed = (watch::Receiver<()>, BTreeSet<String>);
 
 impl Flow {
     pub(super) fn new(
@@ -41,6 +37,7 @@ impl Flow {
         session: u64,
         ready: &Ready,
         route: &RouteSpec,
+        fed: Fed,
     ) -> Self {
         let mut batching = Batching::new(route.joining);
         batching.begin(Boundary::new(ready.last_sequence_id));
@@ -56,7 +53,7 @@ impl Flow {
             last_acknowledged: None,
             has_read: false,
             heard_at: Instant::now(),
-            fed: None,
+            fed,
         }
     }
 

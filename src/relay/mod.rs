@@ -22,6 +22,7 @@ mod routes;
 
 mod flow;
 mod hole;
+mod onward;
 mod owed;
 mod session;
 mod source;

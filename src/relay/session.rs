@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, RouteSpec};
-use super::feeders::FED_BY_MAX;
-use super::flow::{Fed, Flow};
+use super::flow::Flow;
 use super::frames::{ENTRY_LEN_MAX, Kind, Open, Ready, SchemaAnswer, SchemaAsk, Stop};
 use super::hole;
 use super::lane::{FromSink, LaneHandle};
+use super::onward::Fed;
 use super::progress::Progress;
 use super::reason::{Reason, Verdict};
 use super::window::Position;
@@ -72,17 +72,18 @@ pub struct Session<'a> {
     pub(super) progress: &'a mut Progress,
     /// Where an earlier session's reading has to go on; left where the next one's has to.
     pub(super) resume_at: &'a mut Option<Position>,
+    /// Sites from which bridges brought what earlier sessions read.
+    pub(super) seen_feeders: &'a mut BTreeSet<String>,
 }
 
 impl Session<'_> {
     /// Runs it to its end, and tells the sink.
     pub async fn run(mut self) -> SessionEnd {
-        // Before it is asked: what begins meanwhile is heard.
-        let feeders = self.context.feeders.watch();
-        let fed_by = self.fed_by();
-        if fed_by.len() > FED_BY_MAX {
-            return SessionEnd::Halted(Halt::new(Reason::OnwardRing, "more sites feed the topic than may"));
-        }
+        let fed = Fed::find(self.context, self.route, self.topic, self.seen_feeders).await;
+        let fed = match fed {
+            Ok(fed) => fed,
+            Err(halt) => return SessionEnd::Halted(halt),
+        };
         let (registration, mut from_sink) = self.lane.register_source();
         let session = self.context.next_session();
         let number = registration.number;
@@ -99,7 +100,7 @@ impl Session<'_> {
             partitions: self.partitions,
             generation: self.route.generation,
             destination: renamed(self.route, self.topic),
-            fed_by: fed_by.iter().cloned().collect(),
+            fed_by: fed.sites(),
             any_partitions: self.route.any_partitions,
         };
         self.lane.tell(Kind::Open(open)).await;
@@ -107,8 +108,7 @@ impl Session<'_> {
             Ok(ready) => {
                 let promise = if ready.effectively_once { "effectively-once" } else { "at-least-once" };
                 self.progress.running(promise);
-                let mut flow = Flow::new(registration, session, &ready, self.route);
-                flow.fed = Some((feeders, fed_by)).filter(|_| self.route.onward);
+                let mut flow = Flow::new(registration, session, &ready, self.route, fed);
                 let end = self.stream(&mut flow, &mut from_sink).await;
                 if flow.has_read {
                     *self.resume_at = flow.lowest_unconfirmed();
@@ -124,12 +124,6 @@ impl Session<'_> {
                 .await;
         }
         end
-    }
-
-    /// The sites that the target is told of: none, where nothing of theirs is passed on.
-    fn fed_by(&self) -> BTreeSet<String> {
-        let Self { context, route, topic, .. } = self;
-        if route.onward { context.feeders.of(&topic.base(), &route.to) } else { BTreeSet::new() }
     }
 
     async fn await_ready(
@@ -201,7 +195,7 @@ impl Session<'_> {
                 // A sink that confirms nothing keeps nobody from stopping: what is open is sent again some day.
                 () = at(settle_by), if settle_by.is_some() => Err(SessionEnd::Drained),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
-                grown = fed_by_more(&mut flow.fed, self.context, self.topic, &self.route.to), if !drain.is_cancelled() => Err(grown),
+                grown = flow.fed.grown(self.context, self.route, self.topic), if !drain.is_cancelled() => Err(grown),
                 place = lane.entry_place(), if sends => match place {
                     Some(place) => flow.send_next(place, self.progress),
                     None => Err(SessionEnd::LaneLost),
@@ -274,9 +268,7 @@ impl Session<'_> {
             return Err(halt(Reason::EntryTooLarge, "larger than a lane carries"));
         }
         let (messages, stored_len) = (entry.facts().messages(), delivery.stored.len());
-        let facts = entry.facts();
-        let skips =
-            if self.route.onward { facts.brought_from(&self.route.to) } else { facts.written_by_bridge() };
+        let skips = flow.fed.skips(self.route, entry.facts(), self.seen_feeders)?;
         if skips {
             self.progress.row.skipped += 1;
             flow.skip = Some(position);
@@ -420,23 +412,6 @@ fn covers(marked: &MessageId, position: Position) -> bool {
 fn renamed(route: &RouteSpec, topic: &TopicName) -> String {
     let (base, there) = (topic.base(), route.renaming.destination(&topic.base()));
     if there == base { String::new() } else { there.to_string() }
-}
-
-/// Another site feeds the topic by now: the target has to judge anew. Never, where nothing is passed on.
-async fn fed_by_more(fed: &mut Option<Fed>, context: &Context, topic: &TopicName, to: &str) -> SessionEnd {
-    let Some((feeders, told)) = fed else {
-        return std::future::pending().await;
-    };
-    // The sender lives in the context.
-    while feeders.changed().await.is_ok() {
-        if !context.feeders.of(&topic.base(), to).is_subset(told) {
-            break;
-        }
-    }
-    SessionEnd::Halted(Halt::new(
-        Reason::Starting,
-        "another site feeds the topic, and the destination has to know",
-    ))
 }
 
 async fn at(instant: Option<Instant>) {

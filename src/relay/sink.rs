@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::destination::{self, Destination};
+use super::feeders;
 use super::frames::{EntryHead, Kind, Open, Ready, Receipts, SchemaAsk, Stop};
 use super::lane::{Allowance, FromSource, LaneHandle, WINDOW_ENTRIES};
 use super::progress::Progress;
@@ -140,12 +141,13 @@ impl Sink {
 
     /// The name is a lock: as long as another connection of ours is not quite gone, it is busy.
     async fn create_producer(&self, destination: &Destination, name: &str) -> Result<Publisher, Refusal> {
+        let said = feeders::said(&self.open.fed_by);
         let mut backoff = Backoff::new(BUSY_RETRY_FIRST, BUSY_RETRY_MAX);
         let give_up = Instant::now() + BUSY_DEADLINE;
         loop {
             let connection = self.context.cluster.client.connect_to_owner(&destination.topic).await;
             let connection = connection.map_err(|error| refusal_of(&error))?;
-            match Publisher::create(connection.clone(), &destination.topic, name).await {
+            match Publisher::create_saying(connection.clone(), &destination.topic, name, &said).await {
                 Ok(publisher) => return Ok(publisher),
                 Err(error) => {
                     connection.close();

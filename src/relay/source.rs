@@ -2,6 +2,7 @@
 //! runs one session after the other. Decides what follows the end of each; the sessions themselves are in
 //! `session.rs`, what may be acknowledged is decided in `window.rs`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct Source {
     progress: Progress,
     /// The lowest position that an earlier session read without a confirmation: reading goes on there at the latest.
     resume_at: Option<Position>,
+    /// Sites from which bridges brought entries that this source has read.
+    seen_feeders: BTreeSet<String>,
     /// Behind other replicas, after an attachment that came to nothing.
     priority: i32,
 }
@@ -75,6 +78,7 @@ impl Source {
             missing,
             progress,
             resume_at: None,
+            seen_feeders: BTreeSet::new(),
             priority: 0,
         }
     }
@@ -240,6 +244,7 @@ impl Source {
             subscription,
             progress: &mut self.progress,
             resume_at: &mut self.resume_at,
+            seen_feeders: &mut self.seen_feeders,
         };
         session.run().await
     }

@@ -38,7 +38,7 @@ CASES = {
     for case in (
         case_flow.verifier, case_entries.entries, case_faults.bad_start, case_faults.source_missing,
         case_faults.reshaped, case_faults.restart_stays_stopped, case_reasons.reasons, case_auth.auth,
-        case_routes.patterns, case_routes.chain, case_routes.mesh,
+        case_routes.patterns, case_routes.chain, case_routes.mesh, case_routes.ring,
         case_flow.active_active, case_flow.bulk, case_flow.backlog, case_replicas.replicas, case_faults.kills,
     )
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""A broker in the place of a site's own cluster, with settings of its own. It lives as long as its `with` block, and its
+"""A broker in the place of a site's own cluster, with settings of its own. It lives as long as its `with` block, and
+its
 data too unless something failed."""
 
 import contextlib
@@ -46,13 +47,14 @@ def instead(stage, site, broker):
     with broker:
         stage.brokers[site], stage.access[site] = broker, ["--url", GUEST.service_url]
         try:
-            stage.make_namespace(site)
+            if broker.admin:
+                stage.make_namespace(site)
             yield broker
         finally:
             stage.brokers[site], stage.access[site] = plain
 
 
-def use(pair, site):
+def use(pair, site, admin=True):
     """The site's agent goes to the guest from its next start on."""
-    pair.pulsar[site] = {"service_url": GUEST.service_url, "admin_url": GUEST.admin_url}
+    pair.pulsar[site] = {"service_url": GUEST.service_url} | ({"admin_url": GUEST.admin_url} if admin else {})
     pair.configure()

@@ -57,14 +57,14 @@ def run(arguments):
     stage = Stage("kinds", binary, 1, 0, folder / "pair")
     try:
         transactions(stage.brokers["riskfuel"])
-        verdicts = play(stage, arguments.kind)
+        verdicts = play(stage, all_trials(stage, arguments.kind))
     finally:
         stage.close()
     print(f"{time.monotonic() - started:.0f} s; agents' and clients' files were in {folder}")
     shown = table.Table(verdicts)
     print(shown.text())
     if arguments.docs:
-        table.write_section(ROOT / "docs/kinds.md", "kinds", f"{said_of(binary)}\n\n{shown.markdown()}")
+        table.write_section(ROOT / "docs/kinds.md", "kinds", f"{said_of(binary, 'testbed/kinds/run.py --docs')}\n\n{shown.markdown()}")
     failures = shown.failures()
     for line in failures:
         print(line)
@@ -74,16 +74,20 @@ def run(arguments):
     return 1 if failures else 0
 
 
-def play(stage, wanted):
-    """{kind: {writer: {what was looked at: why it failed}}}."""
+def all_trials(stage, wanted):
+    """Those of the kinds, and of the topics' shapes."""
     clients = programs.start(stage)
     trials = [Trial(stage, clients, kind, writer) for kind in KINDS for writer in kind.writers]
     trials += [shape(stage, clients, writer) for shape in shapes.SHAPES for writer in BOTH]
-    if wanted:
-        trials = [trial for trial in trials if any(word in trial.kind.name for word in wanted)]
+    return [trial for trial in trials if not wanted or any(word in trial.kind.name for word in wanted)]
+
+
+def play(stage, trials, change=lambda pair: None):
+    """{kind: {writer: {what was looked at: why it failed}}}; `change` is made to the agents' configuration."""
     for trial in trials:
         trial.prepare()
     pair = stage.pair([route(stage, trials)])
+    change(pair)
     pair.start()
     verdicts = {}
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
@@ -110,10 +114,11 @@ def route(stage, trials):
     return stage.route("kinds", "riskfuel", "bank", first, start="earliest") | {"topics": [first, *more]}
 
 
-def said_of(binary):
+def said_of(binary, command):
+    """What a generated section says of its making."""
     bridge = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    parts = (f"brokers Pulsar {brokers.PULSAR_VERSION} at both sites", f"clients Java {brokers.PULSAR_VERSION}")
-    return table.made_by("testbed/kinds/run.py --docs", bridge, *parts, f"Python {client_version()}")
+    parts = (f"brokers Pulsar {brokers.PULSAR_VERSION}", f"clients Java {brokers.PULSAR_VERSION}")
+    return table.made_by(command, bridge, *parts, f"Python {client_version()}")
 
 
 def client_version():

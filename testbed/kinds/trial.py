@@ -36,8 +36,9 @@ class Trial:
 
     def prepare(self):
         """The source's topic; and at the destination what is to be there before the first message."""
-        self.stage.create_topic("riskfuel", self.topic)
-        if self.kind.beforehand:
+        if self.source.admin:
+            self.stage.create_topic("riskfuel", self.topic)
+        if self.kind.beforehand and self.target.admin:
             self.stage.create_topic("bank", self.topic)
             declared = self.kind.beforehand
             body = {"type": declared["type"], "schema": declared["definition"], "properties": {}}
@@ -74,8 +75,7 @@ class Trial:
         """What the destination stores is what the source gives out, but for the fields that change; the source's
         metadata."""
         # What is there beyond this count is seen too.
-        rows = [row for row in pair.rows() if row["topic"] == self.topic and row["end"] == "sink"]
-        count = sum(row["entries"] for row in rows)
+        count = sum(row["entries"] for row in rows_of(pair, self.topic) if row["end"] == "sink")
         there, here = (stored(self.stage, site, self.topic, count) for site in ("riskfuel", "bank"))
         compare_stored(there, here, written_by(self.topic))
         return [bytes.fromhex(entry["metadata_hex"]) for entry in there]
@@ -118,6 +118,8 @@ class Trial:
         hold_that((there is None) == (here is None), f"schema version {there} at the source, {here} at the destination")
         if there is None:
             hold_that("schema" not in self.kind.producer, "the source's messages have no schema")
+            return
+        if not (self.source.admin and self.target.admin):
             return
         ahead = int(self.kind.beforehand is not None)
         hold_that(here == there + ahead, f"version {there} is {here} at the destination, {there + ahead} is due")
@@ -169,9 +171,19 @@ def compare_stored(there, here, name_written):
 
 
 def wait_relayed(stage, pair, topic, patience=RELAY_SECONDS):
-    """Until the source broker says that all of it is acknowledged."""
+    """Until the source broker says that all of it is acknowledged; one that does not tell is believed to give all."""
+    source = stage.brokers["riskfuel"]
     drained = lambda: stage.backlog("riskfuel", topic, SUBSCRIPTION) == 0  # noqa: E731
-    wait(pair, patience, f"everything in {topic} is acknowledged", drained)
+    settled = lambda: any(row["messages"] and not row["in_flight"] for row in rows_of(pair, topic))  # noqa: E731
+    try:
+        wait(pair, patience, f"everything in {topic} is acknowledged", drained if source.admin else settled)
+    except TestbedError as error:
+        said = [f"{row['end']} {row['state']} {row['reason'] or ''}".strip() for row in rows_of(pair, topic)]
+        raise TestbedError(f"{error}: {', '.join(said) or 'no rows'}") from None
+
+
+def rows_of(pair, topic):
+    return [row for row in pair.rows() if row["topic"] == topic]
 
 
 def wait(pair, patience, what, until):

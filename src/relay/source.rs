@@ -39,6 +39,8 @@ pub struct Source {
     progress: Progress,
     /// The lowest position that an earlier session read without a confirmation: reading goes on there at the latest.
     resume_at: Option<Position>,
+    /// What this process acknowledged last.
+    acknowledged: Option<Position>,
     /// Behind other replicas, after an attachment that came to nothing.
     priority: i32,
 }
@@ -75,6 +77,7 @@ impl Source {
             missing,
             progress,
             resume_at: None,
+            acknowledged: None,
             priority: 0,
         }
     }
@@ -240,6 +243,7 @@ impl Source {
             subscription,
             progress: &mut self.progress,
             resume_at: &mut self.resume_at,
+            acknowledged: &mut self.acknowledged,
         };
         session.run().await
     }

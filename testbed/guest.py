@@ -1,6 +1,5 @@
-"""A broker in the place of a site's own cluster, with settings of its own. It lives as long as its `with` block, and
-its
-data too unless something failed."""
+"""A broker in the place of a site's own cluster, with settings of its own. It lives as long as its `with` block, and so
+does its data unless something failed."""
 
 import contextlib
 

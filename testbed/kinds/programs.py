@@ -78,7 +78,8 @@ def start(stage):
             "python": [*python, "--url", place.service_url, "--folder", str(folder)],
         }
         for language, command in commands.items():
-            found[site, language] = Program(f"{language} at {site}", inside + command, folder / f"{language}-{site}.log")
+            log = folder / f"{language}-{site}.log"
+            found[site, language] = Program(f"{language} at {site}", inside + command, log)
             stage.programs.append(found[site, language])
     return found
 

@@ -64,7 +64,8 @@ def run(arguments):
     shown = table.Table(verdicts)
     print(shown.text())
     if arguments.docs:
-        table.write_section(ROOT / "docs/kinds.md", "kinds", f"{said_of(binary, 'testbed/kinds/run.py --docs')}\n\n{shown.markdown()}")
+        said = said_of(binary, "testbed/kinds/run.py --docs")
+        table.write_section(ROOT / "docs/kinds.md", "kinds", f"{said}\n\n{shown.markdown()}")
     failures = shown.failures()
     for line in failures:
         print(line)

@@ -2,8 +2,8 @@
 """Some kinds of messages with a broker of another version, or another make, at one site: first as the destination, then
 as the source; the other site has the testbed's own.
 
-Prints kind by version and role, ends with `N passed, N failed`, and with exit code 1 when anything failed. --docs writes
-its section of docs/kinds.md. What it needs is fetched by testbed/long/versions.
+Prints kind by version and role, ends with `N passed, N failed`, and with exit code 1 when anything failed. --docs
+writes its section of docs/kinds.md. What it needs is fetched by testbed/long/versions.
 """
 
 import argparse
@@ -98,7 +98,8 @@ def play_all(arguments):
         for site, role in ROLES.items():
             print(f"{version} as {role}", flush=True)
             columns[version, role] = play(binary, version, site, folder / f"{version}-{role}", arguments.kind)
-    failures = [f"{version} as {role}, {line}" for (version, role), found in columns.items() for line in found.failures()]
+    named = {f"{version} as {role}": found for (version, role), found in columns.items()}
+    failures = [f"{name}, {line}" for name, found in named.items() for line in found.failures()]
     print(text(columns))
     for line in failures:
         print(line)

@@ -74,6 +74,8 @@ pub struct Session<'a> {
     pub(super) resume_at: &'a mut Option<Position>,
     /// Sites from which bridges brought what earlier sessions read.
     pub(super) seen_feeders: &'a mut BTreeSet<String>,
+    /// What this process acknowledged last.
+    pub(super) acknowledged: &'a mut Option<Position>,
 }
 
 impl Session<'_> {
@@ -211,6 +213,9 @@ impl Session<'_> {
             if let Err(end) = step {
                 return self.judge_run(flow, end).await;
             }
+            if flow.window.take_went_back() {
+                self.tell_rewind("more came again than can have been unconfirmed");
+            }
             self.progress.show_when_due();
         }
     }
@@ -259,6 +264,12 @@ impl Session<'_> {
         if !flow.has_read {
             self.hold_to_order(position).await?;
             flow.has_read = true;
+            let is_known = position.sequence_id().is_some_and(|id| flow.window.has_seen(id));
+            if let Some(acknowledged) = self.acknowledged.filter(|acknowledged| position <= *acknowledged)
+                && is_known
+            {
+                self.tell_rewind(&format!("{acknowledged} was acknowledged, {position} came again"));
+            }
         }
         let halt =
             |reason, detail: &str| SessionEnd::Halted(Halt::new(reason, &format!("{position}: {detail}")));
@@ -302,6 +313,17 @@ impl Session<'_> {
         Err(SessionEnd::Halted(halt))
     }
 
+    /// Whoever rewound the subscription may want to see these entries again at the destination, and will not.
+    fn tell_rewind(&self, detail: &str) {
+        let (route, topic) = (&self.route.name, self.topic);
+        tracing::warn!(
+            %route, %topic, detail,
+            remedy = "none needed, unless they are to be sent again: then raise the route's \"generation\"",
+            "the subscription went back (rewound, or its cluster lost acknowledgements): what the destination has is \
+             not stored again"
+        );
+    }
+
     /// An entry that the destination has and that did not come again while catching up may have left by the
     /// front: expired, skipped or cleared meanwhile. Then the ids did not go back.
     async fn judge_run(&mut self, flow: &mut Flow, end: SessionEnd) -> SessionEnd {
@@ -332,6 +354,7 @@ impl Session<'_> {
         let id = MessageId { ledger: position.ledger, entry: position.entry };
         self.subscription.acknowledge(id, Vec::new()).await.map_err(|_| SessionEnd::ConsumerLost)?;
         flow.last_acknowledged = Some(position);
+        *self.acknowledged = Some(position);
         self.progress.owed.settle(|sent| sent <= position);
         self.progress.row.acknowledged = Some(position.to_string());
         self.progress.advanced();

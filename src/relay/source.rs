@@ -42,6 +42,8 @@ pub struct Source {
     resume_at: Option<Position>,
     /// Sites from which bridges brought entries that this source has read.
     seen_feeders: BTreeSet<String>,
+    /// What this process acknowledged last.
+    acknowledged: Option<Position>,
     /// Behind other replicas, after an attachment that came to nothing.
     priority: i32,
 }
@@ -79,6 +81,7 @@ impl Source {
             progress,
             resume_at: None,
             seen_feeders: BTreeSet::new(),
+            acknowledged: None,
             priority: 0,
         }
     }
@@ -245,6 +248,7 @@ impl Source {
             progress: &mut self.progress,
             resume_at: &mut self.resume_at,
             seen_feeders: &mut self.seen_feeders,
+            acknowledged: &mut self.acknowledged,
         };
         session.run().await
     }

@@ -238,7 +238,10 @@ impl Topic {
         let Some((name, subscription)) = oldest else { return };
         if subscription.consumers().is_empty() && subscription.cursor().mark() < state.log.end() {
             let (topic, bytes) = (&self.name, state.held);
-            tracing::warn!(%topic, subscription = %name, bytes, "publishers wait: nobody consumes this subscription");
+            tracing::warn!(
+                %topic, subscription = %name, bytes,
+                "publishers wait: nobody consumes this subscription; consume it, or unsubscribe"
+            );
             state.has_warned = true;
         }
     }

@@ -33,5 +33,5 @@ fn main() -> ExitCode {
 /// stands still; the view itself says what waits.
 fn default_level(command: &Command) -> &'static str {
     let live = matches!(command, Command::Run(args) if commands::shows_live(args));
-    if live { "error,pulsar_bridge::embedded=warn" } else { "info" }
+    if live { "error,embedded=warn" } else { "info" }
 }

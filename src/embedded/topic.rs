@@ -238,8 +238,9 @@ impl Topic {
         let Some((name, subscription)) = oldest else { return };
         if subscription.consumers().is_empty() && subscription.cursor().mark() < state.log.end() {
             let (topic, bytes) = (&self.name, state.held);
+            // By this target it is shown beside the live view too.
             tracing::warn!(
-                %topic, subscription = %name, bytes,
+                target: "embedded", %topic, subscription = %name, bytes,
                 "publishers wait: nobody consumes this subscription; consume it, or unsubscribe"
             );
             state.has_warned = true;

@@ -53,7 +53,10 @@ def instead(stage, site, broker):
             stage.brokers[site], stage.access[site] = plain
 
 
-def use(pair, site, admin=True):
+def use(pair, site, broker=None):
     """The site's agent goes to the guest from its next start on."""
-    pair.pulsar[site] = {"service_url": GUEST.service_url} | ({"admin_url": GUEST.admin_url} if admin else {})
+    pair.pulsar[site] = {"service_url": GUEST.service_url, "admin_url": GUEST.admin_url}
+    if broker is not None and broker.admin is None:
+        # Without admin REST, and without a word on which consumer is the active one.
+        pair.pulsar[site] = {"service_url": GUEST.service_url, "replicas": 1}
     pair.configure()

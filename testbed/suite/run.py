@@ -39,7 +39,7 @@ CASES = {
     for case in (
         case_flow.verifier, case_entries.entries, case_faults.bad_start, case_faults.source_missing,
         case_faults.reshaped, case_faults.restart_stays_stopped, case_reasons.reasons, case_auth.auth,
-        case_routes.patterns, case_routes.chain, case_routes.mesh, case_routes.ring, case_traps.claims,
+        case_routes.patterns, case_routes.chain, case_routes.mesh, case_traps.claims,
         case_traps.thousands, case_traps.unprepared, case_traps.smaller, case_traps.rewound,
         case_flow.active_active, case_flow.bulk, case_flow.backlog, case_replicas.replicas, case_faults.kills,
     )
@@ -47,7 +47,8 @@ CASES = {
 # Only when named: they measure, and need more than the bridge itself.
 MEASURES = {
     case.__name__: case
-    for case in (case_compare.against_pulsar_rs, case_replicas.takeover, case_replicas.frozen, case_upgrade.upgrade)
+    for case in (case_compare.against_pulsar_rs, case_replicas.takeover, case_replicas.frozen, case_upgrade.upgrade,
+                 case_routes.ring)
 }
 COLUMNS = (
     "case", "load", "messages", "seconds", "msg/s", "Mbit/s", "hub CPU-s/GB", "edge CPU-s/GB",

@@ -164,13 +164,13 @@ def throttle(leg):
     route = leg.random.choice(leg.routes)
     admin, path = leg.brokers[route["to"]].admin, f"/admin/v2/namespaces/{leg.namespace}/publishRate"
     seconds = leg.lasting(5, 15)
-    # A batch of a hundred then blocks its topic for five seconds.
-    leg.patiently(lambda: admin.post(path, {"publishThrottlingRateInMsg": 20, "publishThrottlingRateInByte": -1}))
+    # A batch of a hundred then blocks its topic for ten seconds.
+    leg.patiently(lambda: admin.post(path, {"publishThrottlingRateInMsg": 10, "publishThrottlingRateInByte": -1}))
     try:
         time.sleep(seconds)
     finally:
         leg.patiently(lambda: admin.delete(path))
-    return f"{route['to']} to 20 messages a second for {seconds:.1f} s"
+    return f"{route['to']} to 10 messages a second for {seconds:.1f} s"
 
 
 def disk_full(leg):

@@ -47,9 +47,11 @@ CASES = {
 # Only when named: they measure, and need more than the bridge itself.
 MEASURES = {
     case.__name__: case
-    for case in (case_compare.against_pulsar_rs, case_replicas.takeover, case_replicas.frozen, case_upgrade.upgrade,
-                 case_routes.ring)
-}
+    for case in (
+        case_compare.against_pulsar_rs, case_replicas.takeover, case_replicas.frozen, case_upgrade.upgrade,
+        case_routes.ring,
+    )
+}  # fmt: skip
 COLUMNS = (
     "case", "load", "messages", "seconds", "msg/s", "Mbit/s", "hub CPU-s/GB", "edge CPU-s/GB",
     "hub peak MiB", "edge peak MiB", "lost", "repeated", "disordered",

@@ -2,7 +2,6 @@
 //! believes of its declarations what policy allows, and starts a sink for each session that a peer opens and may.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use super::lane::{Allowance, FromSource, LaneHandle, OpenSink};
 use super::progress::Progress;
 use super::reason::Reason;
 use super::refusal::Refusal;
+use super::refused::Refused;
 use super::routes::Routes;
 use super::session::Halt;
 use super::sink::Sink;
@@ -50,8 +50,8 @@ struct Slot {
     route: String,
     session: u64,
     generation: u32,
-    /// The entry that this generation stopped at, `NO_HOLE` for none.
-    hole: Arc<AtomicU64>,
+    /// The entries that this generation stopped at.
+    holes: Arc<Mutex<Refused>>,
     superseded: CancellationToken,
     finished: CancellationToken,
 }
@@ -60,7 +60,7 @@ struct Slot {
 struct Entered {
     superseded: CancellationToken,
     finished: CancellationToken,
-    hole: Arc<AtomicU64>,
+    holes: Arc<Mutex<Refused>>,
     /// Has to be finished before the slot is really free.
     predecessor: Option<Slot>,
 }
@@ -284,17 +284,17 @@ impl Gate {
         allowance: Arc<Allowance>,
         from_source: mpsc::Receiver<FromSource>,
     ) {
-        let refuse = |reason: Reason, sequence_id: Option<u64>| {
-            let (number, session) = (open.number, open.session);
-            Kind::Stop(Stop { number, session, code: reason.code().into(), sequence_id, by_source: false })
-        };
         let entered = self.admit(&lane.link().peer, &open).and_then(|()| self.enter(&open));
-        let Entered { superseded, finished, hole, predecessor } = match entered {
+        let Entered { superseded, finished, holes, predecessor } = match entered {
             Ok(entered) => entered,
             Err(refusal) => {
                 self.show_refused_open(&lane.link().peer, &open, &refusal.halt);
                 lane.forget_sink(open.number, open.session);
-                return lane.tell(refuse(refusal.halt.reason, refusal.sequence_id)).await;
+                let (number, session) = (open.number, open.session);
+                let Refusal { halt, sequence_id, refused } = refusal;
+                let (code, refused) = (halt.reason.code().into(), refused.pairs());
+                let stop = Stop { number, session, code, sequence_id, by_source: false, refused };
+                return lane.tell(Kind::Stop(stop)).await;
             }
         };
         if let Some(predecessor) = predecessor {
@@ -307,7 +307,7 @@ impl Gate {
             }
         }
         let context = self.context.clone();
-        let sink = Sink { context, open, lane, allowance, hole, superseded };
+        let sink = Sink { context, open, lane, allowance, holes, superseded };
         // Also when the sink panics: the next session waits for it.
         let _finished = finished.drop_guard();
         sink.run(from_source).await;
@@ -335,7 +335,9 @@ impl Gate {
         }
         let ours =
             |route: &&RouteSpec| route.name == open.route && route.from == open.from && route.to == open.to;
-        let Some(route) = self.declared.iter().find(ours) else {
+        let declared = self.declared.iter().find(ours);
+        self.admit_quarantine(peer, open, declared)?;
+        let Some(route) = declared else {
             let allowed = self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic));
             return if allowed { Ok(()) } else { Err(refused(NOT_RECEIVED)) };
         };
@@ -343,6 +345,30 @@ impl Gate {
             return Err(generation_behind(open.generation, route.generation, "its declaration here says"));
         }
         if route.topics.contains(&topic.base()) { Ok(()) } else { Err(refused(NOT_DECLARED)) }
+    }
+
+    /// A quarantine topic is one that the peer may write to as to any other, or the one that we declared.
+    fn admit_quarantine(&self, peer: &str, open: &Open, declared: Option<&RouteSpec>) -> Result<(), Refusal> {
+        let refused = |detail: &str| Err(Refusal::of(Reason::RefusedByPolicy, detail));
+        if Refused::of_pairs(&open.refused).is_none() {
+            return refused("what it names as refused is no list of entries");
+        }
+        let Some(name) = &open.quarantine else {
+            return if open.refused.is_empty() {
+                Ok(())
+            } else {
+                refused("refused entries without a quarantine")
+            };
+        };
+        let topic = TopicName::parse(name).ok().filter(|topic| {
+            topic.to_string() == *name && topic.partition_index().is_none() && *name != open.topic
+        });
+        let Some(topic) = topic else {
+            return refused("its quarantine is no topic that may be one");
+        };
+        let allowed = self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic));
+        let ours = declared.is_some_and(|route| route.quarantine.as_ref() == Some(&topic));
+        if allowed || ours { Ok(()) } else { refused(NO_QUARANTINE) }
     }
 
     /// Takes the partition's slot; gives what to wait for before it is really free.
@@ -355,15 +381,15 @@ impl Gate {
             return Err(generation_behind(open.generation, newer.generation, "the destination has seen"));
         }
         let same = previous.filter(|slot| slot.generation == open.generation);
-        let hole = same.map_or_else(|| Arc::new(AtomicU64::new(NO_HOLE)), |slot| slot.hole.clone());
-        let refused = hole.load(Ordering::Relaxed);
-        if refused != NO_HOLE {
-            return Err(Refusal::at(Reason::Poison, refused, "an entry was refused in an earlier session"));
+        let holes = same.map_or_else(Arc::default, |slot| slot.holes.clone());
+        // What the source names is marked there.
+        let (refused, marked) = (held(&holes).clone(), Refused::of_pairs(&open.refused).unwrap_or_default());
+        if !marked.covers(&refused) {
+            let detail = "entries were refused in an earlier session";
+            return Err(Refusal::entries(Reason::Poison, refused, detail));
         }
         if previous.is_none() && slots.len() >= SLOTS_MAX {
-            slots.retain(|_, slot| {
-                !slot.finished.is_cancelled() || slot.hole.load(Ordering::Relaxed) != NO_HOLE
-            });
+            slots.retain(|_, slot| !slot.finished.is_cancelled() || !held(&slot.holes).is_empty());
             // Rows of what is long over go with it: a peer may name any number of topics within its policy.
             self.context
                 .board
@@ -377,7 +403,7 @@ impl Gate {
             route: open.route.clone(),
             session: open.session,
             generation: open.generation,
-            hole: hole.clone(),
+            holes: holes.clone(),
             superseded: superseded.clone(),
             finished: finished.clone(),
         };
@@ -385,7 +411,7 @@ impl Gate {
             tracing::debug!(topic = %open.topic, old = previous.session, new = open.session, "session taken over");
             previous.superseded.cancel();
         });
-        Ok(Entered { superseded, finished, hole, predecessor })
+        Ok(Entered { superseded, finished, holes, predecessor })
     }
 
     fn show_refused_open(&self, peer: &str, open: &Open, halt: &Halt) {
@@ -406,6 +432,10 @@ impl Gate {
             NOT_RECEIVED => {
                 format!("add {topic} to {} here, if it may come in", self.policy_of(peer, "receive"))
             }
+            NO_QUARANTINE => {
+                let quarantine = shown(open.quarantine.as_deref().unwrap_or_default());
+                format!("add {quarantine} to {} here, if it may come in", self.policy_of(peer, "receive"))
+            }
             NOT_DECLARED => format!("add {topic} to the `topics` of the route here, if it may come in"),
             _ => reason.remedy().to_owned(),
         };
@@ -420,6 +450,10 @@ fn lock(routes: &Mutex<Routes>) -> MutexGuard<'_, Routes> {
     routes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn held(holes: &Mutex<Refused>) -> MutexGuard<'_, Refused> {
+    holes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn generation_behind(opened: u32, seen: u32, by: &str) -> Refusal {
     Refusal::of(Reason::GenerationBehind, &format!("this route says {opened}, {by} {seen}"))
 }
@@ -431,9 +465,8 @@ fn own_subscription(from: &str, to: &str) -> String {
 
 /// Details that have a remedy of their own.
 const NOT_RECEIVED: &str = "this site's policy (`receive`) does not name the topic";
+const NO_QUARANTINE: &str = "this site's policy (`receive`) does not name the route's quarantine topic";
 const NOT_DECLARED: &str = "the route is declared here without the topic";
-/// No sequence id: those are below 2^63.
-const NO_HOLE: u64 = u64::MAX;
 /// Topic-partitions that one peer may publish here at once.
 const SLOTS_MAX: usize = 20_000;
 /// A peer that is refused again and again is told of this often.

@@ -68,6 +68,9 @@ pub struct DeclaredRoute {
     /// Joining, where it is wanted.
     #[prost(message, optional, tag = "7")]
     pub joining: Option<DeclaredJoining>,
+    /// The topic at the destination for what its broker refuses, where there is one.
+    #[prost(string, optional, tag = "14")]
+    pub quarantine: Option<String>,
 }
 
 /// How far small entries are joined.
@@ -116,6 +119,7 @@ pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
                 bytes: u32::try_from(limits.bytes).unwrap_or(u32::MAX),
                 any_key: limits.any_key,
             }),
+            quarantine: route.quarantine.as_ref().map(ToString::to_string),
         });
     let declaration = Some(Declaration { routes: declared.collect() });
     encode_message(&ControlMessage { declaration, refusals: Vec::new() })
@@ -203,6 +207,11 @@ fn check_route(
     if !topics.iter().all(|topic| is_plain(topic) && seen.insert(topic)) {
         return Err(DeclarationError::Route("a topic that is a partition, repeated, or not ASCII"));
     }
+    let quarantine = route.quarantine.as_deref().map(TopicName::parse).transpose();
+    let quarantine = quarantine.map_err(|_| DeclarationError::Route("its quarantine"))?;
+    if quarantine.as_ref().is_some_and(|topic| !is_plain(topic) || topics.contains(topic)) {
+        return Err(DeclarationError::Route("its quarantine"));
+    }
     if route.generation == 0 {
         return Err(DeclarationError::Route("its generation"));
     }
@@ -220,6 +229,7 @@ fn check_route(
         subscription: route.subscription,
         start,
         joining,
+        quarantine,
     })
 }
 
@@ -257,6 +267,7 @@ mod tests {
             subscription: "bridge.bank.riskfuel".into(),
             start: Start::Latest,
             joining: Some(super::super::batching::Limits { messages: 10, bytes: 2000, any_key: false }),
+            quarantine: Some(TopicName::parse("a/b/refused").unwrap()),
         }
     }
 
@@ -322,6 +333,8 @@ mod tests {
             RouteSpec { name: "x".repeat(300), ..spec() },
             RouteSpec { subscription: "pulsar.dedup".into(), ..spec() },
             RouteSpec { generation: 0, ..spec() },
+            RouteSpec { quarantine: Some(TopicName::parse("a/b/c").unwrap()), ..spec() },
+            RouteSpec { quarantine: Some(TopicName::parse("a/b/x-partition-1").unwrap()), ..spec() },
         ];
         for case in cases {
             let message = encode(&[case], "bank").unwrap();

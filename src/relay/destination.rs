@@ -35,7 +35,7 @@ pub(super) async fn prepare(cluster: &Cluster, open: &Open) -> Result<Destinatio
     Ok(Destination { topic })
 }
 
-async fn create(cluster: &Cluster, base: &TopicName, partitions: u32) -> Result<(), Refusal> {
+pub(super) async fn create(cluster: &Cluster, base: &TopicName, partitions: u32) -> Result<(), Refusal> {
     let Some(rest) = &cluster.rest else {
         if partitions == 0 {
             // Created by the producer, where the broker allows that.

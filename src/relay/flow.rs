@@ -9,6 +9,7 @@ use super::context::RouteSpec;
 use super::frames::{self, EntryHead, Ready};
 use super::lane::{SourceRegistration, WINDOW_ENTRIES};
 use super::progress::Progress;
+use super::refused::Refused;
 use super::session::{Halt, SessionEnd};
 use super::window::{Position, Window};
 use crate::pulsar::connection::ConnectionError;
@@ -26,6 +27,8 @@ pub(super) struct Flow {
     pub(super) last_acknowledged: Option<Position>,
     /// This session has read an entry.
     pub(super) has_read: bool,
+    /// What goes to the quarantine in this session, and stays marked until it is acknowledged.
+    pub(super) refused: Refused,
     pub(super) heard_at: Instant,
 }
 
@@ -35,9 +38,11 @@ impl Flow {
         session: u64,
         ready: &Ready,
         route: &RouteSpec,
+        refused: Refused,
     ) -> Self {
         let mut batching = Batching::new(route.joining);
         batching.begin(Boundary::new(ready.last_sequence_id));
+        batching.keep_apart(&refused);
         let bytes_max = usize::try_from(ready.window_bytes).unwrap_or(usize::MAX);
         let entries_max = ready.window_entries.min(WINDOW_ENTRIES) as usize;
         Self {
@@ -49,6 +54,7 @@ impl Flow {
             ack_at: None,
             last_acknowledged: None,
             has_read: false,
+            refused,
             heard_at: Instant::now(),
         }
     }

@@ -76,6 +76,12 @@ pub struct Open {
     /// The route's generation.
     #[prost(uint32, tag = "8")]
     pub generation: u32,
+    /// The topic at the destination for what its broker refuses, where the route has one.
+    #[prost(string, optional, tag = "14")]
+    pub quarantine: Option<String>,
+    /// What was refused before and not yet acknowledged: first and last ids in turn, as `Refused` has them.
+    #[prost(uint64, repeated, tag = "15")]
+    pub refused: Vec<u64>,
 }
 
 /// The sink's producer stands.
@@ -99,6 +105,9 @@ pub struct Ready {
     /// Entries that may be unconfirmed.
     #[prost(uint32, tag = "6")]
     pub window_entries: u32,
+    /// What `Open` names as refused goes to the quarantine. A version without it would publish that.
+    #[prost(bool, tag = "15")]
+    pub quarantines: bool,
 }
 
 /// Before an entry's bytes.
@@ -162,6 +171,9 @@ pub struct Stop {
     /// Sent by the source's side.
     #[prost(bool, tag = "5")]
     pub by_source: bool,
+    /// All that was refused: first and last ids in turn. A version without it names one id, perhaps of a batch.
+    #[prost(uint64, repeated, tag = "15")]
+    pub refused: Vec<u64>,
 }
 
 /// Nothing.

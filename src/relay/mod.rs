@@ -10,6 +10,8 @@ pub mod context;
 pub mod drained;
 pub mod metrics;
 pub mod reason;
+pub mod record;
+pub mod replay;
 pub mod status;
 
 mod control;
@@ -22,6 +24,7 @@ mod session;
 mod source;
 
 pub mod batching;
+pub mod refused;
 pub mod window;
 
 mod frames;
@@ -29,6 +32,8 @@ mod lane;
 mod lanes;
 
 mod destination;
+mod publishing;
+mod quarantine;
 mod refusal;
 mod sink;
 

@@ -17,6 +17,7 @@ use super::hole;
 use super::lane::{FromSink, LaneHandle};
 use super::progress::Progress;
 use super::reason::{Reason, Verdict};
+use super::refused::Refused;
 use super::window::Position;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery};
 use crate::pulsar::entry::Entry;
@@ -70,6 +71,10 @@ pub struct Session<'a> {
     pub(super) progress: &'a mut Progress,
     /// Where an earlier session's reading has to go on; left where the next one's has to.
     pub(super) resume_at: &'a mut Option<Position>,
+    /// What the subscription's marker says was refused: it goes to the quarantine.
+    pub(super) refused: Refused,
+    /// Refused as a batch, and to be sent singly.
+    pub(super) apart: &'a mut Refused,
 }
 
 impl Session<'_> {
@@ -90,13 +95,20 @@ impl Session<'_> {
             topic: self.topic.to_string(),
             partitions: self.partitions,
             generation: self.route.generation,
+            quarantine: self.quarantine().map(ToString::to_string),
+            refused: self.refused.pairs(),
         };
         self.lane.tell(Kind::Open(open)).await;
-        let end = match self.await_ready(&mut from_sink, session).await {
+        let ready = match self.await_ready(&mut from_sink, session).await {
+            Ok(ready) => self.take_refused(&ready).await.map(|()| ready),
+            Err(end) => Err(end),
+        };
+        let end = match ready {
             Ok(ready) => {
                 let promise = if ready.effectively_once { "effectively-once" } else { "at-least-once" };
                 self.progress.running(promise);
-                let mut flow = Flow::new(registration, session, &ready, self.route);
+                let mut flow = Flow::new(registration, session, &ready, self.route, self.refused.clone());
+                flow.batching.keep_apart(self.apart);
                 let end = self.stream(&mut flow, &mut from_sink).await;
                 if flow.has_read {
                     *self.resume_at = flow.lowest_unconfirmed();
@@ -107,9 +119,8 @@ impl Session<'_> {
         };
         if !self.lane.ended().is_cancelled() {
             let code = Reason::Starting.code().into();
-            self.lane
-                .tell(Kind::Stop(Stop { number, session, code, sequence_id: None, by_source: true }))
-                .await;
+            let stop = Stop { number, session, code, by_source: true, ..Stop::default() };
+            self.lane.tell(Kind::Stop(stop)).await;
         }
         end
     }
@@ -208,6 +219,7 @@ impl Session<'_> {
             Some(FromSink::Receipts(receipts)) if receipts.session == flow.session => {
                 for (sequence_id, duplicate) in receipts.iter() {
                     self.progress.row.confirmed += 1;
+                    self.progress.row.quarantined += u64::from(flow.refused.holds(sequence_id));
                     self.progress.row.duplicates += u64::from(duplicate);
                     flow.window.receipt(sequence_id, duplicate).map_err(|reason| {
                         let detail = format!("receipt {sequence_id}, duplicate: {duplicate}");
@@ -316,7 +328,13 @@ impl Session<'_> {
             return Ok(());
         };
         let id = MessageId { ledger: position.ledger, entry: position.entry };
-        self.subscription.acknowledge(id, Vec::new()).await.map_err(|_| SessionEnd::ConsumerLost)?;
+        // An acknowledgement before a refused entry has to keep the marker; one behind it ends it.
+        if let Some(id) = position.sequence_id() {
+            flow.refused.forget_through(id);
+            self.apart.forget_through(id);
+        }
+        let marker = hole::properties(self.route.generation, &flow.refused);
+        self.subscription.acknowledge(id, marker).await.map_err(|_| SessionEnd::ConsumerLost)?;
         flow.last_acknowledged = Some(position);
         self.progress.owed.settle(|sent| sent <= position);
         self.progress.row.acknowledged = Some(position.to_string());
@@ -339,31 +357,75 @@ impl Session<'_> {
         self.halted_by_peer(stop, last).await
     }
 
-    /// What a Stop means; after a refused entry the subscription is marked first, at `last` or where it stands.
+    /// What a Stop means; after refused entries the subscription is marked first, at `last` or where it stands.
     async fn halted_by_peer(&mut self, stop: &Stop, last: Option<Position>) -> SessionEnd {
         let reason = Reason::from_code(&stop.code).unwrap_or(Reason::RefusedByPeer);
         let at = stop.sequence_id.map(Position::of_sequence_id);
-        let (Reason::Poison, Some(refused)) = (reason, at) else {
+        let quarantines = self.quarantine().is_some();
+        let (true, Some(refused)) = (reason.marks(quarantines), at) else {
             let ended = if reason.verdict() == Verdict::Soon { "ended" } else { "refused" };
             let at = at.map_or_else(String::new, |at| format!(" at {at}"));
             let detail = format!("{ended} by {}{at}: its log has the detail", self.route.to);
             return SessionEnd::Halted(Halt::new(reason, &detail));
         };
-        let halt = match hole::mark(self.subscription, self.route.generation, refused, last).await {
-            Ok(()) => {
-                self.progress.owed.settle(|sent| last.is_some_and(|last| sent <= last));
-                let detail =
-                    format!("{refused} was refused by the destination broker; the subscription is marked");
-                Halt::new(Reason::Poison, &detail)
+        // What a marker names it names completely: an earlier version tells one id, perhaps of a batch.
+        let told = Refused::of_pairs(&stop.refused).filter(|told| !told.is_empty());
+        let is_news = told.as_ref().is_some_and(|told| !self.refused.covers(told));
+        let mut all = self.refused.clone();
+        if let Some(id) = last.and_then(Position::sequence_id) {
+            all.forget_through(id);
+        }
+        let marker = match &told {
+            Some(told) => {
+                all.merge(told);
+                hole::properties(self.route.generation, &all)
             }
-            // The sink remembers it and says so again, until the marker stands.
-            Err(error) => {
-                let detail =
-                    format!("{refused} was refused by the destination broker; marking failed: {error}");
-                Halt::new(Reason::SourceUnreachable, &detail)
-            }
+            None => hole::unnamed(self.route.generation, refused),
         };
-        SessionEnd::Halted(halt)
+        if let Err(error) = hole::mark(self.subscription, marker, last).await {
+            // The sink remembers it and says so again, until the marker stands.
+            let detail = format!("{refused} was refused by the destination; marking failed: {error}");
+            return SessionEnd::Halted(Halt::new(Reason::SourceUnreachable, &detail));
+        }
+        self.progress.owed.settle(|sent| last.is_some_and(|last| sent <= last));
+        let (reason, then) = match (quarantines, is_news) {
+            (true, true) if all.is_full() => {
+                (Reason::Poison, ", with more than may go to the quarantine at once")
+            }
+            (true, true) => (Reason::Quarantining, ", and goes to the quarantine"),
+            (true, false) if told.is_some() => {
+                (Reason::Poison, ", and by the quarantine as well: its log has both")
+            }
+            (_, _) => (Reason::Poison, ""),
+        };
+        let detail = format!("{refused} was refused by the destination{then}; the subscription is marked");
+        SessionEnd::Halted(Halt::new(reason, &detail))
+    }
+
+    /// Where refused entries go, if they may: the marker, which makes it safe, has to be readable.
+    fn quarantine(&self) -> Option<&TopicName> {
+        self.route.quarantine.as_ref().filter(|_| self.context.cluster.rest.is_some())
+    }
+
+    /// What was refused before is not sent under the main name, except a batch above which nothing was sent: its
+    /// entries go singly, in a session that begins without their marker.
+    async fn take_refused(&mut self, ready: &Ready) -> Result<(), SessionEnd> {
+        if self.refused.is_empty() {
+            return Ok(());
+        }
+        if !ready.quarantines {
+            let detail = format!("the bridge of {} knows no quarantine: upgrade it", self.route.to);
+            return Err(SessionEnd::Halted(Halt::new(Reason::HoleMarker, &detail)));
+        }
+        let apart = self.refused.take_resendable(ready.last_sequence_id);
+        if apart.is_empty() {
+            return Ok(());
+        }
+        let marker = hole::properties(self.route.generation, &self.refused);
+        hole::mark(self.subscription, marker, None).await.map_err(|_| SessionEnd::ConsumerLost)?;
+        self.apart.merge(&apart);
+        let detail = "a joined batch was refused, nothing was sent after it: it goes again singly";
+        Err(SessionEnd::Halted(Halt::new(Reason::Quarantining, detail)))
     }
 
     /// Nothing came for long. If there is something to come, the broker has forgotten us: subscribe again.

@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, RouteSpec, Start};
 use super::drained;
-use super::hole;
+use super::hole::{self, Hole};
 use super::lane::LaneHandle;
 use super::progress::Progress;
 use super::reason::{Reason, Verdict};
+use super::refused::Refused;
 use super::session::{self, Halt, SessionEnd};
 use super::status::{End, State};
 use super::window::Position;
@@ -39,6 +40,8 @@ pub struct Source {
     progress: Progress,
     /// The lowest position that an earlier session read without a confirmation: reading goes on there at the latest.
     resume_at: Option<Position>,
+    /// Refused as a joined batch: sent singly from now on.
+    apart: Refused,
     /// Behind other replicas, after an attachment that came to nothing.
     priority: i32,
 }
@@ -71,6 +74,7 @@ impl Source {
             missing,
             progress,
             resume_at: None,
+            apart: Refused::default(),
             priority: 0,
         }
     }
@@ -188,14 +192,19 @@ impl Source {
             return Ok(());
         }
         // Only now, and each time: another replica may have stopped here while we stood by.
-        if hole::is_marked(&self.context.cluster, &self.topic, &self.route).await? {
-            let detail = "the subscription's cursor carries the marker";
-            return Err(Halt::new(Reason::HoleMarker, detail));
-        }
+        let refused = match hole::read(&self.context.cluster, &self.topic, &self.route).await? {
+            Hole::None => Refused::default(),
+            // It was read, so that there is an admin URL, as quarantine needs it.
+            Hole::Named(refused) if self.route.quarantine.is_some() => refused,
+            Hole::Named(_) | Hole::Unnamed => {
+                let detail = "the subscription's cursor carries the marker";
+                return Err(Halt::new(Reason::HoleMarker, detail));
+            }
+        };
         let give_up_at = Instant::now() + FRUITLESS_MAX;
         let mut retry = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
-            let end = self.run_session(&lane, subscription).await;
+            let end = self.run_session(&lane, subscription, refused.clone()).await;
             let had_run = self.progress.row.state == State::Running;
             let halt = match end {
                 SessionEnd::Drained => return Ok(()),
@@ -211,7 +220,7 @@ impl Source {
             let stays = subscription.is_untouched()
                 && Instant::now() < give_up_at
                 && halt.reason.verdict() == Verdict::Soon
-                && !matches!(halt.reason, Reason::NotReady | Reason::Starting);
+                && !matches!(halt.reason, Reason::NotReady | Reason::Starting | Reason::Quarantining);
             let next_lane = self.context.lanes.pick(&self.route.to, &self.topic.to_string());
             let (true, Some(next_lane)) = (stays, next_lane) else {
                 return Err(Halt { had_run, ..halt });
@@ -225,7 +234,12 @@ impl Source {
         }
     }
 
-    async fn run_session(&mut self, lane: &LaneHandle, subscription: &mut Subscription) -> SessionEnd {
+    async fn run_session(
+        &mut self,
+        lane: &LaneHandle,
+        subscription: &mut Subscription,
+        refused: Refused,
+    ) -> SessionEnd {
         let session = session::Session {
             context: &self.context,
             route: &self.route,
@@ -236,6 +250,8 @@ impl Source {
             subscription,
             progress: &mut self.progress,
             resume_at: &mut self.resume_at,
+            refused,
+            apart: &mut self.apart,
         };
         session.run().await
     }

@@ -48,6 +48,10 @@ pub struct Open {
     pub partitions: u32,
     #[prost(uint32, tag = "8")]
     pub generation: u32,
+    #[prost(string, optional, tag = "14")]
+    pub quarantine: Option<String>,
+    #[prost(uint64, repeated, tag = "15")]
+    pub refused: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -210,6 +214,8 @@ pub fn open() -> Open {
         topic: TOPIC.into(),
         partitions: 0,
         generation: 1,
+        quarantine: None,
+        refused: Vec::new(),
     }
 }
 

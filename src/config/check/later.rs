@@ -50,5 +50,4 @@ const LATER: &[(&str, &str, &str)] = &[
     ("routes[]", "exclude", "list the topics one by one"),
     ("routes[]", "rename", "leave it out: a topic keeps its name"),
     ("routes[]", "join", "leave it out: messages of one key are joined"),
-    ("routes[]", "quarantine", "leave it out: what the destination refuses stops the route"),
 ];

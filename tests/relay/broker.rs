@@ -74,8 +74,8 @@ pub struct State {
     /// What came under a name that ends with `/quarantine`, and what becomes of it.
     pub quarantined: Vec<(u64, Bytes)>,
     pub quarantine_script: Box<dyn FnMut(u64) -> Answer + Send>,
-    /// What becomes of the next joined batch, before the script is asked.
-    pub next_joined: Option<Answer>,
+    /// What becomes of a joined batch, before the other script is asked.
+    pub joined_script: Box<dyn FnMut() -> Option<Answer> + Send>,
     /// By producer name.
     pub pushed: HashMap<String, i64>,
     pub script: Box<dyn FnMut(u64) -> Answer + Send>,
@@ -116,7 +116,7 @@ impl Broker {
             script: Box::new(|_| Answer::Store),
             quarantined: Vec::new(),
             quarantine_script: Box::new(|_| Answer::Store),
-            next_joined: None,
+            joined_script: Box::new(|| None),
             held: Vec::new(),
             released: Vec::new(),
             owners: HashMap::new(),

@@ -259,7 +259,7 @@ impl Conversation {
     fn after_mark_delete(&self) -> usize {
         let state = self.shared.lock();
         let mark = state.mark_delete;
-        state.log.iter().position(|(at, _)| mark.is_none_or(|mark| *at > mark)).unwrap_or(state.log.len())
+        state.log.iter().position(|(at, _)| mark.is_none_or(|mark| signed(*at) > signed(mark))).unwrap_or(state.log.len())
     }
 
     fn flow(&mut self, flow: proto::Flow) {
@@ -286,7 +286,7 @@ impl Conversation {
         let properties: Vec<_> = ack.properties.into_iter().map(|pair| (pair.key, pair.value)).collect();
         {
             let mut state = self.shared.lock();
-            if state.mark_delete.is_none_or(|mark| mark <= at) {
+            if state.mark_delete.is_none_or(|mark| signed(mark) <= signed(at)) {
                 state.mark_delete = Some(at);
                 state.properties.clone_from(&properties);
             }
@@ -354,7 +354,7 @@ impl Conversation {
         }
         let highest = send.highest_sequence_id.unwrap_or(sequence_id);
         let is_quarantine = name.ends_with("/quarantine");
-        let joined = if send.highest_sequence_id.is_some() { state.next_joined.take() } else { None };
+        let joined = send.highest_sequence_id.and_then(|_| (state.joined_script)());
         let answer = match joined {
             Some(answer) => answer,
             None if is_quarantine => (state.quarantine_script)(sequence_id),
@@ -399,6 +399,11 @@ impl Conversation {
             Some(proto::SendError { producer_id, sequence_id, error: error as i32, message: message.into() });
         self.say(kind::SEND_ERROR, |command| command.send_error = send_error);
     }
+}
+
+/// As a broker compares: its −1 are before everything.
+fn signed((ledger, entry): (u64, u64)) -> (i64, i64) {
+    (ledger.cast_signed(), entry.cast_signed())
 }
 
 fn of_kind(r#type: i32) -> BaseCommand {

@@ -121,6 +121,7 @@ fn full_hub() -> Value {
     route["generation"] = json!(2);
     route["subscription"] = json!("mine");
     route["start"] = json!("latest");
+    route["quarantine"] = json!("persistent://public/default/refused");
     route["batching"] = json!({"max_messages": 10, "max_bytes": 2000});
     value["admin"]["hosts"] = json!(["bridge"]);
     assert_eq!(refusals(&value), Vec::<String>::new());

@@ -24,6 +24,7 @@ import case_compare  # noqa: E402
 import case_entries  # noqa: E402
 import case_faults  # noqa: E402
 import case_flow  # noqa: E402
+import case_quarantine  # noqa: E402
 import rest  # noqa: E402
 from hold import hold  # noqa: E402
 from places import TestbedError  # noqa: E402
@@ -33,7 +34,7 @@ CASES = {
     case.__name__: case
     for case in (
         case_flow.verifier, case_entries.entries, case_faults.bad_start, case_faults.source_missing,
-        case_faults.reshaped, case_faults.restart_stays_stopped, case_auth.auth,
+        case_faults.reshaped, case_faults.restart_stays_stopped, case_quarantine.quarantine, case_auth.auth,
         case_flow.active_active, case_flow.bulk, case_flow.backlog, case_faults.kills,
     )
 }  # fmt: skip

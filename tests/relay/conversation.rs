@@ -259,7 +259,11 @@ impl Conversation {
     fn after_mark_delete(&self) -> usize {
         let state = self.shared.lock();
         let mark = state.mark_delete;
-        state.log.iter().position(|(at, _)| mark.is_none_or(|mark| signed(*at) > signed(mark))).unwrap_or(state.log.len())
+        state
+            .log
+            .iter()
+            .position(|(at, _)| mark.is_none_or(|mark| signed(*at) > signed(mark)))
+            .unwrap_or(state.log.len())
     }
 
     fn flow(&mut self, flow: proto::Flow) {

@@ -100,10 +100,10 @@ impl Quarantine {
             }
             Some(ProducerEvent::SendError { sequence_id, error, message }) => {
                 let reason = send_error_reason(error, &message);
-                Err(match reason {
-                    Reason::Poison | Reason::TopicTerminated => self.refused_here(sequence_id, &message),
-                    reason => Refusal::of(reason, &format!("quarantine topic {}: {message}", self.topic)),
-                })
+                if matches!(reason, Reason::Poison | Reason::TopicTerminated) {
+                    return Err(self.refused_here(sequence_id, &message));
+                }
+                Err(Refusal::of(reason, &format!("quarantine topic {}: {message}", self.topic)))
             }
             Some(ProducerEvent::Closed) | None => {
                 let detail = format!("the broker closed the producer on the quarantine topic {}", self.topic);

@@ -7,12 +7,14 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::publishing::len_max;
+use super::reason::Reason;
 use super::record::Record;
+use super::refusal::send_error_reason;
 use super::window::Position;
 use crate::pulsar::client::Client;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, ProducerEvent};
 use crate::pulsar::entry::{Entry, Heading, SchemaVersion};
-use crate::pulsar::proto::{MessageId, ServerError};
+use crate::pulsar::proto::MessageId;
 use crate::pulsar::publisher::{Outbound, Publisher};
 use crate::pulsar::subscription::{SubscribeOptions, Subscription};
 use crate::pulsar::topic::TopicName;
@@ -237,12 +239,12 @@ async fn send(
     match answer.map_err(|_| lost("the broker does not answer"))? {
         Some(ProducerEvent::Receipt { duplicate: false, .. }) => Ok(Outcome::Replayed),
         Some(ProducerEvent::Receipt { duplicate: true, .. }) => Ok(Outcome::There),
-        Some(ProducerEvent::SendError { error, message, .. }) => match error {
-            ServerError::Checksum | ServerError::NotAllowed | ServerError::Metadata => {
-                Ok(Outcome::RefusedAgain(message))
+        Some(ProducerEvent::SendError { error, message, .. }) => {
+            if send_error_reason(error, &message) == Reason::Poison {
+                return Ok(Outcome::RefusedAgain(message));
             }
-            _ => Err(ConnectionError::refused(error as i32, message)),
-        },
+            Err(ConnectionError::refused(error as i32, message))
+        }
         Some(ProducerEvent::Closed) | None => Err(lost("the broker closed the producer")),
     }
 }

@@ -187,14 +187,7 @@ impl Sink {
             };
             // Also after an answer: something may have waited for it.
             let step = match step {
-                Ok(()) if !draining && publishing.has_held() => tokio::select! {
-                    biased;
-                    () = ended.cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
-                    () = self.superseded.cancelled() => {
-                        Err(Some(Refusal::of(Reason::Superseded, "a newer session came")))
-                    }
-                    step = self.send_held(publishing, progress) => step,
-                },
+                Ok(()) if !draining && publishing.has_held() => self.go_on(publishing, progress).await,
                 step => step,
             };
             if progress.row.confirmed != confirmed {
@@ -226,6 +219,20 @@ impl Sink {
             Some(FromSource::SchemaAnswer(answer)) => {
                 publishing.take_schema(answer.version, answer.schema).await.map_err(Some)
             }
+        }
+    }
+
+    /// Sends what waits, as long as the session lives.
+    async fn go_on(
+        &self,
+        publishing: &mut Publishing,
+        progress: &mut Progress,
+    ) -> Result<(), Option<Refusal>> {
+        tokio::select! {
+            biased;
+            () = self.lane.ended().cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
+            () = self.superseded.cancelled() => Err(Some(Refusal::of(Reason::Superseded, "a newer session came"))),
+            step = self.send_held(publishing, progress) => step,
         }
     }
 

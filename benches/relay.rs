@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use pulsar_bridge::load::consume::{Consume, Tally};
+use pulsar_bridge::load::consume::Consume;
 use pulsar_bridge::load::meter::{Meter, Reading};
+use pulsar_bridge::load::numbers::{Numbers, Tally, new_writer};
 use pulsar_bridge::load::produce::Produce;
 use pulsar_bridge::load::results::{Flow, Machine, Repetition, TARGET_MBIT_S, TestResult, Workload};
 use pulsar_bridge::pulsar::topic::TopicName;
@@ -129,8 +130,9 @@ impl Bench {
 /// Produced while it is relayed: from the first message sent to the last consumed.
 async fn live(topology: &Topology, workload: &Workload) -> Repetition {
     let before = cpu(topology);
-    let consumer = consumer(topology, workload).await;
-    let producer = producer(topology, workload);
+    let writer = new_writer();
+    let consumer = consumer(topology, workload, writer).await;
+    let producer = producer(topology, workload, writer);
     let (published, began) = producer.await.unwrap();
     let (consumed, ended) = consumer.await.unwrap();
     Repetition { elapsed: ended - began, published, consumed, cpu: since(before, topology) }
@@ -138,9 +140,10 @@ async fn live(topology: &Topology, workload: &Workload) -> Repetition {
 
 /// Produced while the hub does nothing: from when it goes on to the last consumed.
 async fn backlog(topology: &Topology, workload: &Workload) -> Repetition {
-    let consumer = consumer(topology, workload).await;
+    let writer = new_writer();
+    let consumer = consumer(topology, workload, writer).await;
     topology.hub.pause();
-    let (published, _) = producer(topology, workload).await.unwrap();
+    let (published, _) = producer(topology, workload, writer).await.unwrap();
     let before = cpu(topology);
     let began = Instant::now();
     topology.hub.resume();
@@ -149,10 +152,11 @@ async fn backlog(topology: &Topology, workload: &Workload) -> Repetition {
 }
 
 /// Gives what it measured, and when it began.
-fn producer(topology: &Topology, workload: &Workload) -> JoinHandle<(Reading, Instant)> {
+fn producer(topology: &Topology, workload: &Workload, writer: u64) -> JoinHandle<(Reading, Instant)> {
     let produce = Produce {
         client: topology.source.clone(),
         topic: topic(workload),
+        writer,
         size: workload.size,
         batch: workload.batch,
         messages: Some(workload.messages),
@@ -167,8 +171,9 @@ fn producer(topology: &Topology, workload: &Workload) -> JoinHandle<(Reading, In
 }
 
 /// Gives what it measured, and when it ended; nothing may be missing, repeated or out of order.
-async fn consumer(topology: &Topology, workload: &Workload) -> JoinHandle<(Reading, Instant)> {
+async fn consumer(topology: &Topology, workload: &Workload, writer: u64) -> JoinHandle<(Reading, Instant)> {
     let messages = workload.messages;
+    let numbers = Arc::new(Numbers::of([writer]));
     let consume = Consume {
         client: topology.destination.clone(),
         topic: topic(workload),
@@ -176,7 +181,7 @@ async fn consumer(topology: &Topology, workload: &Workload) -> JoinHandle<(Readi
         exclusive: true,
         earliest: true,
         messages: Some(messages),
-        checks: true,
+        checks: Some(numbers.clone()),
         leaves: false,
     };
     consume.prepare().await.expect("the edge's broker makes a subscription");
@@ -187,9 +192,13 @@ async fn consumer(topology: &Topology, workload: &Workload) -> JoinHandle<(Readi
             tokio::time::sleep(REPETITION_TIME_MAX).await;
             overdue.cancel();
         });
-        let tally = consume.run(&meter, &stop).await.expect("the edge's broker delivers");
+        consume.run(&meter, &stop).await.expect("the edge's broker delivers");
         let ended = Instant::now();
-        assert_eq!(tally, Tally { counted: messages, ..Tally::default() }, "within {REPETITION_TIME_MAX:?}");
+        assert_eq!(
+            numbers.tally(),
+            Tally { counted: messages, ..Tally::default() },
+            "within {REPETITION_TIME_MAX:?}"
+        );
         (meter.read(), ended)
     })
 }

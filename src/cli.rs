@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pulsar_bridge::config::LinkUrl;
+#[cfg(feature = "load")]
+use pulsar_bridge::config::ServiceUrl;
 use pulsar_bridge::pulsar::topic::TopicName;
 
 /// Joins two organisations' Apache Pulsar clusters through a link that only one of them may dial.
@@ -206,7 +208,7 @@ pub struct TrafficArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch_max_messages: u32,
     /// Entries that may wait for their receipt, in each partition
-    #[arg(short = 'o', long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'o', long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=2000))]
     pub max_outstanding: u32,
 }
 
@@ -221,10 +223,10 @@ pub struct ProduceArgs {
     #[command(flatten)]
     pub traffic: TrafficArgs,
     /// The brokers
-    #[arg(short = 'u', long, value_name = "URL", default_value = "pulsar://127.0.0.1:6650")]
-    pub service_url: String,
+    #[arg(short = 'u', long, value_name = "URL", value_parser = plain_url, default_value = "pulsar://127.0.0.1:6650")]
+    pub service_url: ServiceUrl,
     /// Messages per second; 0: as fast as they are confirmed
-    #[arg(short = 'r', long, value_name = "N", default_value_t = 100.0)]
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 100.0, value_parser = rate)]
     pub rate: f64,
 }
 
@@ -236,8 +238,8 @@ pub struct ConsumeArgs {
     #[command(flatten)]
     pub measure: MeasureArgs,
     /// The brokers
-    #[arg(short = 'u', long, value_name = "URL", default_value = "pulsar://127.0.0.1:6650")]
-    pub service_url: String,
+    #[arg(short = 'u', long, value_name = "URL", value_parser = plain_url, default_value = "pulsar://127.0.0.1:6650")]
+    pub service_url: ServiceUrl,
     /// The durable subscription
     #[arg(long, alias = "subscriptions", value_name = "NAME", default_value = "sub")]
     pub subscription: String,
@@ -260,13 +262,13 @@ pub struct RelayArgs {
     #[command(flatten)]
     pub traffic: TrafficArgs,
     /// The brokers of the route's source
-    #[arg(long, value_name = "URL", default_value = "pulsar://127.0.0.1:6650")]
-    pub from: String,
+    #[arg(long, value_name = "URL", value_parser = plain_url, default_value = "pulsar://127.0.0.1:6650")]
+    pub from: ServiceUrl,
     /// The brokers of its destination
-    #[arg(long, value_name = "URL", default_value = "pulsar://127.0.0.1:6750")]
-    pub to: String,
+    #[arg(long, value_name = "URL", value_parser = plain_url, default_value = "pulsar://127.0.0.1:6750")]
+    pub to: ServiceUrl,
     /// Messages per second; 0: as fast as they are confirmed
-    #[arg(short = 'r', long, value_name = "N", default_value_t = 0.0)]
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 0.0, value_parser = rate)]
     pub rate: f64,
     /// json: end with the result as one line of JSON on stdout
     #[arg(long, value_enum, default_value_t = Output::Text)]
@@ -311,6 +313,9 @@ pub struct BrokerArgs {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6650")]
     pub listen: std::net::SocketAddr,
+    /// Listen beyond this machine, where everybody who reaches the port is let in
+    #[arg(long)]
+    pub expose: bool,
     /// What entries may hold before publishers wait: 64MiB, 2GiB
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
     pub memory: usize,
@@ -341,6 +346,19 @@ pub enum LogFormat {
     Text,
     /// One JSON object on each line.
     Json,
+}
+
+/// Messages per second.
+#[cfg(feature = "load")]
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| *rate == 0.0 || (0.001..=1e9).contains(rate));
+    rate.ok_or_else(|| "write 0, or a number from 0.001 to 1e9".into())
+}
+
+/// `pulsar://host[:6650]`, several with commas.
+#[cfg(feature = "load")]
+fn plain_url(text: &str) -> Result<ServiceUrl, String> {
+    ServiceUrl::parse_plain(text).map_err(|refusal| refusal.to_string())
 }
 
 /// `500ms`, `30s`, `5m`, `2h`.

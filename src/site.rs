@@ -267,7 +267,7 @@ fn admin_state(
 
 /// A client without credentials, for what a configuration calls only by a URL.
 #[cfg(feature = "load")]
-pub(crate) fn plain_client(url: &config::ServiceUrl) -> Client {
+pub fn plain_client(url: &config::ServiceUrl) -> Client {
     Client::new(addresses(url), Dialer::default(), Arc::new(|| Ok(None)))
 }
 
@@ -331,6 +331,10 @@ fn route(route: &config::Route) -> RouteSpec {
         from: route.from.clone(),
         to: route.to.clone(),
         topics: route.topics.clone(),
+        patterns: route.patterns.clone(),
+        renaming: route.renaming.clone(),
+        any_partitions: route.any_partitions,
+        onward: route.onward,
         generation: route.generation,
         subscription: route.subscription_name(),
         start: match route.start {

@@ -85,9 +85,6 @@ pub enum StackError {
     /// An address cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The binary was made without a part.
-    #[error("this binary was built without `{0}`: take one with it, or leave the key out")]
-    NotBuilt(&'static str),
     /// A site's task ended without a word.
     #[error("a site ended by itself: {0}")]
     Panicked(#[from] tokio::task::JoinError),
@@ -98,7 +95,6 @@ impl StackError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Listen(error) => error.exit(),
-            Self::NotBuilt(_) => Exit::Refused,
             Self::Panicked(_) => Exit::Fault,
         }
     }
@@ -106,14 +102,7 @@ impl StackError {
 
 impl Stack {
     /// Sites that were opened, and what drives them. Nothing is bound yet.
-    pub fn new(sites: Vec<Site>, load: Option<config::Load>) -> Result<Self, StackError> {
-        if cfg!(not(feature = "embedded")) && sites.iter().any(|site| site.config().pulsar.embedded.is_some())
-        {
-            return Err(StackError::NotBuilt("embedded"));
-        }
-        if cfg!(not(feature = "load")) && load.is_some() {
-            return Err(StackError::NotBuilt("load"));
-        }
+    pub fn new(sites: Vec<Site>, #[cfg(feature = "load")] load: Option<config::Load>) -> Self {
         let broker = |config: &config::Config| {
             config.pulsar.embedded.map(|_| (config.site.clone(), config.pulsar.service_url.to_string()))
         };
@@ -125,12 +114,12 @@ impl Stack {
             #[cfg(feature = "load")]
             load: load.zip(driver.as_ref().map(|driver| driver.figures.clone())),
         };
-        Ok(Self {
+        Self {
             sites,
             #[cfg(feature = "load")]
             driver,
             watch,
-        })
+        }
     }
 
     /// What may be shown.
@@ -154,7 +143,7 @@ impl Stack {
         }
         #[cfg(feature = "load")]
         let load = match self.driver {
-            Some(driver) => Some(Running::start(driver, &stop).await),
+            Some(driver) => Some(Running::start(driver).await),
             None => None,
         };
         let sites_stop = CancellationToken::new();
@@ -189,6 +178,22 @@ impl Stack {
             _ => Outcome::Sites(summaries),
         })
     }
+}
+
+/// What a configuration asks for and this binary was built without.
+pub fn not_built(
+    sites: &[config::Config],
+    load: Option<&config::Load>,
+) -> impl Iterator<Item = config::Problem> {
+    let embedded = sites.iter().position(|site| site.pulsar.embedded.is_some());
+    let embedded = embedded.filter(|_| cfg!(not(feature = "embedded")));
+    let embedded = embedded.map(|index| format!("sites[{index}].pulsar.embedded"));
+    let load = load.filter(|_| cfg!(not(feature = "load"))).map(|_| "load".to_owned());
+    embedded.into_iter().chain(load).map(|path| config::Problem {
+        path,
+        message: "this binary was built without it".into(),
+        remedy: "take one that was built with the default features, or leave the key out".into(),
+    })
 }
 
 #[cfg(feature = "embedded")]
@@ -232,57 +237,31 @@ fn driver(load: &config::Load) -> Driver {
 #[cfg(feature = "load")]
 struct Running {
     figures: Arc<Figures>,
-    requester: tokio::task::JoinHandle<()>,
-    worker: tokio::task::JoinHandle<()>,
-    requester_stop: CancellationToken,
-    worker_stop: CancellationToken,
-    started: Instant,
+    /// Gives when both were prepared.
+    task: tokio::task::JoinHandle<Instant>,
+    stop: CancellationToken,
+    began: Instant,
 }
 
 #[cfg(feature = "load")]
 impl Running {
-    /// Both start when their topics are there.
-    async fn start(driver: Driver, stop: &CancellationToken) -> Self {
-        tokio::select! {
-            () = driver.prepare() => {}
-            () = stop.cancelled() => {}
-        }
-        let Driver { requester, worker, figures } = driver;
-        let (requester_stop, worker_stop) = (CancellationToken::new(), CancellationToken::new());
-        let (counted, requester_stopped) = (figures.clone(), requester_stop.clone());
-        let requester = async move {
-            match requester {
-                Some(requester) => requester.run(counted, requester_stopped, LOAD_PATIENCE).await,
-                None => requester_stopped.cancelled().await,
-            }
-        };
-        let (counted, worker_stopped) = (figures.clone(), worker_stop.clone());
-        let worker = async move {
-            match worker {
-                Some(worker) => worker.run(counted, worker_stopped).await,
-                None => worker_stopped.cancelled().await,
-            }
-        };
-        Self {
-            figures,
-            requester: tokio::spawn(requester),
-            worker: tokio::spawn(worker),
-            requester_stop,
-            worker_stop,
-            started: Instant::now(),
-        }
+    /// Waits until its topics are there, so that routes find them at once; not for ever: a cluster that is not there
+    /// holds up no site.
+    async fn start(driver: Driver) -> Self {
+        let (stop, prepared) = (CancellationToken::new(), CancellationToken::new());
+        let figures = driver.figures.clone();
+        let task = tokio::spawn(drive(driver, stop.clone(), prepared.clone()));
+        let _ = tokio::time::timeout(PREPARED_WITHIN, prepared.cancelled()).await;
+        Self { figures, task, stop, began: Instant::now() }
     }
 
-    /// Lets the requester wait for its last answers before the worker goes.
     async fn stop(self) -> LoadSummary {
-        self.requester_stop.cancel();
-        for (task, stop) in [(self.requester, &self.requester_stop), (self.worker, &self.worker_stop)] {
-            stop.cancel();
-            if let Err(panicked) = task.await {
-                tracing::error!(%panicked, "a part of the load ended by itself");
-            }
-        }
-        let seconds = self.started.elapsed().as_secs_f64();
+        self.stop.cancel();
+        let started = self.task.await.unwrap_or_else(|panicked| {
+            tracing::error!(%panicked, "a part of the load ended by itself");
+            self.began
+        });
+        let seconds = started.elapsed().as_secs_f64();
         let Snapshot { requests, answered, repeated, wrong, points, result_bytes, .. } = self.figures.look();
         LoadSummary {
             requests,
@@ -297,6 +276,34 @@ impl Running {
     }
 }
 
+/// Drives until `stop`; the requester waits for its last answers before the worker goes.
+#[cfg(feature = "load")]
+async fn drive(driver: Driver, stop: CancellationToken, prepared: CancellationToken) -> Instant {
+    tokio::select! {
+        () = driver.prepare() => {}
+        () = stop.cancelled() => {}
+    }
+    prepared.cancel();
+    let started = Instant::now();
+    let Driver { requester, worker, figures } = driver;
+    let worker_stop = CancellationToken::new();
+    let worker = worker.map(|worker| tokio::spawn(worker.run(figures.clone(), worker_stop.clone())));
+    match requester {
+        Some(requester) => requester.run(figures, stop, LOAD_PATIENCE).await,
+        None => stop.cancelled().await,
+    }
+    worker_stop.cancel();
+    if let Some(worker) = worker
+        && let Err(panicked) = worker.await
+    {
+        tracing::error!(%panicked, "the worker ended by itself");
+    }
+    started
+}
+
+/// How long sites wait for the load's topics.
+#[cfg(feature = "load")]
+const PREPARED_WITHIN: Duration = Duration::from_secs(5);
 /// How long the requester waits for its last answers.
 const LOAD_PATIENCE: Duration = Duration::from_secs(15);
 /// What each embedded broker may hold.

@@ -40,33 +40,39 @@ class Broker:
     """A standalone; its state is on disk, so any number of programs may hold a handle."""
 
     memory = MEMORY
+    template = "standalone.conf"
 
-    def __init__(self, place):
-        self.place = place
-        self.dir = home() / "run" / place.name
+    def __init__(self, place, name=None, address=None):
+        self.place, self.name, self.address = place, name or place.name, address or place.address
+        self.dir = home() / "run" / self.name
         self.log = self.dir / "standalone.log"
-        self.admin = rest.Admin(place)
+        self.admin = rest.Admin(place, address=self.address)
 
     def start(self):
         """Starts with the data that is there. `wait` says when it serves."""
         if self.pid():
             return
         self.dir.mkdir(parents=True, exist_ok=True)
-        command = [
-            "ip", "netns", "exec", self.place.namespace,
-            str(distribution() / "bin/pulsar"), "standalone", "-c", str(self.configuration()), "-a", self.place.address,
-            "-nfw", "-nss", "--metadata-dir", str(self.dir / "meta"), "--bookkeeper-dir", str(self.dir / "bk"),
-        ]  # fmt: skip
-        ours = {"PULSAR_MEM": self.memory, "PULSAR_LOG_DIR": str(self.dir), "PULSAR_LOG_APPENDER": "Console"}
+        inside = ["ip", "netns", "exec", self.place.namespace, str(distribution() / "bin/pulsar")]
         with open(self.log, "ab") as log:
             log_from = log.tell()
             # `ip netns exec` and bin/pulsar both exec, so this pid becomes Java's.
             process = subprocess.Popen(
-                command, cwd=self.dir, env=os.environ | ours, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
+                [*inside, *self.command()], cwd=self.dir, env=self.environment(), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         kept = {"pid": process.pid, "born": born(process.pid), "log_from": log_from}
         self.pid_file().write_text(json.dumps(kept))
+
+    def command(self):
+        return [
+            "standalone", "-c", str(self.configuration()), "-a", self.address,
+            "-nfw", "-nss", "--metadata-dir", str(self.dir / "meta"), "--bookkeeper-dir", str(self.dir / "bk"),
+        ]  # fmt: skip
+
+    def environment(self):
+        ours = {"PULSAR_MEM": self.memory, "PULSAR_LOG_DIR": str(self.dir), "PULSAR_LOG_APPENDER": "Console"}
+        return os.environ | ours
 
     def wait(self):
         """Until lookups answer with the address that clients are to use."""
@@ -77,7 +83,7 @@ class Broker:
             # A clean stop releases the locks, so that the next start finds none.
             self.stop()
             self.start()
-        raise TestbedError(f"{self.place.name}'s broker quarrels about its locks at every start:\n{self.last_words()}")
+        raise TestbedError(f"{self.name}'s broker quarrels about its locks at every start:\n{self.last_words()}")
 
     def quarrels_with_itself(self):
         """After a SIGKILL a standalone finds the locks of its former life in RocksDB, and now and then deletes and
@@ -90,13 +96,13 @@ class Broker:
         deadline = time.monotonic() + deadline_seconds
         while True:
             if not self.pid():
-                raise TestbedError(f"{self.place.name}'s broker ended while starting:\n{self.last_words()}")
+                raise TestbedError(f"{self.name}'s broker ended while starting:\n{self.last_words()}")
             reason = self.unready()
             if reason is None:
                 return
             if time.monotonic() > deadline:
                 raise TestbedError(
-                    f"{self.place.name}'s broker is not ready after {deadline_seconds} s ({reason}):\n"
+                    f"{self.name}'s broker is not ready after {deadline_seconds} s ({reason}):\n"
                     f"{self.last_words()}"
                 )
             time.sleep(LOOK_AGAIN_SECONDS)
@@ -146,7 +152,7 @@ class Broker:
         return {
             "clusterName": self.place.name,
             "bindAddress": "0.0.0.0",
-            "advertisedAddress": self.place.address,
+            "advertisedAddress": self.address,
             "brokerDeduplicationEnabled": "true",
             # A test's topics go when it ends, and what they held soon after; the disk is the slowest part here.
             "forceDeleteNamespaceAllowed": "true",
@@ -156,11 +162,11 @@ class Broker:
         }
 
     def configuration(self):
-        """The distribution's standalone.conf with our settings."""
+        """The distribution's file with our settings."""
         ours = self.settings()
-        lines = (distribution() / "conf/standalone.conf").read_text().splitlines()
+        lines = (distribution() / "conf" / self.template).read_text().splitlines()
         kept = [line for line in lines if line.split("=")[0].strip() not in ours]
-        path = self.dir / "standalone.conf"
+        path = self.dir / self.template
         path.write_text("\n".join(kept + [f"{key}={value}" for key, value in ours.items()]) + "\n")
         return path
 

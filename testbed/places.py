@@ -12,7 +12,9 @@ import socket
 import subprocess
 from dataclasses import dataclass
 
-WIRE = "bridge-wire"
+# Another word here, and another BRIDGE_TESTBED_HOME, is another testbed beside the first.
+NAME = os.environ.get("BRIDGE_TESTBED_NAME", "bridge")
+WIRE = f"{NAME}-wire"
 WIRE_ADDRESS = "198.18.0.254"
 PREFIX = 16
 LINK_PORT = 8001
@@ -37,7 +39,7 @@ class Place:
 
     @property
     def namespace(self):
-        return f"bridge-{self.name}"
+        return f"{NAME}-{self.name}"
 
     @property
     def service_url(self):

@@ -8,6 +8,10 @@ import urllib.parse
 import places
 
 
+# While a bundle changes its owner, brokers may point at each other.
+HOPS_MAX = 8
+
+
 class Refused(Exception):
     """An answer other than 2xx."""
 
@@ -23,34 +27,42 @@ class Admin:
     def __init__(self, place, port=None, address=None, patience=10.0, tls=None, token=None):
         self.place, self.port, self.patience = place, port or (8443 if tls else 8080), patience
         self.address, self.tls = address or place.address, tls
+        # Those of a cluster's other brokers: where answers may lead to.
+        self.others = ()
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def ask(self, method, path, body=None):
-        connection = http.client.HTTPConnection(self.address, self.port, timeout=self.patience)
+        return self.ask_at(self.address, method, path, body)
+
+    def ask_at(self, address, method, path, body, hops=0):
+        connection = http.client.HTTPConnection(address, self.port, timeout=self.patience)
         with places.entered(self.place.namespace):
-            connection.sock = socket.create_connection((self.address, self.port), timeout=self.patience)
+            connection.sock = socket.create_connection((address, self.port), timeout=self.patience)
         try:
             if self.tls:
-                connection.sock = self.tls.wrap_socket(connection.sock, server_hostname=self.address)
+                connection.sock = self.tls.wrap_socket(connection.sock, server_hostname=address)
             text = None if body is None else json.dumps(body)
             kind = {"Content-Type": "application/json"} if text is not None else {}
             connection.request(method, path, text, self.headers | kind)
             answer = connection.getresponse()
             said = answer.read().decode(errors="replace")
             if 300 <= answer.status < 400:
-                return self.follow(method, answer, body)
+                return self.follow(method, answer, body, hops + 1)
             if not 200 <= answer.status < 300:
                 raise Refused(method, path, answer.status, said)
             return as_value(said)
         finally:
             connection.close()
 
-    def follow(self, method, answer, body):
+    def follow(self, method, answer, body, hops):
         # Several admin calls answer 307 to the owner of the bundle, which with one broker is this very address.
         location = urllib.parse.urlsplit(answer.getheader("Location") or "")
-        if location.hostname != self.address:
+        if location.hostname not in (self.address, *self.others):
             raise Refused(method, location.geturl(), answer.status, "redirected to another broker")
-        return self.ask(method, f"{location.path}?{location.query}" if location.query else location.path, body)
+        if hops > HOPS_MAX:
+            raise Refused(method, location.geturl(), answer.status, f"redirected more than {HOPS_MAX} times")
+        path = f"{location.path}?{location.query}" if location.query else location.path
+        return self.ask_at(location.hostname, method, path, body, hops)
 
     def get(self, path):
         return self.ask("GET", path)

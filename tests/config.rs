@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use pulsar_bridge::config::{self, Config, LinkUrl, Start, TokenSource, Tunnel};
+use pulsar_bridge::pulsar::topic::TopicName;
 use pulsar_bridge::tunnel::init::{self, Request};
 use serde_json::{Value, json};
 
@@ -144,6 +145,16 @@ fn mistakes_in_several_sites_are_told_with_their_places() {
     ] {
         assert!(places.contains(&place), "{place} is not in {problems:#?}");
     }
+    value["sites"][1]["pulsar"] = json!({"embedded": "0.0.0.0:6750"});
+    fs::write(&file, value.to_string()).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let make = |hub: &str, edges: &[String], url: &LinkUrl| made_trust(other.path(), hub, edges, url);
+    let told = config::load_setup(&file, &make).unwrap_err().to_string();
+    let open = "sites[1].pulsar.embedded: a broker in memory lets everybody in; keep it on this machine";
+    assert!(told.contains(open), "{told}");
+    fs::write(&file, json!({"version": 1, "sites": []}).to_string()).unwrap();
+    let told = config::load_setup(&file, &make).unwrap_err().to_string();
+    assert!(told.contains("sites: neither sites nor a load"), "{told}");
     value["sites"][1]["tunnel"]["connect"] = json!(["tls://"]);
     fs::write(&file, value.to_string()).unwrap();
     let problems = config::load_setup(&file, &make).unwrap_err().problems;
@@ -177,14 +188,14 @@ fn three_mistakes_are_three_errors_with_paths_and_remedies() {
     let text = text
         .replace("\"service_url\"", "\"servce_url\"")
         .replace(&key, &key.replacen('A', "B", 1))
-        .replacen("datagen-results\"],\n      \"answers\"", "datagen-.*\"],\n      \"answers\"", 1);
+        .replacen("datagen-results\"],\n      \"answers\"", "datagen-[\"],\n      \"answers\"", 1);
     fs::write(&file, text).unwrap();
     let refused = config::load(&file).unwrap_err().to_string();
     let expected = [
         "hub.json: refused, 3 problems:",
         "  pulsar.servce_url: unknown key; did you mean `service_url`?",
         "  tunnel.edges[0].keys[0]: the checksum does not fit: a character is missing or changed, copy it again; take the bk1 line that `bridge init` printed",
-        "  routes[1].topics[0]: patterns in routes are not in this version; list the topics one by one",
+        "  routes[1].topics[0]: not a regular expression: unclosed character class; write a regular expression that stands for whole topic names",
         "  not looked at before the values are right: the files that it names",
     ];
     assert_eq!(refused, format!("{}/{}", dir.path().display(), expected.join("\n")));
@@ -198,7 +209,7 @@ fn a_mistake_of_each_kind_is_told_in_these_words() {
         assert!(heard.contains(told), "expected {told}\nheard {heard:#?}");
         assert!(heard.len() <= 4, "{heard:#?}");
     }
-    assert_eq!(mistakes.len(), 40);
+    assert_eq!(mistakes.len(), 50);
     assert_eq!(told(&json!([])), ["the file is not a JSON object; begin it with { and end it with }"]);
 }
 
@@ -248,6 +259,44 @@ fn two_routes_on_one_topic_and_site_need_two_subscriptions() {
     );
     assert!(load(&second(json!("second")), &[]).is_ok());
     assert_eq!(told(&with(second(json!("second")), "/routes/2/name", json!("requests"))).len(), 1);
+}
+
+#[test]
+fn a_pattern_beside_another_routes_topic_or_pattern_needs_a_subscription_of_its_own() {
+    let beside = |topics: Value, more: Value| {
+        let mut value = hub();
+        let mut route = value["routes"][0].clone();
+        route["name"] = "again".into();
+        route["topics"] = topics;
+        route.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        value["routes"].as_array_mut().unwrap().push(route);
+        value
+    };
+    let pattern = "persistent://public/default/.*";
+    let none = json!({});
+    assert_eq!(
+        told(&beside(json!([pattern]), none.clone())),
+        [
+            "routes[2].topics: route `requests` reads persistent://public/default/datagen-requests by the same \
+             subscription; exclude it here, or give one of the routes a `subscription` of its own"
+        ]
+    );
+    for more in [json!({"exclude": ["datagen-requests"]}), json!({"subscription": "second"})] {
+        let config = load(&beside(json!([pattern]), more), &[]).unwrap();
+        let route = &config.routes[2];
+        assert!(route.carries(&TopicName::parse("persistent://public/default/x").unwrap()));
+        assert!(!route.carries(&TopicName::parse("persistent://public/other/x").unwrap()));
+    }
+    let mut twice = beside(json!(["persistent://a/b/.*"]), none.clone());
+    let mut again = twice["routes"][2].clone();
+    again["name"] = "third".into();
+    twice["routes"].as_array_mut().unwrap().push(again);
+    assert_eq!(told(&twice).len(), 1);
+    let many: Vec<_> = (0..257).map(|nth| format!("persistent://a/b/{nth}.*")).collect();
+    assert_eq!(
+        told(&beside(json!(many), none)),
+        ["routes[2].topics: 257 patterns and exclusions in all routes; keep to 256"]
+    );
 }
 
 #[test]
@@ -372,6 +421,10 @@ fn topics_keep_the_routes_that_carry_them_and_their_answers() {
     value["routes"].as_array_mut().unwrap().push(json!(
         {"name": "logs", "from": "bank", "to": "riskfuel", "topics": ["logs"]}
     ));
+    value["routes"].as_array_mut().unwrap().push(json!({
+        "name": "feeds", "from": "bank", "to": "riskfuel",
+        "topics": ["persistent://public/feeds/.*"], "exclude": ["public/feeds/raw"]
+    }));
     let config = load(&value, &[]).unwrap();
     let kept = |topics: &[&str]| {
         let mut config = config.clone();
@@ -383,11 +436,14 @@ fn topics_keep_the_routes_that_carry_them_and_their_answers() {
     assert_eq!(kept(&["datagen-requests"]).unwrap(), ["requests", "results"]);
     assert_eq!(kept(&["persistent://public/default/datagen-results"]).unwrap(), ["results"]);
     assert_eq!(kept(&["logs-partition-2", "datagen-results"]).unwrap(), ["results", "logs"]);
+    assert_eq!(kept(&["public/feeds/rates-partition-1"]).unwrap(), ["feeds"]);
+    assert!(kept(&["public/feeds/raw"]).is_err());
     assert_eq!(
         kept(&["orders"]).unwrap_err().to_string(),
         "no route carries persistent://public/default/orders; the routes are: \
          requests (persistent://public/default/datagen-requests), \
-         results (persistent://public/default/datagen-results), logs (persistent://public/default/logs)"
+         results (persistent://public/default/datagen-results), logs (persistent://public/default/logs), \
+         feeds (persistent://public/feeds/.*)"
     );
     assert!(kept(&["a/b"]).is_err());
     let error = load(&edge(), &[]).unwrap().keep_topics(&["orders".into()]).unwrap_err();

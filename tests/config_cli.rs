@@ -213,6 +213,18 @@ fn check_says_what_it_looked_at_and_what_not() {
 }
 
 #[test]
+fn what_names_no_configuration_checks_nothing_and_an_empty_name_starts_no_demonstration() {
+    for (verb, variable, expected) in [("check", None, 2), ("check", Some(""), 78), ("run", Some(""), 78)] {
+        let mut command = bridge(&[verb]);
+        variable.map(|value| command.env("BRIDGE_CONFIG", value));
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let stderr = String::from_utf8(stderr).unwrap();
+        assert_eq!((status.code(), stdout.len()), (Some(expected), 0), "{verb} {variable:?}: {stderr}");
+        assert!(stderr.contains("$BRIDGE_CONFIG"), "{stderr}");
+    }
+}
+
+#[test]
 fn a_run_of_limited_time_ends_with_its_summary_as_one_line() {
     let (_dir, file) = edge();
     let (code, stdout, stderr) = ended(&["run", "--config", &file, "--for", "50ms", "--output", "json"]);

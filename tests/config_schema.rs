@@ -121,6 +121,11 @@ fn full_hub() -> Value {
     route["generation"] = json!(2);
     route["subscription"] = json!("mine");
     route["start"] = json!("latest");
+    route["topics"] = json!(["persistent://public/default/.*"]);
+    route["exclude"] = json!(["public/default/x"]);
+    route["rename"] = json!({"persistent://public/default": "persistent://riskfuel/datagen"});
+    route["partitions"] = json!("any");
+    route["onward"] = json!(true);
     route["quarantine"] = json!("persistent://public/default/refused");
     route["batching"] = json!({"max_messages": 10, "max_bytes": 2000});
     value["admin"]["hosts"] = json!(["bridge"]);
@@ -168,7 +173,7 @@ fn changes(value: &Value) -> Vec<Value> {
         let (parent, key) = pointer.rsplit_once('/').unwrap_or_default();
         let mut copy = value.clone();
         if let Some(object) = copy.pointer_mut(parent).unwrap().as_object_mut()
-            && object.remove(key).is_some()
+            && object.remove(&key.replace("~1", "/")).is_some()
         {
             changed.push(copy);
         }
@@ -178,7 +183,7 @@ fn changes(value: &Value) -> Vec<Value> {
 
 fn walk(value: &Value, pointer: String, pointers: &mut Vec<String>) {
     for (key, child) in value.as_object().into_iter().flatten() {
-        walk(child, format!("{pointer}/{key}"), pointers);
+        walk(child, format!("{pointer}/{}", key.replace('/', "~1")), pointers);
     }
     for (index, child) in value.as_array().into_iter().flatten().enumerate() {
         walk(child, format!("{pointer}/{index}"), pointers);
@@ -225,11 +230,15 @@ fn judge(root: &Value, schema: &Value, value: &Value, path: &str, places: &mut V
                 true
             }
             "additionalProperties" => {
-                assert_eq!(rule, &json!(false));
-                let known = schema["properties"].as_object().unwrap();
-                for key in value.as_object().into_iter().flatten().map(|(key, _)| key) {
-                    if !known.contains_key(key) {
+                let known = schema.get("properties").and_then(Value::as_object);
+                for (key, child) in value.as_object().into_iter().flatten() {
+                    if known.is_some_and(|known| known.contains_key(key)) {
+                        continue;
+                    }
+                    if *rule == Value::Bool(false) {
                         places.push(joined(path, key));
+                    } else {
+                        judge(root, rule, child, &joined(path, key), places);
                     }
                 }
                 true
@@ -264,6 +273,10 @@ fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
 }
 
 fn joined(path: &str, key: &str) -> String {
+    // As messages write a key that is no word.
+    if key.contains('/') {
+        return format!("{path}[\"{key}\"]");
+    }
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 

@@ -22,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("stack", &["exit", "config", "site", "embedded", "load"]),
     // The binary.
     ("main", &["exit"]),
-    ("cli", &["config::LinkUrl", "pulsar::topic"]),
+    ("cli", &["config::LinkUrl", "config::ServiceUrl", "pulsar::topic"]),
     ("logs", &[]),
     (
         "commands",
@@ -30,6 +30,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "exit",
             "config",
             "tunnel::init",
+            "relay::record",
             "relay::replay",
             "relay::status",
             "relay::window",

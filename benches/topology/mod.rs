@@ -154,6 +154,7 @@ async fn make(client: &Client, topic: &TopicName) {
     let nothing = Produce {
         client: client.clone(),
         topic: topic.clone(),
+        writer: 0,
         size: 0,
         batch: 1,
         messages: Some(0),

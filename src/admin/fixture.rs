@@ -19,6 +19,7 @@ pub(super) fn route(name: &str, state: State) -> PartitionStatus {
     PartitionStatus {
         route: name.into(),
         topic: "persistent://a/b/c".into(),
+        destination: None,
         from: "riskfuel".into(),
         to: "bank".into(),
         end: End::Source,

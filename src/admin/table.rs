@@ -81,10 +81,14 @@ fn route_rows(status: &Status) -> Vec<Vec<String>> {
         "REASON",
     ])];
     for row in &status.routes {
-        let topic = row.topic.strip_prefix("persistent://").unwrap_or(&row.topic);
+        let short = |topic: &str| plain(topic.strip_prefix("persistent://").unwrap_or(topic));
+        let topic = match &row.destination {
+            Some(destination) => format!("{} as {}", short(&row.topic), short(destination)),
+            None => short(&row.topic),
+        };
         rows.push(vec![
             plain(&row.route),
-            plain(topic),
+            topic,
             plain(&format!("{} > {}", row.from, row.to)),
             match row.end {
                 End::Source => "source".into(),

@@ -11,7 +11,15 @@ use crate::cli::{CheckArgs, Output};
 
 /// Validates the file, by all that `run` does before it binds and dials.
 pub fn check(args: &CheckArgs) -> Exit {
-    let looked = match opened::open(super::config_file(args.config.file()), &[]) {
+    let file = match super::config_file(args.config.file()) {
+        Ok(Some(file)) => file,
+        Ok(None) => {
+            eprintln!("bridge: check: name a configuration: --config FILE, or $BRIDGE_CONFIG");
+            return Exit::Usage;
+        }
+        Err(exit) => return exit,
+    };
+    let looked = match opened::open(Some(file), &[]) {
         Ok(opened) => Ok(opened),
         Err(NotOpened::Config(errors)) => Err(errors),
         Err(not @ NotOpened::Usage(_)) => return not.told(),

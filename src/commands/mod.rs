@@ -28,12 +28,17 @@ pub use replay::replay;
 pub use run::{run, shows_live};
 pub use status::status;
 
-/// The configuration's file: the argument's, else the environment's; without both there is the built-in one.
-fn config_file(argument: Option<&Path>) -> Option<PathBuf> {
-    argument.map(Path::to_owned).or_else(|| {
-        let file = env::var_os("BRIDGE_CONFIG").filter(|file| !file.is_empty());
-        file.map(PathBuf::from)
-    })
+/// The configuration's file: the argument's, else the environment's; without both there is the built-in one. A
+/// variable that is set and says nothing is a mistake in a unit or a chart, and shall start no demonstration.
+fn config_file(argument: Option<&Path>) -> Result<Option<PathBuf>, Exit> {
+    let file = argument.map(Path::to_owned).or_else(|| env::var_os("BRIDGE_CONFIG").map(PathBuf::from));
+    if file.as_ref().is_some_and(|file| file.as_os_str().is_empty()) {
+        eprintln!(
+            "bridge: $BRIDGE_CONFIG is empty: name a file, or unset it to run the built-in demonstration"
+        );
+        return Err(Exit::Refused);
+    }
+    Ok(file)
 }
 
 /// Writes a result. A reader that went away is no fault of ours.

@@ -1,11 +1,14 @@
 //! What `run` and `check` do alike: read the configuration, make its temporary trust, open the files it names.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use pulsar_bridge::config::{self, ConfigErrors, LinkUrl, Load, Problem, Setup};
 use pulsar_bridge::exit::Exit;
 use pulsar_bridge::site::Site;
+use pulsar_bridge::stack;
 use pulsar_bridge::tunnel::init::{self, Request};
 use tempfile::TempDir;
 
@@ -17,8 +20,6 @@ pub struct Opened {
     pub sites: Vec<Site>,
     /// The load.
     pub load: Option<Load>,
-    /// Keys of this run, gone with it.
-    _trust: Option<TempDir>,
 }
 
 /// Why not.
@@ -67,7 +68,8 @@ pub fn open(file: Option<PathBuf>, topics: &[String]) -> Result<Opened, NotOpene
     let file = file.unwrap_or_else(|| config::BUILT_IN_NAME.into());
     let Setup { sites, load } = setup;
     let count = sites.len();
-    let (mut opened, mut problems) = (Vec::with_capacity(count), Vec::new());
+    let mut opened = Vec::with_capacity(count);
+    let mut problems: Vec<_> = stack::not_built(&sites, load.as_ref()).collect();
     for (index, site) in sites.into_iter().enumerate() {
         let placed = |problem: Problem| match count {
             1 => problem,
@@ -81,12 +83,18 @@ pub fn open(file: Option<PathBuf>, topics: &[String]) -> Result<Opened, NotOpene
     if !problems.is_empty() {
         return Err(NotOpened::Config(ConfigErrors { file, problems, files_opened: true }));
     }
-    Ok(Opened { file, sites: opened, load, _trust: trust.into_inner() })
+    // Every file has been read by now, and nothing of the keys shall outlive even a process that is killed.
+    drop(trust);
+    Ok(Opened { file, sites: opened, load })
 }
 
 /// Keys and tokens in a folder that only we may read and that goes when we do.
 fn make_trust(hub: &str, edges: &[String], url: &LinkUrl) -> Result<TempDir, String> {
-    let dir = tempfile::Builder::new().prefix("bridge-").tempdir().map_err(|error| error.to_string())?;
+    let dir = tempfile::Builder::new()
+        .prefix("bridge-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .map_err(|error| error.to_string())?;
     let request = Request::New {
         hub: hub.to_owned(),
         edges: edges.to_vec(),

@@ -5,7 +5,7 @@ use pulsar_bridge::config::Route;
 use pulsar_bridge::exit::Exit;
 use pulsar_bridge::pulsar::connection::ConnectionError;
 use pulsar_bridge::pulsar::proto::ServerError;
-use pulsar_bridge::pulsar::topic::TopicName;
+use pulsar_bridge::relay::record::Record;
 use pulsar_bridge::relay::replay::{Outcome, Replay, Summary, Told};
 use pulsar_bridge::relay::window::Position;
 use pulsar_bridge::site::Site;
@@ -15,9 +15,13 @@ use crate::cli::ReplayArgs;
 
 /// Replays, a line for each record on stdout.
 pub fn replay(args: &ReplayArgs) -> Exit {
-    let Some(file) = super::config_file(args.config.as_deref()) else {
-        eprintln!("bridge: replay: name the configuration of the route's destination with --config");
-        return Exit::Usage;
+    let file = match super::config_file(args.config.as_deref()) {
+        Ok(Some(file)) => file,
+        Ok(None) => {
+            eprintln!("bridge: replay: name the configuration of the route's destination with --config");
+            return Exit::Usage;
+        }
+        Err(exit) => return exit,
     };
     let opened = match opened::open(Some(file), &[]) {
         Ok(opened) => opened,
@@ -86,8 +90,11 @@ fn chosen<'a>(args: &ReplayArgs, sites: &'a [Site]) -> Result<Replay<'a>, String
         }
     };
     let peer = from.clone();
-    let allows = move |topic: &TopicName| {
-        route.is_some_and(|route| route.topics.contains(&topic.base())) || site.may_receive(&peer, topic)
+    let allows = move |record: &Record| {
+        let (topic, destination) = (record.topic.base(), record.destination.base());
+        let declared =
+            |route: &Route| route.carries(&topic) && route.renaming.destination(&topic) == destination;
+        route.is_some_and(declared) || site.may_receive(&peer, &destination)
     };
     Ok(Replay {
         client: site.client(),

@@ -15,13 +15,23 @@ use crate::cli::{Output, RunArgs};
 
 /// Whether a person looks at the built-in load: then the view has the terminal.
 pub fn shows_live(args: &RunArgs) -> bool {
-    let built_in = super::config_file(args.config.file()).is_none();
+    let built_in = matches!(super::config_file(args.config.file()), Ok(None));
     built_in && args.output == Output::Text && io::stdout().is_terminal() && io::stderr().is_terminal()
 }
 
 /// Runs what the configuration says.
 pub fn run(args: &RunArgs) -> Exit {
-    let opened = match opened::open(super::config_file(args.config.file()), &args.topics) {
+    let file = match super::config_file(args.config.file()) {
+        Ok(file) => file,
+        Err(exit) => return exit,
+    };
+    if file.is_none() {
+        tracing::warn!(
+            "no configuration is named (--config, $BRIDGE_CONFIG): this is the built-in demonstration, with brokers \
+             in memory that keep nothing, and nothing of yours is relayed"
+        );
+    }
+    let opened = match opened::open(file, &args.topics) {
         Ok(opened) => opened,
         Err(not) => return not.told(),
     };
@@ -42,7 +52,11 @@ pub fn run(args: &RunArgs) -> Exit {
 async fn until_stopped(mut opened: Opened, args: &RunArgs) -> Result<Outcome, Exit> {
     let stop = CancellationToken::new();
     let sites = std::mem::take(&mut opened.sites);
-    let stack = Stack::new(sites, opened.load.take()).map_err(cannot_run)?;
+    let stack = Stack::new(
+        sites,
+        #[cfg(feature = "load")]
+        opened.load.take(),
+    );
     let drain_time_max = stack.drain_time_max() + DRAIN_MARGIN;
     let signals = Signals::listen().map_err(|error| {
         tracing::error!(%error, "cannot listen to signals");

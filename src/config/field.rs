@@ -2,6 +2,7 @@
 //! first mistake; who checks the fields reports them all. Shows no value, because it may be a secret.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
@@ -115,6 +116,10 @@ impl Kind for u32 {
 
 impl<T> Kind for Vec<T> {
     const EXPECTED: &'static str = "a list";
+}
+
+impl<T> Kind for BTreeMap<String, T> {
+    const EXPECTED: &'static str = "an object";
 }
 
 fn kind_of(value: &Value) -> &'static str {

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::policy::Policy;
+use crate::policy::{Patterns, Policy, Renaming};
 use crate::pulsar::topic::TopicName;
 use credential::EdgeKey;
 
@@ -206,8 +206,16 @@ pub struct Route {
     pub from: String,
     /// The site that gets them.
     pub to: String,
-    /// The topics, without partition suffix, each once.
+    /// The topics that it names, without partition suffix, each once.
     pub topics: Vec<TopicName>,
+    /// And those that match, whenever they appear.
+    pub patterns: Patterns,
+    /// Their names at the destination.
+    pub renaming: Renaming,
+    /// Whether the destination may have another number of partitions.
+    pub any_partitions: bool,
+    /// Whether it passes on what bridges brought from elsewhere.
+    pub onward: bool,
     /// The route whose messages this one answers.
     pub answers: Option<String>,
     /// At least 1.
@@ -223,6 +231,11 @@ pub struct Route {
 }
 
 impl Route {
+    /// Whether it relays the topic, or would if it were there.
+    pub fn carries(&self, topic: &TopicName) -> bool {
+        self.topics.contains(&topic.base()) || self.patterns.take(topic)
+    }
+
     /// The subscription at the source: the chosen one, or `bridge.<from>.<to>`.
     pub fn subscription_name(&self) -> String {
         match &self.subscription {

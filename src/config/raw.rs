@@ -271,8 +271,20 @@ object! {
         from: Text,
         /// The site that gets them.
         to: Text,
-        /// The topics; all partitions of each.
+        /// The topics, or patterns from end to end with tenant and namespace spelled out; all partitions of each.
         topics: Vec<Field<Text>>,
+        /// Topics, or patterns, that the patterns in `topics` do not take.
+        #[serde(default)]
+        exclude: Vec<Field<Text>>,
+        /// Names at the destination: a whole topic's, or a namespace's, each by its name at the source. The nearer rule wins.
+        #[serde(default)]
+        rename: BTreeMap<String, Field<Text>>,
+        /// `equal` (the default): source and destination have as many partitions; `any`: a source partition goes to the one of its number, modulo the destination's count.
+        #[serde(default)]
+        partitions: Text,
+        /// Also relays what bridges brought from other sites than the target; without it a route relays only what was written here.
+        #[serde(default)]
+        onward: bool,
         /// The route whose messages this one answers: `--topics` then keeps it too.
         #[serde(default)]
         answers: Text,

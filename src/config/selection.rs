@@ -33,7 +33,7 @@ impl Config {
         let mut kept = BTreeSet::new();
         for text in topics {
             let topic = TopicName::parse(text.trim())?;
-            let carriers = self.routes.iter().filter(|route| route.topics.contains(&topic.base()));
+            let carriers = self.routes.iter().filter(|route| route.carries(&topic));
             let carriers: Vec<_> = carriers.map(|route| route.name.clone()).collect();
             if carriers.is_empty() {
                 let routes = self.routes.iter().map(described).collect::<Vec<_>>().join(", ");
@@ -50,6 +50,7 @@ impl Config {
 }
 
 fn described(route: &Route) -> String {
-    let topics: Vec<_> = route.topics.iter().map(TopicName::to_string).collect();
+    let patterns = route.patterns.items().iter().map(|pattern| pattern.text().to_owned());
+    let topics: Vec<_> = route.topics.iter().map(TopicName::to_string).chain(patterns).collect();
     format!("{} ({})", route.name, topics.join(", "))
 }

@@ -40,6 +40,15 @@ impl ServiceUrl {
         }
         Ok(Self { tls, hosts })
     }
+
+    /// Likewise, for what speaks no TLS.
+    pub fn parse_plain(text: &str) -> Result<Self, Refusal> {
+        let url = Self::parse(text)?;
+        if url.tls {
+            return Err(Refusal::new("the load speaks no TLS", "write a pulsar:// URL"));
+        }
+        Ok(url)
+    }
 }
 
 impl fmt::Display for ServiceUrl {

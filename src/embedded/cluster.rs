@@ -100,14 +100,20 @@ impl Cluster {
         Ok(())
     }
 
-    /// The topics of `tenant/namespace`, partitions by themselves.
-    pub fn names(&self, namespace: &str) -> Vec<String> {
+    /// The topics of `tenant/namespace`, partitions by themselves; `None` when their names do not fit into a frame.
+    pub fn names(&self, namespace: &str) -> Option<Vec<String>> {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         let is_in = |name: &&TopicName| {
             let [tenant, its_namespace, _] = name.rest_parts();
             namespace.split_once('/') == Some((tenant, its_namespace))
         };
-        topics.keys().filter(is_in).map(ToString::to_string).collect()
+        let (mut names, mut room) = (Vec::new(), self.max_message_size as usize);
+        for name in topics.keys().filter(is_in) {
+            let name = name.to_string();
+            room = room.checked_sub(name.len() + NAME_EXTRA)?;
+            names.push(name);
+        }
+        Some(names)
     }
 
     /// Everything.
@@ -161,6 +167,9 @@ impl Cluster {
 
 /// A topic's name as a client wrote it.
 pub fn parse(text: &str) -> Result<TopicName, Refused> {
+    if text.len() > NAME_LEN_MAX {
+        return Err(Refused::new(ServerError::InvalidTopicName, "a topic's name has at most 1024 bytes"));
+    }
     TopicName::parse(text).map_err(|error| match error {
         TopicError::NonPersistent => {
             Refused::new(ServerError::NotAllowed, "this broker has no non-persistent topics")
@@ -169,6 +178,10 @@ pub fn parse(text: &str) -> Result<TopicName, Refused> {
     })
 }
 
+/// A topic's name, however it is written.
+const NAME_LEN_MAX: usize = 1024;
+/// What a name takes in an answer besides its bytes, at most.
+const NAME_EXTRA: usize = 4;
 /// Each takes about 1 KiB without entries.
 const TOPICS_MAX: usize = 100_000;
 const PARTITIONS_MAX: u32 = 10_000;

@@ -303,6 +303,7 @@ pub mod kind {
     pub const PARTITION_METADATA_RESPONSE: i32 = 22;
     pub const LOOKUP: i32 = 23;
     pub const LOOKUP_RESPONSE: i32 = 24;
+    pub const CONSUMER_STATS: i32 = 25;
     pub const SEEK: i32 = 28;
     pub const GET_LAST_MESSAGE_ID: i32 = 29;
     pub const LAST_MESSAGE_ID: i32 = 30;

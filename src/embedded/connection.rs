@@ -2,7 +2,7 @@
 //! Sends that find no room wait here, in their order, while everything else on the connection goes on; when too much
 //! waits, nothing is read until there is room.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +12,18 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::Cluster;
-use super::commands::{Answer, Question, SendError, SendQuestion, kind};
+use super::commands::{Answer, Question, SendQuestion, kind};
 use super::dedup::Ids;
 use super::heading::{self, Damage};
-use super::line::{Feed, Line};
+use super::line::{ANSWERS_LEN_MAX, Feed, Line};
 use super::log::{self, Stored};
-use super::topic::{Incoming, Outcome, Seat};
+use super::probes::{Probed, Who};
+use super::sends::{self, Sends};
+use super::topic::Incoming;
 use super::{wire, writer};
 use crate::pulsar::frame::{Frame, FrameError, FrameSplitter};
 use crate::pulsar::proto::ServerError;
@@ -34,13 +37,15 @@ pub enum End {
     Client,
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error("a command of {0} bytes, at most {COMMAND_LEN_MAX} are allowed")]
+    LongCommand(usize),
     #[error("command {0} before CONNECT")]
     NotConnected(i32),
     #[error("a send for producer {0}, which is not there")]
     NoProducer(u64),
     #[error("more than {0} producers and consumers")]
     TooMany(usize),
-    #[error("silent for {} s", SILENCE_MAX.as_secs())]
+    #[error("silent for too long")]
     Silent,
 }
 
@@ -48,18 +53,15 @@ pub enum End {
 pub(super) struct Connection {
     pub cluster: Arc<Cluster>,
     pub line: Arc<Line>,
-    pub seats: HashMap<u64, Seat>,
+    pub sends: Sends,
     pub feeds: HashMap<u64, Arc<Feed>>,
     /// Answers to what was read last.
     pub frames: BytesMut,
     /// Questions that are asked again, after it turned out that whoever was in the way is dead.
-    pub again: mpsc::Sender<Question>,
+    pub again: mpsc::Sender<Probed>,
+    /// Those that wait for it, and the request that each came with.
+    pub probed: HashMap<Who, u64>,
     pub is_connected: bool,
-    queue: VecDeque<Incoming>,
-    /// How many at the front of the queue are on the account of those that wait, and for how many bytes.
-    parked: usize,
-    parked_cost: usize,
-    outcomes: Vec<(Incoming, Outcome)>,
 }
 
 /// Serves a connection to its end.
@@ -72,17 +74,14 @@ pub async fn serve(cluster: Arc<Cluster>, socket: TcpStream, closed: Cancellatio
     let writing = tokio::spawn(writer::run(write_half, line.clone()));
     let (again, asked_again) = mpsc::channel(AGAIN_LEN);
     let mut connection = Connection {
+        sends: Sends::new(cluster.rules.clone()),
         cluster,
         line: line.clone(),
-        seats: HashMap::new(),
         feeds: HashMap::new(),
         frames: BytesMut::new(),
         again,
+        probed: HashMap::new(),
         is_connected: false,
-        queue: VecDeque::new(),
-        parked: 0,
-        parked_cost: 0,
-        outcomes: Vec::new(),
     };
     let outcome = connection.run(read_half, asked_again).await;
     if let Err(end) = outcome {
@@ -100,21 +99,23 @@ impl Connection {
     async fn run(
         &mut self,
         mut socket: OwnedReadHalf,
-        mut asked_again: mpsc::Receiver<Question>,
+        mut asked_again: mpsc::Receiver<Probed>,
     ) -> Result<(), End> {
         let line = self.line.clone();
         let cluster = self.cluster.clone();
-        let mut splitter = FrameSplitter::new(cluster.max_message_size.saturating_add(FRAME_MARGIN));
+        // Of a stranger, no more than a CONNECT is buffered.
+        let mut splitter = FrameSplitter::new(CONNECT_LEN_MAX);
+        let began = Instant::now();
         loop {
-            self.digest(&mut splitter)?;
-            let waiting = (!self.queue.is_empty()).then(|| cluster.rules.memory.wait());
+            let is_digested = self.digest(&mut splitter)?;
+            let waiting = self.sends.are_waiting().then(|| cluster.rules.memory.wait());
             let mut freed = std::pin::pin!(waiting.as_ref().map(|waiting| waiting.freed()));
             let mut may_read = true;
             if let Some(freed) = freed.as_mut().as_pin_mut() {
                 freed.enable();
                 // Between counting as waiting and waiting, room may have come.
-                self.evict();
-                self.publish();
+                self.make_room();
+                self.sends.retry(&mut self.frames);
                 may_read = self.park();
             }
             line.say_all(&mut self.frames);
@@ -126,53 +127,71 @@ impl Connection {
                     () = line.written() => continue,
                 }
             }
+            if !is_digested {
+                continue;
+            }
             let freed = async {
                 match freed.as_pin_mut() {
-                    Some(freed) if !self.queue.is_empty() => freed.await,
+                    Some(freed) if self.sends.are_waiting() => freed.await,
                     Some(_) | None => std::future::pending().await,
                 }
+            };
+            let patience = match self.is_connected {
+                true => SILENCE_MAX,
+                false => CONNECT_DEADLINE.saturating_sub(began.elapsed()),
             };
             // Losing the race loses nothing: read bytes are in the splitter, a channel's `recv` takes nothing before
             // it completes, and room that was missed is asked for in the next round.
             tokio::select! {
                 biased;
                 () = line.closed.cancelled() => return Ok(()),
-                () = freed => {}
-                Some(question) = asked_again.recv() => self.ask(question)?,
-                read = tokio::time::timeout(SILENCE_MAX, socket.read_buf(splitter.inlet())), if may_read => {
+                Some(probed) = asked_again.recv() => self.ask_again(probed)?,
+                read = tokio::time::timeout(patience, socket.read_buf(splitter.inlet())), if may_read => {
                     if read.map_err(|_| End::Silent)?? == 0 {
                         return Err(End::Client);
                     }
                     line.heard();
                 }
+                () = freed => {}
             }
         }
     }
 
-    /// Takes every whole frame.
-    fn digest(&mut self, splitter: &mut FrameSplitter) -> Result<(), End> {
-        while let Some(frame) = splitter.next_frame()? {
+    /// Takes every whole frame, or as many as there is room for answers to; whether it took all. One read may ask
+    /// for a thousand times its own length.
+    fn digest(&mut self, splitter: &mut FrameSplitter) -> Result<bool, End> {
+        while self.frames.len() <= ANSWERS_LEN_MAX {
+            let Some(frame) = splitter.next_frame()? else {
+                self.sends.publish(&mut self.frames);
+                return Ok(true);
+            };
+            if frame.command.len() > COMMAND_LEN_MAX {
+                return Err(End::LongCommand(frame.command.len()));
+            }
             // BaseCommand.type is field 1 and every client writes it first: `08 <type>`.
             if let Some([0x08, kind::SEND]) = frame.command.first_chunk::<2>() {
                 self.take_send(frame)?;
             } else {
-                self.publish();
+                self.sends.publish(&mut self.frames);
                 let question = Question::decode(&frame.command[..]).map_err(FrameError::Command)?;
-                if question.r#type >= kind::TXN_FIRST {
+                if !self.is_connected {
+                    self.ask(question)?;
+                    splitter.set_frame_len_max(self.cluster.max_message_size.saturating_add(FRAME_MARGIN));
+                } else if question.r#type >= kind::TXN_FIRST || question.r#type == kind::CONSUMER_STATS {
                     self.refuse_unknown(&question, &frame.command);
                 } else {
                     self.ask(question)?;
                 }
             }
         }
-        self.publish();
-        Ok(())
+        self.sends.publish(&mut self.frames);
+        Ok(false)
     }
 
     fn take_send(&mut self, frame: Frame) -> Result<(), End> {
         let hot = SendQuestion::decode(&frame.command[..]).map_err(FrameError::Command)?;
         let Some(send) = hot.send else { return Ok(()) };
-        if !self.seats.contains_key(&send.producer_id) {
+        if !self.sends.has(send.producer_id) {
             return Err(End::NoProducer(send.producer_id));
         }
         let highest = send.highest_sequence_id.filter(|highest| *highest >= send.sequence_id);
@@ -190,7 +209,7 @@ impl Connection {
             }
         };
         if let Some((error, message)) = refusal {
-            self.refuse_send(send.producer_id, ids.highest, error, message);
+            sends::refuse(send.producer_id, ids.highest, error, message, &mut self.frames);
         }
         Ok(())
     }
@@ -203,101 +222,32 @@ impl Connection {
         bytes: Bytes,
     ) {
         let is_chunk = send.is_chunk.unwrap_or(false);
-        self.queue.push_back(Incoming {
-            producer_id: send.producer_id,
+        let incoming = Incoming {
             ids: Ids { part: is_chunk && heading.is_part, ..ids },
             highest: send.highest_sequence_id,
             cost: log::cost(bytes.len()),
             is_marker: send.marker.unwrap_or(false) || heading.is_marker,
             stored: Stored { bytes, publish_time: heading.publish_time, batch: heading.batch, sliced: false },
-        });
+        };
+        self.sends.push(send.producer_id, incoming);
     }
 
-    /// Stores what is queued, as far as there is room.
-    fn publish(&mut self) {
-        while let Some(first) = self.queue.front() {
-            let producer_id = first.producer_id;
-            let Some(seat) = self.seats.get(&producer_id) else {
-                // Closed since; its client awaits nothing any more.
-                self.pop_queue();
-                continue;
-            };
-            let before = self.queue.len();
-            let has_room = seat.topic.publish(seat, producer_id, &mut self.queue, &mut self.outcomes);
-            let popped = before - self.queue.len();
-            self.answer_sends(popped);
-            if !has_room {
-                return;
-            }
-        }
-    }
-
-    fn answer_sends(&mut self, popped: usize) {
-        debug_assert_eq!(popped, self.outcomes.len());
-        let mut outcomes = std::mem::take(&mut self.outcomes);
-        for (send, outcome) in outcomes.drain(..) {
-            self.unpark(send.cost);
-            let Incoming { producer_id, ids, highest, .. } = send;
-            match outcome {
-                Outcome::Stored(position) => {
-                    wire::put_receipt(producer_id, ids.first, highest, Some(position), &mut self.frames);
-                }
-                Outcome::Duplicate => {
-                    wire::put_receipt(producer_id, ids.first, highest, None, &mut self.frames);
-                }
-                Outcome::Unknown => {
-                    let message = "Cannot determine whether the message is a duplicate at this time";
-                    self.refuse_send(producer_id, ids.highest, ServerError::Persistence, message);
-                }
-                Outcome::Ignored => {}
-            }
-        }
-        self.outcomes = outcomes;
-    }
-
-    /// Lets retained entries go that are in the way: of the topic that needs the room, or else of others.
-    fn evict(&self) {
-        let seat = self.queue.front().and_then(|send| self.seats.get(&send.producer_id));
-        if let Some(seat) = seat
-            && seat.topic.evict(self.cluster.rules.memory.to_evict()) == 0
-        {
+    /// Lets retained entries go that are in the way: of the topics that need the room, or else of others.
+    fn make_room(&self) {
+        if self.sends.evict() == 0 {
             self.cluster.evict();
         }
     }
 
-    /// Puts what is left in the queue on the account of those that wait; whether there is room for more of them.
+    /// Sees to what waits for room; whether more may be read. A client that consumes as well is read in any case:
+    /// behind its sends may be the acknowledgements that make the room. So its producers have to go.
     fn park(&mut self) -> bool {
-        for send in self.queue.iter_mut().skip(self.parked) {
-            if !self.cluster.rules.memory.park(send.cost, self.parked_cost) {
+        while !self.sends.park() {
+            if self.feeds.is_empty() || !self.sends.expel(&mut self.frames) {
                 return false;
             }
-            self.parked += 1;
-            self.parked_cost += send.cost;
-            // A slice would keep all of its read alive.
-            send.stored.bytes = Bytes::copy_from_slice(&send.stored.bytes);
         }
         true
-    }
-
-    /// A send left the front of the queue.
-    fn unpark(&mut self, cost: usize) {
-        if self.parked > 0 {
-            self.parked -= 1;
-            self.parked_cost -= cost;
-            self.cluster.rules.memory.unpark(cost);
-        }
-    }
-
-    fn pop_queue(&mut self) {
-        if let Some(send) = self.queue.pop_front() {
-            self.unpark(send.cost);
-        }
-    }
-
-    fn refuse_send(&mut self, producer_id: u64, sequence_id: u64, error: ServerError, message: &str) {
-        let send_error =
-            Some(SendError { producer_id, sequence_id, error: error as i32, message: message.into() });
-        self.say(Answer { r#type: kind::SEND_ERROR, send_error, ..Answer::default() });
     }
 
     pub(super) fn say(&mut self, answer: Answer) {
@@ -306,12 +256,7 @@ impl Connection {
 
     /// Lets go of everything.
     fn leave(&mut self) {
-        while !self.queue.is_empty() {
-            self.pop_queue();
-        }
-        for seat in std::mem::take(&mut self.seats).into_values() {
-            seat.topic.remove_producer(&seat);
-        }
+        self.sends.leave();
         for feed in std::mem::take(&mut self.feeds).into_values() {
             feed.topic.detach(&feed);
         }
@@ -322,6 +267,13 @@ impl Connection {
 pub(super) const NO_TXN: &str = "this broker has no transactions";
 /// `Commands.MESSAGE_SIZE_FRAME_PADDING`.
 const FRAME_MARGIN: u32 = 10 * 1024;
+/// Credentials are the most of it, and some KiB.
+const CONNECT_LEN_MAX: u32 = 16 * 1024;
+/// Without what follows it in a frame: two bytes can become sixty when they are decoded. Clients acknowledge and ask
+/// for redelivery a thousand ids at a time.
+const COMMAND_LEN_MAX: usize = 1 << 20;
+/// From the first byte to CONNECT, however slowly it comes.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Two beats of a client's keepalive (30 s).
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Producers and consumers that wait, at once, for news of whoever is in their way.

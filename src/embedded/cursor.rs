@@ -85,9 +85,13 @@ impl Cursor {
         self.swallow();
     }
 
-    /// Acknowledges the messages of a batch whose bit is not set; the whole entry once no bit is left.
+    /// Acknowledges the messages of a batch whose bit is not set; the whole entry once no bit is left. Not noted when
+    /// too many batches are in parts already: then the whole batch comes again some day.
     pub fn ack_part(&mut self, offset: u64, ack_set: &[i64]) {
-        if self.is_acked(offset) {
+        if self.is_acked(offset) || ack_set.len() > ACK_SET_LEN_MAX {
+            return;
+        }
+        if self.partial.len() >= PARTIAL_MAX && !self.partial.contains_key(&offset) {
             return;
         }
         let known = self.partial.entry(offset).or_insert_with(|| ack_set.to_vec());
@@ -127,6 +131,11 @@ impl Cursor {
         (offset < *end).then_some(*start..*end)
     }
 }
+
+/// Words of 64 messages: eight times what clients put into a batch.
+const ACK_SET_LEN_MAX: usize = 128;
+/// Batches of which some messages are acknowledged: ten times what a consumer has on its hands.
+const PARTIAL_MAX: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
@@ -170,6 +179,19 @@ mod tests {
         assert_eq!(cursor.ack_set(4), [0b010]);
         cursor.ack_part(4, &[0b101]);
         assert_eq!((cursor.mark(), cursor.ack_set(4)), (5, &[][..]));
+    }
+
+    #[test]
+    fn parts_are_bounded_in_number_and_length_and_not_lost() {
+        let mut cursor = Cursor::at(0);
+        cursor.ack_part(0, &[1; ACK_SET_LEN_MAX + 1]);
+        assert_eq!(cursor.ack_set(0), &[] as &[i64]);
+        for offset in 0..PARTIAL_MAX as u64 + 10 {
+            cursor.ack_part(offset, &[1]);
+        }
+        assert_eq!(cursor.partial.len(), PARTIAL_MAX);
+        cursor.ack_part(3, &[0]);
+        assert!(cursor.is_acked(3) && !cursor.is_acked(PARTIAL_MAX as u64));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Deduplication as `MessageDeduplication.isDuplicateNormal` does it: by producer name and sequence id, first what
-//! was pushed towards the store, then what is persisted there. Keeps nothing but the highest ids.
+//! Deduplication as `MessageDeduplication.isDuplicateNormal` does it: by producer name and sequence id. What is
+//! pushed is persisted here at once, so that nothing is in doubt. Keeps nothing but the highest ids.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,6 @@ pub struct Dedup {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Record {
     pushed: Option<u64>,
-    persisted: Option<u64>,
     used: u64,
 }
 
@@ -25,8 +24,6 @@ pub enum Verdict {
     New,
     /// Stored already: answered with a receipt of −1:−1.
     Duplicate,
-    /// Pushed, not yet persisted: nobody can say whether it will be.
-    Unknown,
 }
 
 /// The ids of one send.
@@ -72,25 +69,16 @@ impl Dedup {
 impl Record {
     /// Whether this was sent before. A batch is judged by its first id alone.
     pub fn judge(&self, ids: Ids) -> Verdict {
-        let within = |highest: Option<u64>| highest.is_some_and(|highest| ids.first <= highest);
-        match (ids.part, within(self.pushed), within(self.persisted)) {
-            (true, _, _) | (_, false, _) => Verdict::New,
-            (false, true, true) => Verdict::Duplicate,
-            (false, true, false) => Verdict::Unknown,
+        match self.pushed {
+            Some(highest) if !ids.part && ids.first <= highest => Verdict::Duplicate,
+            Some(_) | None => Verdict::New,
         }
     }
 
-    /// It goes to the store.
+    /// It is in the store.
     pub fn pushed(&mut self, ids: Ids) {
         if !ids.part {
             self.pushed = self.pushed.max(Some(ids.highest));
-        }
-    }
-
-    /// It is there.
-    pub fn persisted(&mut self, ids: Ids) {
-        if !ids.part {
-            self.persisted = self.persisted.max(Some(ids.highest));
         }
     }
 }
@@ -108,12 +96,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_pushed_can_be_neither_confirmed_nor_stored_again() {
+    fn what_was_pushed_is_a_duplicate() {
         let mut record = Record::default();
         assert_eq!(record.judge(ids(0, 0)), Verdict::New);
         record.pushed(ids(0, 0));
-        assert_eq!(record.judge(ids(0, 0)), Verdict::Unknown);
-        record.persisted(ids(0, 0));
         assert_eq!(record.judge(ids(0, 0)), Verdict::Duplicate);
         assert_eq!(record.judge(ids(1, 1)), Verdict::New);
     }
@@ -121,9 +107,7 @@ mod tests {
     #[test]
     fn a_batch_that_straddles_the_last_id_is_dropped_whole() {
         let mut record = Record::default();
-        for step in [Record::pushed, Record::persisted] {
-            step(&mut record, ids(5, 8));
-        }
+        record.pushed(ids(5, 8));
         assert_eq!(record.judge(ids(8, 12)), Verdict::Duplicate);
         assert_eq!(record.judge(ids(9, 12)), Verdict::New);
         assert_eq!(record.judge(ids(6, 6)), Verdict::Duplicate);
@@ -136,11 +120,9 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(record.judge(part), Verdict::New);
             record.pushed(part);
-            record.persisted(part);
         }
         assert_eq!(record.judge(ids(3, 3)), Verdict::New);
         record.pushed(ids(3, 3));
-        record.persisted(ids(3, 3));
         assert_eq!(record.judge(ids(3, 3)), Verdict::Duplicate);
     }
 

@@ -85,9 +85,14 @@ impl Line {
         }
     }
 
-    /// Puts an answer down to be written.
+    /// Puts an answer down to be written. Others cause these, so who leaves too much of it unread is closed.
     pub fn say(&self, answer: &Answer) {
-        wire::put(answer, &mut self.desk().answers);
+        let mut desk = self.desk();
+        wire::put(answer, &mut desk.answers);
+        if desk.answers.len() > DESK_LEN_MAX {
+            self.closed.cancel();
+        }
+        drop(desk);
         self.wake.notify_one();
     }
 
@@ -176,4 +181,6 @@ impl Line {
 /// `connectionLivenessCheckTimeoutMillis`.
 const LIVENESS_DEADLINE: Duration = Duration::from_secs(5);
 /// A hundred thousand receipts.
-const ANSWERS_LEN_MAX: usize = 4 << 20;
+pub const ANSWERS_LEN_MAX: usize = 4 << 20;
+/// Twice that, and the largest answer: all schemas together have 16 MiB.
+const DESK_LEN_MAX: usize = 32 << 20;

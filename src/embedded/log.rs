@@ -1,7 +1,7 @@
 //! A topic's entries in their order, and the ids that clients know them by. Inside the broker an entry has an offset
 //! that counts up for the topic's whole life; ledgers come and go over it. Knows no subscription.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -48,6 +48,8 @@ pub struct Log {
     /// Offset of the first entry that is kept; that of the next one when there is none.
     first: u64,
     entries: VecDeque<Stored>,
+    /// Of entries that brokers write for each other: nobody is given them.
+    markers: BTreeSet<u64>,
     /// Oldest first; never empty.
     ledgers: VecDeque<Ledger>,
 }
@@ -61,7 +63,8 @@ struct Ledger {
 impl Log {
     /// An empty one.
     pub fn new(ledger: u64) -> Self {
-        Self { first: 0, entries: VecDeque::new(), ledgers: [Ledger { id: ledger, first: 0 }].into() }
+        let ledgers = [Ledger { id: ledger, first: 0 }].into();
+        Self { first: 0, entries: VecDeque::new(), markers: BTreeSet::new(), ledgers }
     }
 
     /// The offset of the first entry that is kept.
@@ -87,6 +90,16 @@ impl Log {
         self.position(offset)
     }
 
+    /// The entry is a marker.
+    pub fn note_marker(&mut self, offset: u64) {
+        self.markers.insert(offset);
+    }
+
+    /// The markers from an offset on.
+    pub fn markers(&self, from: u64) -> impl Iterator<Item = u64> {
+        self.markers.range(from..).copied()
+    }
+
     /// Gives an entry its position without keeping it. Only where nothing is kept.
     pub fn pass(&mut self) -> Position {
         assert!(self.entries.is_empty(), "an entry would be missing among those that are kept");
@@ -108,6 +121,9 @@ impl Log {
     /// Drops the first entry.
     pub fn pop(&mut self) -> Option<Stored> {
         let stored = self.entries.pop_front()?;
+        if !self.markers.is_empty() {
+            self.markers.remove(&self.first);
+        }
         self.first += 1;
         while self.ledgers.get(1).is_some_and(|second| second.first <= self.first) {
             self.ledgers.pop_front();

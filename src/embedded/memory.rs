@@ -53,12 +53,15 @@ impl Memory {
         self.stored.fetch_update(Ordering::SeqCst, Ordering::SeqCst, admit).is_ok()
     }
 
+    /// Whether room would be given.
+    pub fn would_admit(&self, cost: usize, of_topic: usize) -> bool {
+        is_admitted(self.stored_max, self.stored.load(Ordering::SeqCst), of_topic, cost)
+    }
+
     /// Gives room back, and lets those who wait for it try again.
     pub fn release(&self, cost: usize) {
         self.stored.fetch_sub(cost, Ordering::SeqCst);
-        if self.is_awaited() {
-            self.freed.notify_waiters();
-        }
+        self.wake();
     }
 
     /// Somebody waits for room.
@@ -78,9 +81,17 @@ impl Memory {
             && self.parked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, park).is_ok()
     }
 
-    /// A send waits no longer.
+    /// Sends wait no longer; others that were not even let wait try again.
     pub fn unpark(&self, cost: usize) {
-        self.parked.fetch_sub(cost, Ordering::Relaxed);
+        self.parked.fetch_sub(cost, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Lets those who wait for room try again.
+    pub fn wake(&self) {
+        if self.is_awaited() {
+            self.freed.notify_waiters();
+        }
     }
 
     /// The bytes as they are to be kept, and whether they are still a slice of what was read. A slice keeps the

@@ -1,7 +1,7 @@
 //! What a broker answers to everything but sends: a method for each command. The other half of `connection.rs`.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use prost::Message;
@@ -11,6 +11,7 @@ use super::commands::{self, Answer, Question, kind};
 use super::connection::{Connection, End, NO_TXN};
 use super::line::Feed;
 use super::log::Position;
+use super::probes::Who;
 use super::seating::{ConsumerRequest, ProducerRequest, Start, Target};
 use super::subscription::Kind;
 use super::topic::Refused;
@@ -146,23 +147,16 @@ impl Connection {
     fn add_producer(&mut self, question: Question) -> Result<(), End> {
         let producer = question.producer.clone().unwrap_or_default();
         let request_id = producer.request_id;
-        if self.seats.len() >= SEATS_MAX {
+        if self.sends.producers() >= SEATS_MAX {
             return Err(End::TooMany(SEATS_MAX));
         }
-        match self.let_producer_in(&producer) {
-            Ok(success) => {
-                let producer_success = Some(success);
-                self.say(Answer { r#type: kind::PRODUCER_SUCCESS, producer_success, ..Answer::default() });
-            }
-            Err(refused) => self.refuse_or_probe(request_id, refused, question),
+        if let Err(refused) = self.let_producer_in(&producer) {
+            self.refuse_or_probe(Who::Producer(producer.producer_id), request_id, refused, question);
         }
         Ok(())
     }
 
-    fn let_producer_in(
-        &mut self,
-        producer: &commands::Producer,
-    ) -> Result<commands::ProducerSuccess, Refused> {
+    fn let_producer_in(&mut self, producer: &commands::Producer) -> Result<(), Refused> {
         let given = producer.producer_name.as_deref().unwrap_or_default();
         check_name(given)?;
         let is_exclusive = match producer.access_mode.unwrap_or(ACCESS_SHARED) {
@@ -188,16 +182,15 @@ impl Connection {
             initial_subscription: producer.initial_subscription_name.clone().filter(|name| !name.is_empty()),
         };
         let (seat, last) = topic.add_producer(&request, key, &self.line)?;
-        if let Some(former) = self.seats.insert(producer.producer_id, seat) {
-            former.topic.remove_producer(&former);
-        }
-        Ok(commands::ProducerSuccess {
+        let success = commands::ProducerSuccess {
             request_id: producer.request_id,
             producer_name: name,
             last_sequence_id: Some(last),
             schema_version: Some(schema_version.unwrap_or_default()),
             producer_ready: Some(true),
-        })
+        };
+        self.sends.open(producer.producer_id, seat, success, &mut self.frames);
+        Ok(())
     }
 
     fn subscribe(&mut self, question: Question) -> Result<(), End> {
@@ -205,7 +198,7 @@ impl Connection {
         if self.feeds.len() >= SEATS_MAX {
             return Err(End::TooMany(SEATS_MAX));
         }
-        let request_id = subscribe.request_id;
+        let (request_id, who) = (subscribe.request_id, Who::Consumer(subscribe.consumer_id));
         if self.feeds.get(&subscribe.consumer_id).is_some_and(|feed| feed.topic.has(feed)) {
             // `ServerCnx.handleSubscribe`: "Consumer with the same id is already created".
             self.say(wire::success(request_id));
@@ -215,7 +208,7 @@ impl Connection {
         self.line.say_all(&mut self.frames);
         match self.let_consumer_in(subscribe) {
             Ok(feed) => drop(self.feeds.insert(feed.consumer_id, feed)),
-            Err(refused) => self.refuse_or_probe(request_id, refused, question),
+            Err(refused) => self.refuse_or_probe(who, request_id, refused, question),
         }
         Ok(())
     }
@@ -257,28 +250,6 @@ impl Connection {
         topic.subscribe(&request, key, &self.line)
     }
 
-    /// Refuses, unless somebody is in the way who may be dead: then the question is asked again when that is sure.
-    fn refuse_or_probe(&mut self, request_id: u64, refused: Refused, question: Question) {
-        let Some(holder) = refused.holder.clone() else {
-            self.refuse(request_id, &refused);
-            return;
-        };
-        let Ok(permit) = self.again.clone().try_reserve_owned() else {
-            self.refuse(request_id, &refused);
-            return;
-        };
-        let line = self.line.clone();
-        tokio::spawn(async move {
-            if holder.is_alive().await {
-                line.say(&refusal(request_id, &refused));
-                return;
-            }
-            holder.closed.cancel();
-            let _ = tokio::time::timeout(LEAVING_DEADLINE, holder.gone.cancelled()).await;
-            permit.send(question);
-        });
-    }
-
     fn ack(&mut self, ack: &commands::Ack) {
         let has_txn = ack.txn_least.is_some() || ack.txn_most.is_some();
         let feed = self.feeds.get(&ack.consumer_id);
@@ -298,7 +269,7 @@ impl Connection {
 
     fn seek(&mut self, seek: commands::Seek) {
         let Some(feed) = self.feeds.get(&seek.consumer_id).filter(|feed| feed.topic.has(feed)) else {
-            let refused = Refused::new(ServerError::ConsumerNotFound, "Consumer not found");
+            let refused = Refused::new(ServerError::Metadata, "Consumer not found");
             self.refuse(seek.request_id, &refused);
             return;
         };
@@ -326,13 +297,12 @@ impl Connection {
     }
 
     fn close_producer(&mut self, close: &commands::Numbered) {
-        if let Some(seat) = self.seats.remove(&close.id) {
-            seat.topic.remove_producer(&seat);
-        }
-        self.say(wire::success(close.request_id));
+        self.probed.remove(&Who::Producer(close.id));
+        self.sends.close(close.id, close.request_id, &mut self.frames);
     }
 
     fn close_consumer(&mut self, close: &commands::Numbered) {
+        self.probed.remove(&Who::Consumer(close.id));
         if let Some(feed) = self.feeds.remove(&close.id) {
             feed.topic.detach(&feed);
         }
@@ -362,8 +332,13 @@ impl Connection {
 
     fn topics(&mut self, question: &commands::GetTopics) {
         let names = match question.mode.unwrap_or(0) {
-            ONLY_NON_PERSISTENT => Vec::new(),
+            ONLY_NON_PERSISTENT => Some(Vec::new()),
             _ => self.cluster.names(&question.namespace),
+        };
+        let Some(names) = names else {
+            let message = "the namespace has more topics than an answer can name";
+            self.refuse(question.request_id, &Refused::new(ServerError::NotAllowed, message));
+            return;
         };
         let topics = commands::Topics {
             request_id: question.request_id,
@@ -411,7 +386,7 @@ impl Connection {
         self.say(Answer { r#type, schema_made: Some(answer), ..Answer::default() });
     }
 
-    fn refuse(&mut self, request_id: u64, refused: &Refused) {
+    pub(super) fn refuse(&mut self, request_id: u64, refused: &Refused) {
         self.say(refusal(request_id, refused));
     }
 }
@@ -479,5 +454,3 @@ const SCHEMA_TYPES: std::ops::RangeInclusive<i32> = 1..=20;
 const SEATS_MAX: usize = 20_000;
 /// Names of producers, subscriptions, consumers.
 const NAME_LEN_MAX: usize = 1024;
-/// A connection that was closed lets go of its producers and consumers at once.
-const LEAVING_DEADLINE: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::commands::Schema;
+use super::commands::{KeyValue, Schema};
 use crate::pulsar::proto::ServerError;
 use crate::pulsar::topic::TopicName;
 
@@ -31,6 +31,9 @@ impl Schemas {
             return Err((ServerError::IncompatibleSchema, "the topic's schema is of another type"));
         }
         let len = schema_len(schema);
+        if schema.properties.len() > PROPERTIES_MAX {
+            return Err((ServerError::NotAllowed, "a schema has at most 1000 properties"));
+        }
         if known.len() >= VERSIONS_MAX || self.bytes + len > BYTES_MAX {
             return Err((ServerError::NotAllowed, "this broker keeps no more schemas"));
         }
@@ -57,12 +60,15 @@ fn version(index: usize) -> Bytes {
 }
 
 fn schema_len(schema: &Schema) -> usize {
-    let properties: usize = schema.properties.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
+    let cost = |pair: &KeyValue| pair.key.len() + pair.value.len() + size_of::<KeyValue>();
+    let properties: usize = schema.properties.iter().map(cost).sum();
     schema.name.len() + schema.schema_data.len() + properties + SCHEMA_EXTRA
 }
 
 /// A schema's records besides its bytes.
 const SCHEMA_EXTRA: usize = 256;
+/// Of one schema; clients write two.
+const PROPERTIES_MAX: usize = 1000;
 const VERSIONS_MAX: usize = 1000;
 /// All topics' schemas; a large one has some 10 KiB.
 const BYTES_MAX: usize = 16 << 20;
@@ -100,5 +106,18 @@ mod tests {
             schemas.add(&topic, &large).is_ok()
         });
         assert_eq!(taken.count(), 15);
+    }
+
+    #[test]
+    fn empty_properties_count_as_well() {
+        let mut schemas = Schemas::default();
+        let with = |count| Schema { properties: vec![KeyValue::default(); count], ..schema(2, "") };
+        let mut add = |number: usize, count| {
+            let topic = TopicName::parse(&format!("a/b/{number}")).unwrap();
+            schemas.add(&topic, &with(count)).is_ok()
+        };
+        assert!(!add(0, PROPERTIES_MAX + 1));
+        let taken = (0..1000).filter(|number| add(*number, PROPERTIES_MAX)).count();
+        assert_eq!(taken, BYTES_MAX / (PROPERTIES_MAX * size_of::<KeyValue>() + "name".len() + SCHEMA_EXTRA));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::commands::{self, ActiveConsumerChange, Answer, Numbered, kind};
 use super::delivery::Key;
 use super::line::{Feed, Line};
-use super::log::{Log, Position};
+use super::log::{Log, Position, Stored};
 use super::subscription::{Busy, Kind, Newcomer, News, Subscription};
 use super::topic::{Refused, Registered, Seat, State, Topic};
 use super::wire;
@@ -64,6 +64,7 @@ impl Topic {
         line: &Arc<Line>,
     ) -> Result<(Seat, i64), Refused> {
         let mut state = self.lock();
+        check_mode(&state, request, line)?;
         if let Some(holder) = state.producers.get(&request.name) {
             let is_same = Arc::ptr_eq(&holder.line, line);
             // `Producer.isSuccessorTo`
@@ -74,13 +75,6 @@ impl Topic {
             }
         } else if state.producers.len() >= PRODUCERS_MAX {
             return Err(Refused::new(ServerError::ProducerBusy, "the topic has as many producers as it may"));
-        }
-        let others = || state.producers.iter().filter(|(name, _)| **name != request.name);
-        if others().any(|(_, other)| other.is_exclusive) {
-            return Err(Refused::new(ServerError::ProducerBusy, "Topic has an existing exclusive producer"));
-        }
-        if request.is_exclusive && others().next().is_some() {
-            return Err(Refused::new(ServerError::ProducerFenced, "Topic has existing producers"));
         }
         if let Some(subscription) = &request.initial_subscription {
             let mark = state.log.first();
@@ -121,11 +115,6 @@ impl Topic {
         if state.feeds.len() >= CONSUMERS_MAX {
             return Err(Refused::new(ServerError::ConsumerBusy, "the topic has as many consumers as it may"));
         }
-        let is_leftover =
-            |known: &Subscription| !request.durable && !known.is_durable() && known.consumers().is_empty();
-        if state.subscriptions.get(&request.subscription).is_some_and(is_leftover) {
-            state.subscriptions.remove(&request.subscription);
-        }
         let newcomer = Newcomer {
             key,
             kind: request.kind,
@@ -149,8 +138,13 @@ impl Topic {
             line.clone(),
         ));
         state.feeds.insert(key, feed.clone());
+        if let Some(subscription) = state.subscriptions.get_mut(&request.subscription) {
+            subscription.pass_over(&state.log);
+        }
         line.say(&wire::success(request.request_id));
         tell(state, &news);
+        // Another than the newcomer may be active now, and have permits from before.
+        self.offer(state, &request.subscription);
         self.trim(state);
         Ok(feed)
     }
@@ -168,6 +162,12 @@ impl Topic {
             let message = "the topic has as many subscriptions as it may";
             return Err(Refused::new(ServerError::NotAllowed, message));
         }
+        if subscriptions.get(name).is_some_and(|known| known.is_durable() != durable) {
+            // `PersistentTopic.getDurableSubscription`, `getNonDurableSubscription`
+            let known = if durable { "NonDurable" } else { "Durable" };
+            let message = format!("{known} subscription with the same name already exists.");
+            return Err(Refused::new(ServerError::NotAllowed, message));
+        }
         let partition = self.name().partition_index();
         Ok(subscriptions
             .entry(name.to_owned())
@@ -179,18 +179,20 @@ impl Topic {
         self.lock().feeds.contains_key(&feed.key)
     }
 
-    /// A consumer goes.
+    /// A consumer goes. One that was closed by its own seek has left a subscription behind, though it is not durable:
+    /// it comes back for the cursor (`PersistentSubscription.removeConsumer` with `isResetCursor`), or goes here.
     pub fn detach(&self, feed: &Feed) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.feeds.remove(&feed.key).is_none() {
-            return;
-        }
         let Some(subscription) = state.subscriptions.get_mut(&feed.subscription) else {
+            state.feeds.remove(&feed.key);
             return;
         };
-        let news = subscription.leave(feed.key);
-        if !subscription.is_durable() && subscription.consumers().is_empty() {
+        let news = match state.feeds.remove(&feed.key) {
+            Some(_) => subscription.leave(feed.key),
+            None => News::new(),
+        };
+        if subscription.is_leftover() {
             state.subscriptions.remove(&feed.subscription);
             self.trim(state);
         }
@@ -234,10 +236,11 @@ impl Topic {
             let Some(offset) = state.log.find(Position { ledger: id.ledger, entry: id.entry }) else {
                 continue;
             };
+            let ack_set = part(&state.log, offset, &id.ack_set);
             if is_cumulative {
-                subscription.ack_through(offset, &id.ack_set);
+                subscription.ack_through(offset, ack_set);
             } else {
-                subscription.ack(offset, &id.ack_set);
+                subscription.ack(offset, ack_set);
             }
         }
         self.trim(state);
@@ -252,7 +255,7 @@ impl Topic {
         });
     }
 
-    /// Sets the subscription elsewhere. All its consumers are closed, and come anew
+    /// Sets the subscription elsewhere. Those of its consumers that were given entries are closed, and come anew
     /// (`PersistentSubscription.resetCursor`).
     pub fn seek(&self, feed: &Feed, target: &Target) {
         let mut guard = self.lock();
@@ -260,21 +263,25 @@ impl Topic {
         let Some(subscription) = state.subscriptions.get_mut(&feed.subscription) else {
             return;
         };
-        let gone = match target {
+        let (gone, news) = match target {
             Target::Time(time) => subscription.reset(state.log.first_since(*time), &[]),
             Target::Message(id) => {
-                let mark = state.log.offset(Position { ledger: id.ledger, entry: id.entry });
-                subscription.reset(mark, &id.ack_set)
+                let position = Position { ledger: id.ledger, entry: id.entry };
+                let mark = state.log.offset(position);
+                // Its bits say nothing of another entry, which takes its place when it is gone.
+                let is_there = state.log.find(position) == Some(mark);
+                let ack_set = if is_there { part(&state.log, mark, &id.ack_set) } else { &[] };
+                subscription.reset(mark, ack_set)
             }
         };
-        if !subscription.is_durable() {
-            state.subscriptions.remove(&feed.subscription);
-        }
+        subscription.pass_over(&state.log);
         for key in gone {
             if let Some(gone) = state.feeds.remove(&key) {
                 gone.line.say(&close_consumer(gone.consumer_id));
             }
         }
+        tell(state, &news);
+        self.offer(state, &feed.subscription);
         self.trim(state);
     }
 
@@ -282,10 +289,8 @@ impl Topic {
     /// acknowledged up to.
     pub fn ends(&self, feed: &Feed) -> (Option<(Position, Option<u32>)>, Option<Position>) {
         let state = self.lock();
-        let last =
-            state.log.end().checked_sub(1).map(|offset| (state.log.position(offset), state.last_batch));
         let subscription = state.subscriptions.get(&feed.subscription);
-        (last, subscription.map(|subscription| state.log.position_before(subscription.cursor().mark())))
+        (state.last, subscription.map(|subscription| state.log.position_before(subscription.cursor().mark())))
     }
 
     fn with(&self, feed: &Feed, act: impl FnOnce(&mut Subscription, &Log)) {
@@ -299,6 +304,30 @@ impl Topic {
         }
         self.offer(state, &feed.subscription);
     }
+}
+
+/// Whether the topic's other producers suffer this one (`AbstractTopic.incrementTopicEpochIfNeeded`); names come
+/// after that.
+fn check_mode(state: &State, request: &ProducerRequest, line: &Arc<Line>) -> Result<(), Refused> {
+    let is_other =
+        |other: &&Registered| !Arc::ptr_eq(&other.line, line) || other.producer_id != request.producer_id;
+    let others = || state.producers.values().filter(is_other);
+    let has_exclusive = others().any(|other| other.is_exclusive);
+    let (error, message) = match request.is_exclusive {
+        true if has_exclusive => (ServerError::ProducerFenced, "Topic has an existing exclusive producer"),
+        true if others().next().is_some() => {
+            (ServerError::ProducerFenced, "Topic has existing shared producers")
+        }
+        false if has_exclusive => (ServerError::ProducerBusy, "Topic has an existing exclusive producer"),
+        _ => return Ok(()),
+    };
+    Err(Refused::new(error, message))
+}
+
+/// What of an acknowledgement says something of this batch: a bit for each message.
+fn part<'a>(log: &Log, offset: u64, ack_set: &'a [i64]) -> &'a [i64] {
+    let messages = log.get(offset).map_or(0, Stored::messages);
+    &ack_set[..ack_set.len().min(messages.div_ceil(64) as usize)]
 }
 
 fn start_offset(log: &Log, start: &Start) -> u64 {

@@ -25,11 +25,19 @@ pub struct Shared {
 pub struct Hand {
     key: Key,
     priority: i32,
+    /// Without what it was dealt.
     permits: i64,
     /// Dealt, not yet taken.
-    dealt: VecDeque<u64>,
-    /// Dealt, not yet acknowledged.
+    dealt: VecDeque<Dealt>,
+    /// Taken, not yet acknowledged.
     pending: BTreeSet<u64>,
+}
+
+/// An entry that was dealt, and the permits that it took: they come back when it is not taken after all.
+#[derive(Clone, Copy, Debug)]
+struct Dealt {
+    offset: u64,
+    messages: i64,
 }
 
 impl Hand {
@@ -68,7 +76,7 @@ impl Shared {
         }
     }
 
-    /// A consumer gives back these, or all that it has.
+    /// A consumer gives back these of what was sent to it, or all that it has.
     pub fn give_back(&mut self, key: Key, offsets: Option<&[u64]>) {
         let Some(hand) = self.hands.iter_mut().find(|hand| hand.key == key) else {
             return;
@@ -77,14 +85,14 @@ impl Shared {
             Some(offsets) => offsets.iter().copied().filter(|offset| hand.pending.remove(offset)).collect(),
             None => std::mem::take(&mut hand.pending).into_iter().collect(),
         };
-        let unread: BTreeSet<u64> = match offsets {
-            Some(_) => BTreeSet::new(),
-            None => hand.dealt.drain(..).collect(),
-        };
-        for offset in back {
-            if !unread.contains(&offset) {
-                *self.counts.entry(offset).or_default() += 1;
+        if offsets.is_none() {
+            for Dealt { offset, messages } in hand.dealt.drain(..) {
+                hand.permits += messages;
+                self.again.insert(offset);
             }
+        }
+        for offset in back {
+            *self.counts.entry(offset).or_default() += 1;
             self.again.insert(offset);
         }
     }
@@ -108,9 +116,9 @@ impl Shared {
                 let Some(offset) = self.next_offset(cursor, log) else { return };
                 let Some(stored) = log.get(offset) else { continue };
                 let hand = &mut self.hands[index];
-                hand.permits -= i64::from(stored.messages());
-                hand.dealt.push_back(offset);
-                hand.pending.insert(offset);
+                let messages = i64::from(stored.messages());
+                hand.permits -= messages;
+                hand.dealt.push_back(Dealt { offset, messages });
                 if hand.permits <= 0 {
                     break;
                 }
@@ -123,21 +131,25 @@ impl Shared {
         self.hands.iter().filter(|hand| !hand.dealt.is_empty()).map(|hand| hand.key)
     }
 
-    /// Gives a consumer what it was dealt.
-    pub fn take(&mut self, key: Key, cursor: &Cursor, log: &Log, haul: &mut Haul) {
+    /// Gives a consumer what it was dealt; whether it has permits back, so that more can be dealt.
+    pub fn take(&mut self, key: Key, cursor: &Cursor, log: &Log, haul: &mut Haul) -> bool {
         let Some(hand) = self.hands.iter_mut().find(|hand| hand.key == key) else {
-            return;
+            return false;
         };
+        let mut has_back = false;
         while haul.has_room() {
-            let Some(offset) = hand.dealt.pop_front() else { return };
-            // Acknowledged or given back since it was dealt.
-            if cursor.is_acked(offset) || !hand.pending.contains(&offset) {
+            let Some(Dealt { offset, messages }) = hand.dealt.pop_front() else { break };
+            // Acknowledged since it was dealt: what is not sent takes no permits (`Consumer.sendMessages`).
+            let Some(stored) = log.get(offset).filter(|_| !cursor.is_acked(offset)) else {
+                hand.permits += messages;
+                has_back = true;
                 continue;
-            }
-            let Some(stored) = log.get(offset) else { continue };
+            };
+            hand.pending.insert(offset);
             let count = self.counts.get(&offset).copied().unwrap_or(0);
             haul.push(log.position(offset), stored, count, cursor.ack_set(offset), None);
         }
+        has_back
     }
 
     fn next_hand(&mut self) -> Option<usize> {
@@ -242,6 +254,48 @@ mod tests {
         shared.leave(Key(0));
         shared.deal(&cursor, &log);
         assert_eq!(taken(&mut shared, 9, &cursor, &log), [(0, 1), (1, 0), (3, 0)]);
+    }
+
+    fn permits(shared: &Shared) -> Vec<i64> {
+        shared.hands.iter().map(|hand| hand.permits).collect()
+    }
+
+    #[test]
+    fn only_what_is_sent_takes_permits() {
+        let (log, mut cursor) = (log(10), Cursor::at(0));
+        let mut shared = shared(2, 3);
+        shared.deal(&cursor, &log);
+        assert_eq!(permits(&shared), [0, 0]);
+        // Nothing was sent: everything comes back with its permits, and is no redelivery.
+        shared.give_back(Key(0), None);
+        assert_eq!(permits(&shared), [3, 0]);
+        shared.deal(&cursor, &log);
+        // Acknowledged before it is sent.
+        cursor.ack(1);
+        shared.acked(1);
+        let mut haul = Haul::new(usize::MAX);
+        assert!(shared.take(Key(0), &cursor, &log, &mut haul));
+        assert_eq!((haul.deliveries.len(), permits(&shared)), (2, vec![1, 0]));
+        shared.deal(&cursor, &log);
+        assert_eq!(taken(&mut shared, 0, &cursor, &log), [(6, 0)]);
+        // What was sent has had its permits, however often it is asked for again.
+        shared.give_back(Key(0), Some(&[0, 0]));
+        shared.give_back(Key(0), Some(&[0]));
+        assert_eq!(permits(&shared), [0, 0]);
+        shared.permit(Key(0), 5);
+        shared.deal(&cursor, &log);
+        assert_eq!(taken(&mut shared, 0, &cursor, &log), [(0, 1), (7, 0), (8, 0), (9, 0)]);
+        assert_eq!(permits(&shared), [1, 0]);
+    }
+
+    #[test]
+    fn what_is_dealt_and_not_sent_cannot_be_given_back_singly() {
+        let (log, cursor) = (log(2), Cursor::at(0));
+        let mut shared = shared(1, 2);
+        shared.deal(&cursor, &log);
+        shared.give_back(Key(0), Some(&[0, 1]));
+        shared.deal(&cursor, &log);
+        assert_eq!(taken(&mut shared, 0, &cursor, &log), [(0, 0), (1, 0)]);
     }
 
     #[test]

@@ -74,6 +74,11 @@ impl Subscription {
         self.durable
     }
 
+    /// Nobody consumes it, and it does not outlive its consumers.
+    pub fn is_leftover(&self) -> bool {
+        !self.durable && self.consumers().is_empty()
+    }
+
     /// Everybody who consumes.
     pub fn consumers(&self) -> Vec<Key> {
         match &self.dispatch {
@@ -162,16 +167,27 @@ impl Subscription {
         }
     }
 
-    /// Everything from `mark` on is unread again, of one batch only the messages whose bit is set. Everybody has to
-    /// come anew: those who were there.
-    pub fn reset(&mut self, mark: u64, ack_set: &[i64]) -> Vec<Key> {
-        let gone = self.consumers();
+    /// Everything from `mark` on is unread again, of one batch only the messages whose bit is set. Whoever was given
+    /// entries has to come anew (`Dispatcher.disconnectActiveConsumers`): those, and the news for the others.
+    pub fn reset(&mut self, mark: u64, ack_set: &[i64]) -> (Vec<Key>, News) {
         self.cursor.reset(mark);
         if !ack_set.is_empty() {
             self.cursor.ack_part(mark, ack_set);
         }
-        self.begin(self.kind);
-        gone
+        let gone = match &self.dispatch {
+            Dispatch::Single(single) => single.active().into_iter().collect(),
+            Dispatch::Shared(_) => self.consumers(),
+        };
+        let news = gone.iter().flat_map(|key| self.leave(*key)).collect();
+        if self.consumers().is_empty() {
+            self.begin(self.kind);
+        }
+        (gone, news)
+    }
+
+    /// Acknowledges the markers that a new cursor finds (`AbstractBaseDispatcher.filterEntriesForConsumer`).
+    pub fn pass_over(&mut self, log: &Log) {
+        log.markers(self.cursor.mark()).for_each(|offset| self.cursor.ack(offset));
     }
 
     /// Gives out what can be given; whom to wake for it.
@@ -185,10 +201,13 @@ impl Subscription {
         }
     }
 
-    /// Gives a consumer what is its own.
-    pub fn take(&mut self, key: Key, log: &Log, haul: &mut Haul) {
+    /// Gives a consumer what is its own; whether there is something to be given out anew because of it.
+    pub fn take(&mut self, key: Key, log: &Log, haul: &mut Haul) -> bool {
         match &mut self.dispatch {
-            Dispatch::Single(single) => single.take(key, &self.cursor, log, haul),
+            Dispatch::Single(single) => {
+                single.take(key, &self.cursor, log, haul);
+                false
+            }
             Dispatch::Shared(shared) => shared.take(key, &self.cursor, log, haul),
         }
     }
@@ -243,6 +262,35 @@ mod tests {
         assert_eq!(subscription.join(newcomer(2, Kind::Failover)), Ok(vec![(Key(2), false)]));
         assert_eq!(subscription.leave(Key(1)), vec![(Key(2), true)]);
         assert_eq!(subscription.leave(Key(2)), vec![]);
+    }
+
+    #[test]
+    fn a_reset_closes_the_active_consumer_and_another_takes_over() {
+        let mut subscription = Subscription::new(0, true, None);
+        subscription.join(newcomer(1, Kind::Failover)).unwrap();
+        subscription.join(newcomer(2, Kind::Failover)).unwrap();
+        assert_eq!(subscription.reset(3, &[]), (vec![Key(1)], vec![(Key(2), true)]));
+        assert_eq!((subscription.consumers(), subscription.cursor().mark()), (vec![Key(2)], 3));
+        assert_eq!(subscription.reset(0, &[]), (vec![Key(2)], vec![]));
+        subscription.join(newcomer(3, Kind::Shared)).unwrap();
+        subscription.join(newcomer(4, Kind::Shared)).unwrap();
+        assert_eq!(subscription.reset(0, &[]), (vec![Key(3), Key(4)], vec![]));
+    }
+
+    #[test]
+    fn a_cursor_passes_over_markers() {
+        let mut log = Log::new(1);
+        for _ in 0..3 {
+            let bytes = bytes::Bytes::from_static(b"entry");
+            log.append(crate::embedded::log::Stored { bytes, publish_time: 0, batch: None, sliced: false });
+        }
+        log.note_marker(1);
+        let mut subscription = Subscription::new(0, true, None);
+        subscription.pass_over(&log);
+        assert!(subscription.cursor().is_acked(1) && subscription.cursor().backlog(3) == 2);
+        log.pop();
+        log.pop();
+        assert_eq!(log.markers(0).count(), 0);
     }
 
     #[test]

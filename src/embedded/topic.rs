@@ -42,8 +42,10 @@ pub(super) struct State {
     pub producers: HashMap<String, Registered>,
     pub dedup: Dedup,
     pub counts: Counts,
-    /// How many messages the last entry said it holds.
-    pub last_batch: Option<u32>,
+    /// Where the last entry is that is no marker, and how many messages it said it holds.
+    pub last: Option<(Position, Option<u32>)>,
+    /// It was said why publishers wait.
+    pub has_warned: bool,
 }
 
 /// What went through.
@@ -84,7 +86,6 @@ pub struct Seat {
 /// A send that was read and checked.
 #[derive(Debug)]
 pub struct Incoming {
-    pub producer_id: u64,
     pub ids: Ids,
     /// As the client gave it.
     pub highest: Option<u64>,
@@ -100,8 +101,6 @@ pub enum Outcome {
     Stored(Position),
     /// It was there: answered with −1:−1.
     Duplicate,
-    /// It is on its way, and may yet fail.
-    Unknown,
     /// Its producer was closed by us, which the client will read: no answer (`ServerCnx.handleSend`).
     Ignored,
 }
@@ -133,7 +132,8 @@ impl Topic {
             producers: HashMap::new(),
             dedup: Dedup::default(),
             counts: Counts::default(),
-            last_batch: None,
+            last: None,
+            has_warned: false,
         };
         Self { name, rules, state: Mutex::new(state) }
     }
@@ -148,12 +148,11 @@ impl Topic {
         self.name.partition_index().and_then(|index| i32::try_from(index).ok())
     }
 
-    /// Takes the sends at the front of the queue that are this producer's, and notes what becomes of each. Ends
-    /// early, and says so, at one that there is no room for.
+    /// Takes a producer's sends, and notes what becomes of each. Ends early, and says so, at one that there is no
+    /// room for.
     pub fn publish(
         &self,
         seat: &Seat,
-        producer_id: u64,
         queue: &mut VecDeque<Incoming>,
         outcomes: &mut Vec<(Incoming, Outcome)>,
     ) -> bool {
@@ -162,8 +161,7 @@ impl Topic {
         // A copy, so that the name is looked up once for all of them.
         let mut record = *state.record(&seat.name);
         let mut has_room = true;
-        while queue.front().is_some_and(|send| send.producer_id == producer_id) {
-            let Some(mut send) = queue.pop_front() else { break };
+        while let Some(mut send) = queue.pop_front() {
             if !is_registered {
                 outcomes.push((send, Outcome::Ignored));
                 continue;
@@ -173,6 +171,7 @@ impl Topic {
                 None => {
                     queue.push_front(send);
                     has_room = false;
+                    self.explain_wait(&mut state);
                     break;
                 }
             }
@@ -193,7 +192,6 @@ impl Topic {
                     state.counts.duplicates += 1;
                     return Some(Outcome::Duplicate);
                 }
-                Verdict::Unknown => return Some(Outcome::Unknown),
             }
         }
         let is_kept = self.rules.retain || !state.subscriptions.is_empty();
@@ -203,29 +201,46 @@ impl Topic {
         }
         if judged {
             record.pushed(ids);
-            record.persisted(ids);
         }
         let counts = &mut state.counts;
         counts.entries_in += 1;
         counts.messages_in += u64::from(send.stored.messages());
         counts.bytes_in += send.stored.bytes.len() as u64;
-        state.last_batch = send.stored.batch;
         if state.log.wants_ledger() {
             state.log.open_ledger(self.rules.ledgers.next());
         }
+        let batch = send.stored.batch;
         if !is_kept {
-            return Some(Outcome::Stored(state.log.pass()));
+            let position = state.log.pass();
+            state.note_last(position, batch, send.is_marker);
+            return Some(Outcome::Stored(position));
         }
         state.held += cost;
         let mut stored = send.stored.clone();
         (stored.bytes, stored.sliced) = self.rules.memory.keep(std::mem::take(&mut send.stored.bytes));
         let offset = state.log.end();
         let position = state.log.append(stored);
+        state.note_last(position, batch, send.is_marker);
         if send.is_marker {
+            state.log.note_marker(offset);
             state.subscriptions.values_mut().for_each(|subscription| subscription.ack(offset, &[]));
             self.trim(state);
         }
         Some(Outcome::Stored(position))
+    }
+
+    /// Says, once, that publishers wait because of a subscription that nobody consumes.
+    fn explain_wait(&self, state: &mut State) {
+        if state.has_warned {
+            return;
+        }
+        let oldest = state.subscriptions.iter().min_by_key(|(_, subscription)| subscription.cursor().mark());
+        let Some((name, subscription)) = oldest else { return };
+        if subscription.consumers().is_empty() && subscription.cursor().mark() < state.log.end() {
+            let (topic, bytes) = (&self.name, state.held);
+            tracing::warn!(%topic, subscription = %name, bytes, "publishers wait: nobody consumes this subscription");
+            state.has_warned = true;
+        }
     }
 
     /// Gives a consumer what it may have now.
@@ -235,17 +250,26 @@ impl Topic {
         if !feeds.contains_key(&feed.key) {
             return;
         }
-        if let Some(subscription) = subscriptions.get_mut(&feed.subscription) {
-            subscription.take(feed.key, log, haul);
-        }
+        let subscription = subscriptions.get_mut(&feed.subscription);
+        let may_offer = subscription.is_some_and(|subscription| subscription.take(feed.key, log, haul));
         counts.entries_out += haul.deliveries.len() as u64;
         counts.messages_out += haul.messages;
+        if may_offer {
+            self.offer(&mut state, &feed.subscription);
+        }
     }
 
     /// Drops entries that everybody has acknowledged, though they may be retained, until `wanted` bytes are free.
     pub fn evict(&self, wanted: usize) -> usize {
         let mut state = self.lock();
         self.drop_acked(&mut state, wanted)
+    }
+
+    /// Whether so much can be stored at once, or as much as may be asked for.
+    pub fn has_room(&self, wanted: usize) -> bool {
+        let held = self.lock().held;
+        let memory = &self.rules.memory;
+        held == 0 || memory.would_admit(wanted.min(2 * memory.to_evict()), held)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -266,6 +290,10 @@ impl Topic {
     }
 
     fn drop_acked(&self, state: &mut State, wanted: usize) -> usize {
+        if state.subscriptions.is_empty() && state.held == 0 {
+            // The last one may have gone: nothing has to be kept any more, so nobody has to wait.
+            self.rules.memory.wake();
+        }
         let marks = state.subscriptions.values().map(|subscription| subscription.cursor().mark());
         let keep_from = marks.min().unwrap_or(state.log.end());
         let mut freed = 0;
@@ -307,6 +335,12 @@ impl Topic {
 }
 
 impl State {
+    fn note_last(&mut self, position: Position, batch: Option<u32>, is_marker: bool) {
+        if !is_marker {
+            self.last = Some((position, batch));
+        }
+    }
+
     fn record(&mut self, name: &str) -> &mut Record {
         let Self { dedup, producers, .. } = self;
         dedup.record(name, |name| producers.contains_key(name))

@@ -2,6 +2,7 @@
 //! large pieces. It takes from topics no more than one write at a time: a client that does not read has nothing
 //! queued for it here but that. Sends a PING at a fixed beat, also while nothing is read.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub async fn run(mut socket: OwnedWriteHalf, line: Arc<Line>) {
             tokio::select! {
                 biased;
                 () = line.closed.cancelled() => break,
-                written = writer.pieces.queue.write_to(&mut socket) => if written.is_err() { break },
+                written = write(&mut writer.pieces.queue, &mut socket) => if written.is_err() { break },
             }
             continue;
         }
@@ -41,6 +42,18 @@ pub async fn run(mut socket: OwnedWriteHalf, line: Arc<Line>) {
     }
     line.closed.cancel();
     let _ = tokio::time::timeout(SHUTDOWN_DEADLINE, socket.shutdown()).await;
+}
+
+/// Writes everything that waits, as long as the client takes something now and then.
+async fn write(queue: &mut WriteQueue, socket: &mut OwnedWriteHalf) -> io::Result<()> {
+    while !queue.is_empty() {
+        // Losing the race against time loses the connection.
+        let written = tokio::time::timeout(UNREAD_MAX, socket.write_buf(queue)).await;
+        if written.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+    }
+    Ok(())
 }
 
 struct Writer {
@@ -113,9 +126,52 @@ impl Pieces {
 
 /// Half a real broker's patience (`keepAliveIntervalSeconds`), so that one may be late.
 const PING_BEAT: Duration = Duration::from_secs(15);
+/// Two beats of a client's keepalive (30 s): a client that lives reads the PINGs among what waits.
+const UNREAD_MAX: Duration = Duration::from_secs(60);
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(1);
 /// What one consumer is given before the next one's turn.
 const HAUL_LEN: usize = 256 * 1024;
 /// Below this, copying is cheaper than one more slice in a write.
 const COPIED_LEN_MAX: usize = 4 * 1024;
 const SMALL_CAPACITY: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    async fn line_to(listener: &TcpListener) -> (Arc<Line>, tokio::net::tcp::OwnedWriteHalf) {
+        let (socket, _) = listener.accept().await.unwrap();
+        let line = Line::new(socket.local_addr().unwrap(), CancellationToken::new());
+        (Arc::new(line), socket.into_split().1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_reads_is_let_go() {
+        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+        let _unread = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (line, socket) = line_to(&listener).await;
+        // More than two socket buffers hold.
+        line.say_all(&mut BytesMut::zeroed(64 << 20));
+        let began = tokio::time::Instant::now();
+        run(socket, line.clone()).await;
+        assert!(line.closed.is_cancelled());
+        assert!(began.elapsed() >= UNREAD_MAX);
+    }
+
+    #[tokio::test]
+    async fn what_others_cause_and_nobody_reads_closes_the_line() {
+        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+        let _unread = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (line, _socket) = line_to(&listener).await;
+        let pings = (1..).find(|_| {
+            line.ping();
+            line.closed.is_cancelled()
+        });
+        assert!(pings.unwrap() > 1_000_000);
+    }
+}

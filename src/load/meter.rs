@@ -12,9 +12,15 @@ pub struct Meter {
     messages: AtomicU64,
     bytes: AtomicU64,
     failures: AtomicU64,
-    interval: Mutex<Histogram<u64>>,
+    times: Mutex<Times>,
+}
+
+#[derive(Debug)]
+struct Times {
+    /// Latencies since the last look.
+    interval: Histogram<u64>,
     /// The first message's time, and the last one's.
-    span: Mutex<Option<(Instant, Instant)>>,
+    span: Option<(Instant, Instant)>,
 }
 
 /// Counts since the beginning, and latencies since the last look.
@@ -39,19 +45,19 @@ impl Meter {
             messages: AtomicU64::default(),
             bytes: AtomicU64::default(),
             failures: AtomicU64::default(),
-            interval: Mutex::new(latencies()),
-            span: Mutex::new(None),
+            times: Mutex::new(Times { interval: latencies(), span: None }),
         }
     }
 
     /// The present state; latencies begin anew.
     pub fn read(&self) -> Reading {
+        let mut times = self.times();
         Reading {
             messages: self.messages.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
-            latency: std::mem::replace(&mut *self.latencies(), latencies()),
-            elapsed: self.elapsed_to_last(),
+            latency: std::mem::replace(&mut times.interval, latencies()),
+            elapsed: times.elapsed(),
         }
     }
 
@@ -60,8 +66,7 @@ impl Meter {
         for counter in [&self.messages, &self.bytes, &self.failures] {
             counter.store(0, Ordering::Relaxed);
         }
-        *self.span.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        *self.latencies() = latencies();
+        *self.times() = Times { interval: latencies(), span: None };
     }
 
     /// Messages so far.
@@ -71,33 +76,40 @@ impl Meter {
 
     /// From the first message to the last so far.
     pub fn elapsed_to_last(&self) -> Duration {
-        let span = *self.span.lock().unwrap_or_else(PoisonError::into_inner);
-        span.map(|(first, last)| last - first).unwrap_or_default()
+        self.times().elapsed()
     }
 
-    pub(super) fn begin(&self) {
+    /// Its time begins, if it has not.
+    pub fn begin(&self) {
         let now = Instant::now();
-        self.span.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((now, now));
+        self.times().span.get_or_insert((now, now));
     }
 
     pub(super) fn saw(&self, messages: u32, bytes: usize, latency: Duration) {
         self.messages.fetch_add(messages.into(), Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        if let Some((_, last)) = self.span.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        let mut times = self.times();
+        if let Some((_, last)) = &mut times.span {
             *last = Instant::now();
         }
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         // An entry's messages have one latency.
-        self.latencies().saturating_record_n(micros, messages.into());
+        times.interval.saturating_record_n(micros, messages.into());
     }
 
     pub(super) fn failed(&self, messages: u32) {
         self.failures.fetch_add(messages.into(), Ordering::Relaxed);
     }
 
-    fn latencies(&self) -> MutexGuard<'_, Histogram<u64>> {
+    fn times(&self) -> MutexGuard<'_, Times> {
         // A histogram is usable after any panic: counts are single words.
-        self.interval.lock().unwrap_or_else(PoisonError::into_inner)
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Times {
+    fn elapsed(&self) -> Duration {
+        self.span.map(|(first, last)| last - first).unwrap_or_default()
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod consume;
 pub mod figures;
 pub mod meter;
+pub mod numbers;
 pub mod produce;
 pub mod requester;
 pub mod results;
@@ -18,8 +19,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pulsar::client::Client;
-use crate::pulsar::transport::{Address, Dialer, TransportError};
+use crate::pulsar::connection::ConnectionError;
 use figures::Figures;
 use requester::Requester;
 use worker::Worker;
@@ -38,25 +38,19 @@ impl Driver {
     /// Makes topics and subscriptions; tries until the brokers are there.
     pub async fn prepare(&self) {
         if let Some(worker) = &self.worker {
-            while let Err(error) = worker.prepare().await {
-                tracing::warn!(%error, "the worker waits for its cluster");
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
+            insist("worker", || worker.prepare()).await;
         }
         if let Some(requester) = &self.requester {
-            while let Err(error) = requester.prepare().await {
-                tracing::warn!(%error, "the requester waits for its cluster");
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
+            insist("requester", || requester.prepare()).await;
         }
     }
 }
 
-/// A client of brokers without TLS and credentials: `pulsar://host[:6650]`, several with commas.
-pub fn client(url: &str) -> Result<Client, TransportError> {
-    let hosts = url.strip_prefix("pulsar://").unwrap_or(url).split(',');
-    let service: Result<Vec<_>, _> = hosts.map(|host| Address::parse(&format!("pulsar://{host}"))).collect();
-    Ok(Client::new(service?, Dialer::default(), Arc::new(|| Ok(None))))
+async fn insist<T: Future<Output = Result<(), ConnectionError>>>(who: &str, prepare: impl Fn() -> T) {
+    while let Err(error) = prepare().await {
+        tracing::warn!(%error, "the {who} waits for its cluster");
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
 }
 
 /// A producer's name of its own for this run: deduplication shall not know it from another life.

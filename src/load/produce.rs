@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::message::now_ms;
 use super::meter::Meter;
+use super::numbers;
 use super::run_name;
 use crate::pulsar::batch::single_tag;
 use crate::pulsar::client::Client;
@@ -28,7 +29,9 @@ pub struct Produce {
     pub client: Client,
     /// One topic-partition.
     pub topic: TopicName,
-    /// Bytes of a message; at least [`HEAD_LEN`] for its writer and number to be there.
+    /// Who writes, as its messages say.
+    pub writer: u64,
+    /// Bytes of a message; at least [`HEAD_LEN`](super::numbers::HEAD_LEN) for its writer and number to be there.
     pub size: usize,
     /// Messages in a batch; 1: not batched.
     pub batch: u32,
@@ -46,10 +49,10 @@ impl Produce {
         let name = run_name("perf");
         let connection = self.client.connect_to_owner(&self.topic).await?;
         let mut publisher = Publisher::create(connection, &self.topic, &name).await?;
-        let (writer, pool) = (RandomState::new().hash_one(&name), random_pool(self.size));
+        let pool = random_pool(self.size);
         let mut outstanding: VecDeque<(u32, usize, Instant)> = VecDeque::new();
         let (mut next, mut next_at) = (0u64, Instant::now());
-        let (mut confirmed, mut stopping) = (0, false);
+        let (mut confirmed, mut stopping, mut heard_at) = (0, false, Instant::now());
         meter.begin();
         loop {
             stopping |= stop.is_cancelled();
@@ -66,6 +69,11 @@ impl Produce {
                 () = stop.cancelled(), if !stopping => {}
                 event = publisher.next() => {
                     confirmed += on_event(event, &mut outstanding, meter)?;
+                    heard_at = Instant::now();
+                }
+                () = sleep_until(heard_at + ANSWER_DEADLINE), if !outstanding.is_empty() => {
+                    let silence = format!("{} entries are not confirmed for {ANSWER_DEADLINE:?}", outstanding.len());
+                    return Err(ConnectionError::Lost(silence));
                 }
                 () = sleep_until(next_at), if may_send => {
                     let count = u64::from(self.batch).min(left) as u32;
@@ -74,7 +82,10 @@ impl Produce {
                         next_at = next_at.max(Instant::now() - Duration::from_secs(1))
                             + Duration::from_secs_f64(f64::from(count) / rate);
                     }
-                    let entry = self.entry(&name, writer, next, count, &pool);
+                    if outstanding.is_empty() {
+                        heard_at = Instant::now();
+                    }
+                    let entry = self.entry(&name, next, count, &pool);
                     outstanding.push_back((count, entry.payload.len(), Instant::now()));
                     next += u64::from(count);
                     publisher.send(entry).await?;
@@ -83,7 +94,8 @@ impl Produce {
         }
     }
 
-    fn entry(&self, name: &str, writer: u64, first: u64, count: u32, pool: &Bytes) -> Outbound {
+    fn entry(&self, name: &str, first: u64, count: u32, pool: &Bytes) -> Outbound {
+        let writer = self.writer;
         let last = first + u64::from(count) - 1;
         let payload = if self.batch == 1 {
             let mut message = BytesMut::with_capacity(self.size);
@@ -126,14 +138,12 @@ fn on_event(
 }
 
 fn put_message(writer: u64, number: u64, size: usize, pool: &Bytes, out: &mut BytesMut) {
-    let mut head = [0; HEAD_LEN];
-    head[..8].copy_from_slice(&writer.to_be_bytes());
-    head[8..].copy_from_slice(&number.to_be_bytes());
-    let head = &head[..HEAD_LEN.min(size)];
+    let head = numbers::head(writer, number);
+    let head = &head[..head.len().min(size)];
     out.put_slice(head);
     let rest = size - head.len();
-    // A stride that is no divisor of the pool: neighbours differ, and no compressor finds them again soon.
-    let at = (number as usize).wrapping_mul(STRIDE) % (pool.len() - rest);
+    // Neighbours share nothing until the pool is used up, so that no compressor finds them again soon.
+    let at = (number as usize).wrapping_mul(rest | 1) % (pool.len() - rest);
     out.put_slice(&pool[at..at + rest]);
 }
 
@@ -153,12 +163,12 @@ fn batch(writer: u64, first: u64, count: u32, size: usize, pool: &Bytes) -> Byte
 /// Bytes that do not compress.
 fn random_pool(size: usize) -> Bytes {
     let hasher = RandomState::new();
-    let words = (POOL_LEN + size) / 8 + 1;
+    let words = (POOL_LEN.max(POOL_MESSAGES * size) + size) / 8 + 1;
     (0..words as u64).flat_map(|nth| hasher.hash_one(nth).to_le_bytes()).collect::<Vec<u8>>().into()
 }
 
-/// At a message's beginning: who wrote it, and its number there; both u64, big-endian. A producer's name would not
-/// do: a bridge publishes under its own.
-pub const HEAD_LEN: usize = 16;
+/// As long as Pulsar's clients wait for a confirmation (`sendTimeout`).
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 const POOL_LEN: usize = 1 << 20;
-const STRIDE: usize = 4099;
+/// So many large messages share nothing.
+const POOL_MESSAGES: usize = 8;

@@ -60,12 +60,18 @@ pub struct Ranges {
 /// Why a request is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// Not the JSON of a request.
-    #[error("not a data-generation request: {0}")]
+    /// Not the JSON of a request. Nothing of it is repeated: it is somebody's payload.
+    #[error("not a data-generation request: {:?} error at line {}, column {}", .0.classify(), .0.line(), .0.column())]
     Json(#[from] serde_json::Error),
+    /// The experiment's name becomes the key of every result.
+    #[error("the experiment's name has {0} bytes, at most {EXPERIMENT_LEN_MAX} are taken")]
+    Experiment(usize),
     /// More points than one result carries.
     #[error("{0} points are asked for, {POINTS_MAX} fit into one result")]
     TooMany(u32),
+    /// The broker refuses the result.
+    #[error("the broker does not take its result: ask for fewer points, or raise the topic's maxMessageSize")]
+    NotTaken,
     /// A range that is not one, or in which no price exists.
     #[error(
         "the range of {0} is not one: write two finite numbers, the lower first, positive where a price needs it"
@@ -79,6 +85,9 @@ impl Request {
         let request: Self = serde_json::from_slice(json)?;
         if request.points > POINTS_MAX {
             return Err(RequestError::TooMany(request.points));
+        }
+        if request.experiment.len() > EXPERIMENT_LEN_MAX {
+            return Err(RequestError::Experiment(request.experiment.len()));
         }
         let Ranges { spot, strike, rate, dividend, vol, years } = request.ranges;
         let named = [
@@ -106,6 +115,7 @@ impl Request {
 
 /// One result is one Pulsar message of at most 5 MiB, 128 bytes a point.
 pub const POINTS_MAX: u32 = 32_768;
+const EXPERIMENT_LEN_MAX: usize = 128;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -148,5 +158,15 @@ pub(super) mod tests {
         bad.points = POINTS_MAX + 1;
         assert!(matches!(Request::parse(&bad.to_json().unwrap()), Err(RequestError::TooMany(_))));
         assert!(matches!(Request::parse(b"{}"), Err(RequestError::Json(_))));
+        let bad = Request { experiment: "x".repeat(EXPERIMENT_LEN_MAX + 1), ..sample() };
+        assert!(matches!(Request::parse(&bad.to_json().unwrap()), Err(RequestError::Experiment(129))));
+    }
+
+    #[test]
+    fn a_refusal_repeats_nothing_of_the_payload() {
+        let json = String::from_utf8(sample().to_json().unwrap()).unwrap();
+        let error = Request::parse(json.replace("european_put", "canary").as_bytes()).unwrap_err();
+        assert!(error.to_string().starts_with("not a data-generation request: Data error"), "{error}");
+        assert!(!error.to_string().contains("canary"), "{error}");
     }
 }

@@ -54,6 +54,8 @@ struct Run {
     unanswered: BTreeMap<u64, Asked>,
     /// Sequence ids without a receipt, with what was sent under them.
     unconfirmed: VecDeque<(u64, String, Bytes)>,
+    /// The last entry of results that was taken: what comes again up to here has been.
+    taken: Option<(u64, u64)>,
     stopping_since: Option<Instant>,
     next_at: Instant,
 }
@@ -81,6 +83,7 @@ impl Requester {
             sent: 0,
             unanswered: BTreeMap::new(),
             unconfirmed: VecDeque::new(),
+            taken: None,
             stopping_since: None,
             next_at: Instant::now(),
         };
@@ -236,9 +239,13 @@ impl Run {
         let (id, len) = (delivery.id, delivery.stored.len());
         let entry = Entry::parse(delivery.stored.clone()).ok();
         let messages = entry.as_ref().map_or(1, |entry| entry.facts().messages());
-        match entry.as_ref().and_then(payloads) {
-            Some(results) => results.iter().for_each(|result| self.on_result(result)),
-            None => add(&self.figures.wrong, 1),
+        let at = (id.ledger, id.entry);
+        if self.taken.is_none_or(|taken| at > taken) {
+            self.taken = Some(at);
+            match entry.as_ref().and_then(payloads) {
+                Some(results) => results.iter().for_each(|result| self.on_result(result)),
+                None => add(&self.figures.wrong, 1),
+            }
         }
         subscription.acknowledge(id, Vec::new()).await?;
         subscription.taken(messages, len).await

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::time::sleep;
@@ -11,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::figures::{Figures, add};
 use super::message::{Message, payloads};
 use super::points;
-use super::request::Request;
+use super::request::{Request, RequestError};
 use super::{RETRY_PAUSE, run_name};
 use crate::pulsar::client::Client;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery, ProducerEvent};
 use crate::pulsar::entry::Entry;
-use crate::pulsar::proto::MessageId;
+use crate::pulsar::proto::{MessageId, ServerError};
 use crate::pulsar::publisher::Publisher;
 use crate::pulsar::subscription::{SubscribeOptions, Subscription};
 use crate::pulsar::topic::TopicName;
@@ -41,14 +42,25 @@ struct Unconfirmed {
     ends: Option<MessageId>,
 }
 
+/// An entry whose requests are priced one by one.
+struct Current {
+    id: MessageId,
+    requests: std::vec::IntoIter<Bytes>,
+}
+
 struct Run {
     worker: Worker,
     figures: Arc<Figures>,
     name: String,
     sent: u64,
     unconfirmed: VecDeque<Unconfirmed>,
-    /// The last entry that was priced: what comes again up to here has been.
-    priced: Option<(u64, u64)>,
+    unconfirmed_bytes: usize,
+    current: Option<Current>,
+    /// The last entry that was taken: what comes again up to here has been.
+    taken: Option<(u64, u64)>,
+    /// When a refusal was last told, and how many were not.
+    told: Option<Instant>,
+    untold: u64,
 }
 
 impl Worker {
@@ -66,8 +78,18 @@ impl Worker {
     /// Serves until `stop`.
     pub async fn run(self, figures: Arc<Figures>, stop: CancellationToken) {
         let name = run_name("worker");
-        let unconfirmed = VecDeque::new();
-        let mut run = Run { worker: self, figures, name, sent: 0, unconfirmed, priced: None };
+        let mut run = Run {
+            worker: self,
+            figures,
+            name,
+            sent: 0,
+            unconfirmed: VecDeque::new(),
+            unconfirmed_bytes: 0,
+            current: None,
+            taken: None,
+            told: None,
+            untold: 0,
+        };
         let serve = async {
             loop {
                 if let Err(error) = run.session().await {
@@ -108,15 +130,16 @@ impl Run {
             publisher.send(self.message(again).outbound()).await?;
         }
         loop {
-            let has_room = self.unconfirmed.len() < UNCONFIRMED_MAX;
+            // However many requests an entry holds, and however many points they ask for.
+            let has_room = self.unconfirmed_bytes < UNCONFIRMED_BYTES_MAX;
+            let prices = has_room && self.current.is_some();
             // Losing the race loses nothing: channels take nothing before they complete.
             tokio::select! {
                 biased;
                 event = publisher.next() => self.on_receipt(&mut subscription, event).await?,
-                event = subscription.next(), if has_room => match event {
-                    Some(ConsumerEvent::Entry(delivery)) => {
-                        self.on_requests(&mut subscription, &publisher, delivery).await?;
-                    }
+                () = std::future::ready(()), if prices => self.price_next(&mut subscription, &publisher).await?,
+                event = subscription.next(), if has_room && !prices => match event {
+                    Some(ConsumerEvent::Entry(delivery)) => self.on_requests(&mut subscription, delivery).await?,
                     Some(ConsumerEvent::Active(_) | ConsumerEvent::EndOfTopic) => {}
                     Some(ConsumerEvent::Closed) | None => {
                         return Err(ConnectionError::Lost("the consumer was closed".into()));
@@ -129,7 +152,6 @@ impl Run {
     async fn on_requests(
         &mut self,
         subscription: &mut Subscription,
-        publisher: &Publisher,
         delivery: Delivery,
     ) -> Result<(), ConnectionError> {
         let (id, len) = (delivery.id, delivery.stored.len());
@@ -137,38 +159,60 @@ impl Run {
         let entry = Entry::parse(delivery.stored.clone()).ok();
         let messages = entry.as_ref().map_or(1, |entry| entry.facts().messages());
         subscription.taken(messages, len).await?;
-        if self.priced.is_some_and(|priced| at <= priced) {
-            return Ok(());
-        }
-        self.priced = Some(at);
-        let requests = entry.as_ref().and_then(payloads).unwrap_or_default();
-        let first_new = self.unconfirmed.len();
-        for json in &requests {
-            match Request::parse(json) {
-                Ok(request) => self.price(request),
-                Err(error) => {
-                    tracing::warn!(%error, "a request is not served");
-                    add(&self.figures.refused, 1);
-                }
-            }
-        }
-        // Acknowledgements are cumulative: behind what is still without a receipt it has to wait.
-        match self.unconfirmed.back_mut() {
-            Some(last) => last.ends = Some(id),
-            None => subscription.acknowledge(id, Vec::new()).await?,
-        }
-        for new in self.unconfirmed.range(first_new..) {
-            publisher.send(self.message(new).outbound()).await?;
+        if self.taken.is_none_or(|taken| at > taken) {
+            self.taken = Some(at);
+            let requests = entry.as_ref().and_then(payloads).unwrap_or_default().into_iter();
+            self.current = Some(Current { id, requests });
         }
         Ok(())
     }
 
-    fn price(&mut self, request: Request) {
-        let result = points::priced(&request);
-        add(&self.figures.served, 1);
-        let (sequence_id, key) = (self.sent, request.experiment);
-        self.unconfirmed.push_back(Unconfirmed { sequence_id, key, result, ends: None });
-        self.sent += 1;
+    /// Prices one request of the current entry, or comes to the entry's end.
+    async fn price_next(
+        &mut self,
+        subscription: &mut Subscription,
+        publisher: &Publisher,
+    ) -> Result<(), ConnectionError> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(json) = current.requests.next() else {
+            let Some(Current { id, .. }) = self.current.take() else { return Ok(()) };
+            // Acknowledgements are cumulative: behind what is still without a receipt it has to wait.
+            return match self.unconfirmed.back_mut() {
+                Some(last) => {
+                    last.ends = Some(id);
+                    Ok(())
+                }
+                None => subscription.acknowledge(id, Vec::new()).await,
+            };
+        };
+        match Request::parse(&json) {
+            Ok(request) => {
+                let result = points::priced(&request);
+                add(&self.figures.served, 1);
+                self.unconfirmed_bytes += result.len();
+                let (sequence_id, key) = (self.sent, request.experiment);
+                let new = Unconfirmed { sequence_id, key, result, ends: None };
+                self.sent += 1;
+                let outbound = self.message(&new).outbound();
+                self.unconfirmed.push_back(new);
+                publisher.send(outbound).await
+            }
+            Err(error) => {
+                self.refused(&error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Told once in a while, however many there are.
+    fn refused(&mut self, error: &RequestError) {
+        add(&self.figures.refused, 1);
+        if self.told.is_some_and(|told| told.elapsed() < REFUSALS_TOLD_EVERY) {
+            self.untold += 1;
+            return;
+        }
+        tracing::warn!(%error, untold = self.untold, "a request is not served");
+        (self.told, self.untold) = (Some(Instant::now()), 0);
     }
 
     fn message<'a>(&'a self, unconfirmed: &'a Unconfirmed) -> Message<'a> {
@@ -187,6 +231,11 @@ impl Run {
     ) -> Result<(), ConnectionError> {
         let sequence_id = match event {
             Some(ProducerEvent::Receipt { sequence_id, .. }) => sequence_id,
+            // A result that the broker never takes, such as one larger than its topic allows, holds up no other.
+            Some(ProducerEvent::SendError { sequence_id, error: ServerError::NotAllowed, .. }) => {
+                self.refused(&RequestError::NotTaken);
+                sequence_id
+            }
             Some(ProducerEvent::SendError { error, message, .. }) => {
                 return Err(ConnectionError::Refused { error, message });
             }
@@ -194,16 +243,28 @@ impl Run {
                 return Err(ConnectionError::Lost("the producer was closed".into()));
             }
         };
-        let mut ends = None;
-        while let Some(first) = self.unconfirmed.pop_front_if(|first| first.sequence_id <= sequence_id) {
-            ends = first.ends.or(ends);
-        }
-        match ends {
+        match self.answered(sequence_id) {
             Some(id) => subscription.acknowledge(id, Vec::new()).await,
             None => Ok(()),
         }
     }
+
+    /// Forgets a result; gives the entry of requests that is done when nothing is left before its end. One by one: a
+    /// refusal comes ahead of earlier receipts.
+    fn answered(&mut self, sequence_id: u64) -> Option<MessageId> {
+        let at = self.unconfirmed.iter().position(|result| result.sequence_id == sequence_id)?;
+        let answered = self.unconfirmed.remove(at)?;
+        self.unconfirmed_bytes -= answered.result.len();
+        match at.checked_sub(1).and_then(|before| self.unconfirmed.get_mut(before)) {
+            Some(before) => {
+                before.ends = answered.ends.or(before.ends.take());
+                None
+            }
+            None => answered.ends,
+        }
+    }
 }
 
-/// Results that wait for the broker; with batched requests it is passed by one batch.
-const UNCONFIRMED_MAX: usize = 64;
+/// Results that wait for the broker; one more, of at most 4 MiB, may be on top.
+const UNCONFIRMED_BYTES_MAX: usize = 8 << 20;
+const REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(1);

@@ -1,9 +1,14 @@
-//! What the other side may do; deny is the default. Decides about names only: no socket, no file.
+//! What the other side may do; deny is the default. And which topics a route takes, by what names. Decides about
+//! names only: no socket, no file.
 
 use std::collections::BTreeMap;
 
+mod patterns;
+mod renaming;
 mod topic_rules;
 
+pub use patterns::{PATTERNS_MAX, Pattern, Patterns};
+pub use renaming::{RENAMES_MAX, Renaming, RenamingError};
 pub use topic_rules::{BadRule, RuleError, TopicRules, is_pattern};
 
 /// What a site lets one other site do. The default allows nothing.

@@ -15,6 +15,15 @@ pub struct TopicRules {
     texts: Vec<String>,
 }
 
+/// The texts say everything: they are canonical, and in their order.
+impl PartialEq for TopicRules {
+    fn eq(&self, other: &Self) -> bool {
+        self.texts == other.texts
+    }
+}
+
+impl Eq for TopicRules {}
+
 /// An item of the list that is no rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRule {
@@ -36,6 +45,12 @@ pub enum RuleError {
     /// A pattern that says nothing of tenant and namespace.
     #[error("a pattern that does not begin with persistent://")]
     Unrooted,
+    /// A pattern of a route that would have to be looked for in several namespaces.
+    #[error("a pattern whose tenant and namespace are not spelled out")]
+    NamespaceOpen,
+    /// A pattern of a route with alternatives that are not in parentheses.
+    #[error("a pattern with alternatives that may lie in several namespaces")]
+    Alternatives,
     /// Not a regular expression.
     #[error("not a regular expression: {0}")]
     Syntax(String),
@@ -54,6 +69,13 @@ impl RuleError {
             Self::Topic(_) => "name a topic such as persistent://public/default/orders".into(),
             Self::Partition(base) => format!("write {base}, which means all of them"),
             Self::Unrooted => "spell out tenant and namespace: persistent://tenant/namespace/.*".into(),
+            Self::NamespaceOpen => {
+                "brokers list topics by namespace: write persistent://tenant/namespace/.*, one item for each"
+                    .into()
+            }
+            Self::Alternatives => {
+                "put them in parentheses behind the namespace, or write one item for each".into()
+            }
             Self::Syntax(_) => "write a regular expression that stands for whole topic names".into(),
             Self::TooLarge => format!("keep to {PATTERN_LEN_MAX} characters and small repetitions"),
             Self::TooMany => "write a pattern instead".into(),

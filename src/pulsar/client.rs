@@ -1,6 +1,7 @@
-//! One cluster seen from outside: which broker serves a topic, how many partitions it has, its schemas.
-//! Creates nothing by looking. Hands out connections; keeps one of its own for questions.
+//! One cluster seen from outside: which topics a namespace has, which broker serves a topic, how many partitions it
+//! has, its schemas. Creates nothing by looking. Hands out connections; keeps two of its own for questions.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +9,7 @@ use bytes::Bytes;
 
 use super::connection::{Connection, ConnectionError, Credentials};
 use super::proto::{self, BaseCommand, ServerError, kind};
-use super::topic::TopicName;
+use super::topic::{Namespace, TopicName};
 use super::transport::{Address, Dialer};
 
 /// A cluster. Cheap to clone.
@@ -23,6 +24,8 @@ struct Inner {
     credentials: Credentials,
     turn: AtomicUsize,
     questions: Mutex<Option<Connection>>,
+    /// An answer that lists more topics than a frame may hold breaks its connection, and nobody else's.
+    listings: Mutex<Option<Connection>>,
 }
 
 /// What a lookup found.
@@ -35,8 +38,8 @@ struct Owner {
 impl Client {
     /// A client of the cluster behind any of the `service` addresses.
     pub fn new(service: Vec<Address>, dialer: Dialer, credentials: Credentials) -> Self {
-        let inner =
-            Inner { service, dialer, credentials, turn: AtomicUsize::new(0), questions: Mutex::new(None) };
+        let (questions, listings) = (Mutex::new(None), Mutex::new(None));
+        let inner = Inner { service, dialer, credentials, turn: AtomicUsize::new(0), questions, listings };
         Self { inner: Arc::new(inner) }
     }
 
@@ -66,6 +69,25 @@ impl Client {
             }
             (_, _) => Ok(Some(answer.partitions.unwrap_or(0))),
         }
+    }
+
+    /// The persistent topics of a namespace, partitions folded into theirs.
+    pub async fn topics_of(&self, namespace: &Namespace) -> Result<BTreeSet<TopicName>, ConnectionError> {
+        let connection = self.kept(&self.inner.listings).await?;
+        let request_id = connection.next_id();
+        let question = BaseCommand {
+            r#type: kind::GET_TOPICS,
+            get_topics: Some(proto::GetTopics {
+                request_id,
+                namespace: namespace.to_string(),
+                mode: Some(MODE_PERSISTENT),
+            }),
+            ..BaseCommand::default()
+        };
+        let answer = connection.request(request_id, &question).await?.get_topics_response.unwrap_or_default();
+        // Some brokers add non-persistent ones, whatever they are asked for.
+        let topics = answer.topics.iter().filter_map(|name| TopicName::parse(name).ok());
+        Ok(topics.map(|topic| topic.base()).collect())
     }
 
     /// A new connection to the broker that serves `topic`.
@@ -140,10 +162,14 @@ impl Client {
         Err(ConnectionError::Lost(format!("a lookup was redirected more than {REDIRECTS_MAX} times")))
     }
 
-    /// The connection for questions, opened anew when the last one has ended. Two callers at once may each
-    /// open one; the later one is kept.
     async fn questions(&self) -> Result<Connection, ConnectionError> {
-        let kept = self.inner.questions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.kept(&self.inner.questions).await
+    }
+
+    /// The connection in this place, opened anew when the last one has ended. Two callers at once may each
+    /// open one; the later one is kept.
+    async fn kept(&self, place: &Mutex<Option<Connection>>) -> Result<Connection, ConnectionError> {
+        let kept = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(connection) = kept.filter(|connection| !connection.is_closed()) {
             return Ok(connection);
         }
@@ -157,7 +183,7 @@ impl Client {
             }
         }
         let connection = outcome?;
-        *self.inner.questions.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
         Ok(connection)
     }
 
@@ -166,6 +192,8 @@ impl Client {
     }
 }
 
+/// `CommandGetTopicsOfNamespace.Mode`.
+const MODE_PERSISTENT: i32 = 0;
 /// `CommandLookupTopicResponse.LookupType`.
 const LOOKUP_REDIRECT: i32 = 0;
 const LOOKUP_CONNECT: i32 = 1;

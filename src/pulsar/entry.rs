@@ -241,6 +241,13 @@ impl Facts {
         self.producer_name.as_ref().is_some_and(|name| name.starts_with(BRIDGE_NAME_PREFIX.as_bytes()))
     }
 
+    /// Whether a bridge brought it from this site, by the name that bridges register: `bridge/<from>/<to>/…`.
+    pub fn brought_from(&self, site: &str) -> bool {
+        let name = self.producer_name.as_deref().unwrap_or_default();
+        let from = name.strip_prefix(BRIDGE_NAME_PREFIX.as_bytes()).unwrap_or_default();
+        from.strip_prefix(site.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'/'))
+    }
+
     fn read(metadata: &Bytes) -> Result<Self, EntryError> {
         let mut facts = Self::default();
         let mut published = false;

@@ -43,6 +43,8 @@ messages! {
         #[prost(message, optional, tag = "29")] get_last_message_id: Option<GetLastMessageId>,
         #[prost(message, optional, tag = "30")] last_message_id: Option<LastMessageId>,
         #[prost(message, optional, tag = "31")] active_consumer_change: Option<ActiveConsumerChange>,
+        #[prost(message, optional, tag = "32")] get_topics: Option<GetTopics>,
+        #[prost(message, optional, tag = "33")] get_topics_response: Option<GetTopicsResponse>,
         #[prost(message, optional, tag = "34")] get_schema: Option<GetSchema>,
         #[prost(message, optional, tag = "35")] get_schema_response: Option<GetSchemaResponse>,
         #[prost(message, optional, tag = "36")] auth_challenge: Option<AuthChallenge>,
@@ -221,6 +223,16 @@ messages! {
         #[prost(uint64, required, tag = "1")] consumer_id: u64,
         #[prost(bool, optional, tag = "2")] is_active: Option<bool>,
     }
+    /// `CommandGetTopicsOfNamespace`; the mode is `PERSISTENT` where it is left out.
+    GetTopics {
+        #[prost(uint64, required, tag = "1")] request_id: u64,
+        #[prost(string, required, tag = "2")] namespace: String,
+        #[prost(int32, optional, tag = "3")] mode: Option<i32>,
+    }
+    GetTopicsResponse {
+        #[prost(uint64, required, tag = "1")] request_id: u64,
+        #[prost(string, repeated, tag = "2")] topics: Vec<String>,
+    }
     /// A schema, passed on as its bytes.
     GetSchema {
         #[prost(uint64, required, tag = "1")] request_id: u64,
@@ -280,6 +292,8 @@ pub mod kind {
     pub const GET_LAST_MESSAGE_ID: i32 = 29;
     pub const LAST_MESSAGE_ID: i32 = 30;
     pub const ACTIVE_CONSUMER_CHANGE: i32 = 31;
+    pub const GET_TOPICS: i32 = 32;
+    pub const GET_TOPICS_RESPONSE: i32 = 33;
     pub const GET_SCHEMA: i32 = 34;
     pub const GET_SCHEMA_RESPONSE: i32 = 35;
     pub const AUTH_CHALLENGE: i32 = 36;

@@ -198,6 +198,7 @@ fn answered_request(command: &BaseCommand) -> Option<u64> {
         .or(c.lookup_response.as_ref().map(|a| a.request_id))
         .or(c.last_message_id.as_ref().map(|a| a.request_id))
         .or(c.ack_response.as_ref().and_then(|a| a.request_id))
+        .or(c.get_topics_response.as_ref().map(|a| a.request_id))
         .or(c.get_schema_response.as_ref().map(|a| a.request_id))
         .or(c.get_or_create_schema_response.as_ref().map(|a| a.request_id))
 }

@@ -71,6 +71,22 @@ impl TopicName {
         }
     }
 
+    /// Where it lies.
+    pub fn namespace(&self) -> Namespace {
+        Namespace { tenant: self.tenant.clone(), name: self.namespace.clone() }
+    }
+
+    /// Its name within its namespace, with its partition suffix.
+    pub fn local_name(&self) -> &str {
+        &self.name
+    }
+
+    /// The topic of the same name in another namespace.
+    pub fn moved_to(&self, namespace: &Namespace) -> Self {
+        let (tenant, name) = (namespace.tenant.clone(), self.name.clone());
+        Self { tenant, namespace: namespace.name.clone(), name }
+    }
+
     /// `tenant/namespace/name`, as the admin API's paths want it (not yet percent-encoded).
     pub fn rest_parts(&self) -> [&str; 3] {
         [&self.tenant, &self.namespace, &self.name]
@@ -81,6 +97,38 @@ impl fmt::Display for TopicName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "persistent://{}/{}/{}", self.tenant, self.namespace, self.name)
     }
+}
+
+/// A namespace: where topics lie, and by which brokers list them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Namespace {
+    tenant: String,
+    name: String,
+}
+
+impl Namespace {
+    /// Parses `persistent://tenant/namespace` or `tenant/namespace`.
+    pub fn parse(text: &str) -> Result<Self, TopicError> {
+        let malformed = || TopicError::Malformed(text.chars().take(NAME_LEN_MAX).collect());
+        let rest = text.strip_prefix("persistent://").unwrap_or(text);
+        let (tenant, name) = rest.split_once('/').ok_or_else(malformed)?;
+        let is_plain = |part: &str| !part.is_empty() && part.chars().all(is_plain_char);
+        if text.len() > NAME_LEN_MAX || !is_plain(tenant) || !is_plain(name) {
+            return Err(malformed());
+        }
+        Ok(Self { tenant: tenant.into(), name: name.into() })
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.tenant, self.name)
+    }
+}
+
+/// What brokers allow in names of tenants and namespaces (`NamedEntity.NAMED_ENTITY_PATTERN`).
+fn is_plain_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '=' | ':' | '.' | '_')
 }
 
 const PARTITION_MARK: &str = "-partition-";
@@ -114,6 +162,17 @@ mod tests {
         for text in ["a/b/c-partition-00", "a/b/c-partition-+1", "a/b/c-partition-"] {
             let topic = TopicName::parse(text).unwrap();
             assert_eq!((topic.partition_index(), topic.base()), (None, topic), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_topic_moves_to_another_namespace_with_its_name_and_partition() {
+        let topic = TopicName::parse("a/b/c-partition-3").unwrap();
+        let moved = topic.moved_to(&Namespace::parse("persistent://x/y").unwrap());
+        assert_eq!(moved.to_string(), "persistent://x/y/c-partition-3");
+        assert_eq!((moved.namespace().to_string().as_str(), moved.local_name()), ("x/y", "c-partition-3"));
+        for bad in ["", "a", "a/", "/b", "a/b/c", "persistent://a", "non-persistent://a/b", "a/b*", "a/b "] {
+            assert!(matches!(Namespace::parse(bad), Err(TopicError::Malformed(_))), "{bad}");
         }
     }
 

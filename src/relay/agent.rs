@@ -13,6 +13,7 @@ use super::context::{Context, RouteSpec, Start};
 use super::control::{self, RefusedTopic};
 use super::frames::{Kind, Open, Stop};
 use super::lane::{Allowance, FromSource, LaneHandle, OpenSink};
+use super::opening::{NO_QUARANTINE, NOT_DECLARED, NOT_RECEIVED, Rules, generation_behind};
 use super::progress::Progress;
 use super::reason::Reason;
 use super::refusal::Refusal;
@@ -21,7 +22,7 @@ use super::routes::Routes;
 use super::session::Halt;
 use super::sink::Sink;
 use super::status::{End, Key, State};
-use crate::policy::Policies;
+use crate::policy::{Policies, TopicRules};
 use crate::pulsar::topic::TopicName;
 use crate::tunnel::link::{LinkUp, TunnelEvent};
 
@@ -40,10 +41,14 @@ struct Gate {
     declared: Vec<RouteSpec>,
     /// What each peer may do here.
     policies: Policies,
-    slots: Mutex<HashMap<String, HashMap<String, Slot>>>,
+    /// By peer.
+    slots: Mutex<HashMap<String, Slots>>,
     /// When a refusal was last told of each peer, and how many were not.
     said: Mutex<HashMap<String, (Instant, u64)>>,
 }
+
+/// By source topic-partition and, where it has another name here, that.
+type Slots = HashMap<(String, String), Slot>;
 
 /// The sink of one source topic-partition; a newer session replaces an older one, never beside it.
 struct Slot {
@@ -177,15 +182,23 @@ impl Gate {
             let name = route.name.clone();
             // Another name could be somebody's own subscription, and its messages be acknowledged for good.
             let is_its_own = route.subscription == own_subscription(&route.from, &route.to);
+            let refused = |topic: &str| {
+                let code = Reason::RefusedByPolicy.code().into();
+                RefusedTopic { route: name.clone(), topic: topic.to_owned(), code }
+            };
             route.topics.retain(|topic| {
                 let allowed = is_its_own && self.may_send(peer, topic);
                 if !allowed {
-                    let code = Reason::RefusedByPolicy.code().into();
-                    refusals.push(RefusedTopic { route: name.clone(), topic: topic.to_string(), code });
+                    refusals.push(refused(&topic.to_string()));
                 }
                 allowed
             });
-            if !route.topics.is_empty() {
+            let send = self.policies.of(peer).map(|policy| policy.send.clone()).unwrap_or_default();
+            let send = if is_its_own { send } else { TopicRules::default() };
+            let beyond = route.patterns.remove_beyond(&send);
+            refusals.extend(beyond.iter().map(|pattern| refused(pattern.text())));
+            route.patterns = route.patterns.within(send);
+            if !route.topics.is_empty() || !route.patterns.is_empty() {
                 believed.push(route);
             }
         }
@@ -216,10 +229,10 @@ impl Gate {
         let Some(route) = self.declared.iter().find(ours) else {
             return;
         };
-        let Some(topic) = route.topics.iter().find(|topic| topic.to_string() == refused.topic) else {
+        let Some(topic) = shown_names(route).find(|name| *name == refused.topic) else {
             return;
         };
-        let mut row = self.row(End::Sink, &route.name, &route.from, &route.to, topic);
+        let mut row = self.row(End::Sink, &route.name, &route.from, &route.to, &topic);
         // Said once, of what does not run: a peer may refuse as often as it likes, and contradict itself.
         let is_news = row.row.state == State::Waiting
             && row.row.reason.as_deref() != Some(Reason::RefusedByPolicy.code());
@@ -231,15 +244,28 @@ impl Gate {
     /// Rows for what we declared and the other side has to send: until it does, somebody may ask why.
     fn show_awaited(&self) {
         for route in self.declared.iter().filter(|route| route.to == self.context.site) {
-            for topic in &route.topics {
-                self.row(End::Sink, &route.name, &route.from, &route.to, topic)
+            for topic in shown_names(route) {
+                self.row(End::Sink, &route.name, &route.from, &route.to, &topic)
                     .halted(Reason::NotOpened, "the source's side has not opened it");
             }
         }
     }
 
-    fn row(&self, end: End, route: &str, from: &str, to: &str, topic: &TopicName) -> Progress {
-        Progress::new(self.context.board.clone(), end, route, &topic.to_string(), from, to)
+    /// A pattern's row said only that nothing had been opened.
+    fn forget_awaited(&self, open: &Open) {
+        let ours = |route: &&RouteSpec| route.name == open.route && route.from == open.from;
+        let (Some(route), Ok(topic)) = (self.declared.iter().find(ours), TopicName::parse(&open.topic))
+        else {
+            return;
+        };
+        for pattern in route.patterns.items().iter().filter(|pattern| pattern.matches(&topic)) {
+            let (topic, from, to) = (pattern.text().to_owned(), open.from.clone(), open.to.clone());
+            self.context.board.remove(&Key { route: route.name.clone(), topic, from, to, end: End::Sink });
+        }
+    }
+
+    fn row(&self, end: End, route: &str, from: &str, to: &str, topic: &str) -> Progress {
+        Progress::new(self.context.board.clone(), end, route, topic, from, to)
     }
 
     /// Where our policy for this peer stands in the configuration.
@@ -284,8 +310,10 @@ impl Gate {
         allowance: Arc<Allowance>,
         from_source: mpsc::Receiver<FromSource>,
     ) {
-        let entered = self.admit(&lane.link().peer, &open).and_then(|()| self.enter(&open));
-        let Entered { superseded, finished, holes, predecessor } = match entered {
+        let rules = Rules { site: &self.context.site, declared: &self.declared, policies: &self.policies };
+        let entered = rules.admit(&lane.link().peer, &open);
+        let entered = entered.and_then(|destination| Ok((destination, self.enter(&open)?)));
+        let (destination, Entered { superseded, finished, holes, predecessor }) = match entered {
             Ok(entered) => entered,
             Err(refusal) => {
                 self.show_refused_open(&lane.link().peer, &open, &refusal.halt);
@@ -306,69 +334,13 @@ impl Gate {
                 self.context.board.remove(&row);
             }
         }
+        self.forget_awaited(&open);
+        let _feeds = self.context.feeders.feed(&destination, &open.from, &open.fed_by);
         let context = self.context.clone();
-        let sink = Sink { context, open, lane, allowance, holes, superseded };
+        let sink = Sink { context, open, destination, lane, allowance, holes, superseded };
         // Also when the sink panics: the next session waits for it.
         let _finished = finished.drop_guard();
         sink.run(from_source).await;
-    }
-
-    /// Who declares a route allows it for itself, and the other side must allow it too: what we declared may be
-    /// opened, and of the rest what our policy receives.
-    fn admit(&self, peer: &str, open: &Open) -> Result<(), Refusal> {
-        let refused = |detail: &str| Refusal::of(Reason::RefusedByPolicy, detail);
-        let topic = TopicName::parse(&open.topic).map_err(|_| refused("it is no topic's name"))?;
-        if open.partitions > PARTITIONS_MAX {
-            return Err(refused("more partitions than any topic here may have"));
-        }
-        let canonical = topic.to_string() == open.topic && control::is_name(&open.route);
-        if open.from != peer || open.to != self.context.site || !canonical {
-            return Err(refused(
-                "its names are not those of the two sites, or not written as they should be",
-            ));
-        }
-        // `x-partition-7` of a topic that has no such partition would be an ordinary topic beside it.
-        if topic.partition_index().is_some_and(|index| index >= open.partitions)
-            || topic.partition_index().is_none() && open.partitions > 0
-        {
-            return Err(Refusal::of(Reason::PartitionMismatch, "the topic has no such partition"));
-        }
-        let ours =
-            |route: &&RouteSpec| route.name == open.route && route.from == open.from && route.to == open.to;
-        let declared = self.declared.iter().find(ours);
-        self.admit_quarantine(peer, open, declared)?;
-        let Some(route) = declared else {
-            let allowed = self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic));
-            return if allowed { Ok(()) } else { Err(refused(NOT_RECEIVED)) };
-        };
-        if route.generation > open.generation {
-            return Err(generation_behind(open.generation, route.generation, "its declaration here says"));
-        }
-        if route.topics.contains(&topic.base()) { Ok(()) } else { Err(refused(NOT_DECLARED)) }
-    }
-
-    /// A quarantine topic is one that the peer may write to as to any other, or the one that we declared.
-    fn admit_quarantine(&self, peer: &str, open: &Open, declared: Option<&RouteSpec>) -> Result<(), Refusal> {
-        let refused = |detail: &str| Err(Refusal::of(Reason::RefusedByPolicy, detail));
-        if Refused::of_pairs(&open.refused).is_none() {
-            return refused("what it names as refused is no list of entries");
-        }
-        let Some(name) = &open.quarantine else {
-            return if open.refused.is_empty() {
-                Ok(())
-            } else {
-                refused("refused entries without a quarantine")
-            };
-        };
-        let topic = TopicName::parse(name).ok().filter(|topic| {
-            topic.to_string() == *name && topic.partition_index().is_none() && *name != open.topic
-        });
-        let Some(topic) = topic else {
-            return refused("its quarantine is no topic that may be one");
-        };
-        let allowed = self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic));
-        let ours = declared.is_some_and(|route| route.quarantine.as_ref() == Some(&topic));
-        if allowed || ours { Ok(()) } else { refused(NO_QUARANTINE) }
     }
 
     /// Takes the partition's slot; gives what to wait for before it is really free.
@@ -376,7 +348,8 @@ impl Gate {
         let mut all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // By peer, whose name is authenticated: one that takes all its places takes nobody else's.
         let slots = all.entry(open.from.clone()).or_default();
-        let previous = slots.get(&open.topic);
+        let key = (open.topic.clone(), open.destination.clone());
+        let previous = slots.get(&key);
         if let Some(newer) = previous.filter(|slot| slot.generation > open.generation) {
             return Err(generation_behind(open.generation, newer.generation, "the destination has seen"));
         }
@@ -407,7 +380,7 @@ impl Gate {
             superseded: superseded.clone(),
             finished: finished.clone(),
         };
-        let predecessor = slots.insert(open.topic.clone(), slot).inspect(|previous| {
+        let predecessor = slots.insert(key, slot).inspect(|previous| {
             tracing::debug!(topic = %open.topic, old = previous.session, new = open.session, "session taken over");
             previous.superseded.cancel();
         });
@@ -428,9 +401,10 @@ impl Gate {
         // A refused topic gets no row: its name is the peer's word, and there may be any number of them.
         let shown = |text: &str| text.escape_default().take(SHOWN_LEN_MAX).collect::<String>();
         let (topic, Halt { reason, detail, .. }) = (shown(&open.topic), halt);
+        let here = shown(if open.destination.is_empty() { &open.topic } else { &open.destination });
         let remedy = match detail.as_str() {
             NOT_RECEIVED => {
-                format!("add {topic} to {} here, if it may come in", self.policy_of(peer, "receive"))
+                format!("add {here} to {} here, if it may come in", self.policy_of(peer, "receive"))
             }
             NO_QUARANTINE => {
                 let quarantine = shown(open.quarantine.as_deref().unwrap_or_default());
@@ -450,12 +424,14 @@ fn lock(routes: &Mutex<Routes>) -> MutexGuard<'_, Routes> {
     routes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn held(holes: &Mutex<Refused>) -> MutexGuard<'_, Refused> {
-    holes.lock().unwrap_or_else(PoisonError::into_inner)
+/// What stands for a route on the board before any of its topics is opened.
+fn shown_names(route: &RouteSpec) -> impl Iterator<Item = String> + '_ {
+    let patterns = route.patterns.items().iter().map(|pattern| pattern.text().to_owned());
+    route.topics.iter().map(TopicName::to_string).chain(patterns)
 }
 
-fn generation_behind(opened: u32, seen: u32, by: &str) -> Refusal {
-    Refusal::of(Reason::GenerationBehind, &format!("this route says {opened}, {by} {seen}"))
+fn held(holes: &Mutex<Refused>) -> MutexGuard<'_, Refused> {
+    holes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a peer may name as the source's cursor: the one that nobody else has.
@@ -463,17 +439,11 @@ fn own_subscription(from: &str, to: &str) -> String {
     format!("bridge.{from}.{to}")
 }
 
-/// Details that have a remedy of their own.
-const NOT_RECEIVED: &str = "this site's policy (`receive`) does not name the topic";
-const NO_QUARANTINE: &str = "this site's policy (`receive`) does not name the route's quarantine topic";
-const NOT_DECLARED: &str = "the route is declared here without the topic";
 /// Topic-partitions that one peer may publish here at once.
 const SLOTS_MAX: usize = 20_000;
 /// A peer that is refused again and again is told of this often.
 const REFUSALS_SAID_EVERY: Duration = Duration::from_secs(10);
 /// More peers than anybody configures.
 const PEERS_SAID_MAX: usize = 10_000;
-/// Partitions that a peer may have us create with a topic.
-const PARTITIONS_MAX: u32 = 4096;
 /// A peer's strings are cut where they are shown.
 const SHOWN_LEN_MAX: usize = 256;

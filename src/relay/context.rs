@@ -1,13 +1,16 @@
 //! What all partitions of one agent share: the own cluster, the lanes, the board, the budgets. Plain wiring.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
+use super::feeders::Feeders;
 use super::lanes::Lanes;
 use super::status::Board;
+use crate::policy::{Patterns, Renaming};
 use crate::pulsar::client::Client;
 use crate::pulsar::rest::AdminRest;
 use crate::pulsar::topic::TopicName;
@@ -45,8 +48,16 @@ pub struct RouteSpec {
     pub from: String,
     /// The site that publishes.
     pub to: String,
-    /// Its topics, without partitions.
+    /// The topics that it names, without partitions.
     pub topics: Vec<TopicName>,
+    /// And those that match, whenever they appear.
+    pub patterns: Patterns,
+    /// Their names at the destination.
+    pub renaming: Renaming,
+    /// The destination may have another number of partitions.
+    pub any_partitions: bool,
+    /// Passes on what bridges brought from other sites than `to`.
+    pub onward: bool,
     /// Part of the producer name: raised to send under a new one.
     pub generation: u32,
     /// The durable subscription at the source.
@@ -57,6 +68,13 @@ pub struct RouteSpec {
     pub joining: Option<super::batching::Limits>,
     /// The topic at the destination for what its broker refuses; without one the route stops.
     pub quarantine: Option<TopicName>,
+}
+
+impl RouteSpec {
+    /// Whether it relays the topic, or would if it were there.
+    pub fn carries(&self, topic: &TopicName) -> bool {
+        self.topics.contains(&topic.base()) || self.patterns.take(topic)
+    }
 }
 
 /// What every task of the relay gets.
@@ -71,6 +89,8 @@ pub struct Context {
     pub lanes: Lanes,
     /// What is published about routes.
     pub board: Board,
+    /// Which sites feed the topics here.
+    pub feeders: Arc<Feeders>,
     /// Bytes that sources hold between broker and lane.
     pub source_budget: Budget,
     /// Bytes that sinks hold between lane and broker.
@@ -90,6 +110,7 @@ impl Context {
             instance: format!("{:012x}", first_session >> 16),
             cluster,
             lanes: Lanes::new(),
+            feeders: Arc::default(),
             board,
             source_budget: Budget::new(SOURCE_BYTES, SOURCE_SHARE_MIN, SOURCE_SHARE_MAX),
             sink_budget: Budget::new(SINK_BYTES, SINK_SHARE_MIN, SINK_SHARE_MAX),

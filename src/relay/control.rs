@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::context::{RouteSpec, Start};
+use crate::policy::{PATTERNS_MAX, Pattern, Patterns, RENAMES_MAX, Renaming, TopicRules};
 use crate::pulsar::fields::{Field, Fields, Value};
 use crate::pulsar::topic::TopicName;
 use crate::tunnel::link::CONTROL_MESSAGE_LEN_MAX;
@@ -68,9 +69,35 @@ pub struct DeclaredRoute {
     /// Joining, where it is wanted.
     #[prost(message, optional, tag = "7")]
     pub joining: Option<DeclaredJoining>,
+    /// Patterns of topics; `topics` may then be empty.
+    #[prost(string, repeated, tag = "8")]
+    pub patterns: Vec<String>,
+    /// Topics and patterns that the patterns do not take.
+    #[prost(string, repeated, tag = "9")]
+    pub exclude: Vec<String>,
+    /// Names at the destination.
+    #[prost(message, repeated, tag = "10")]
+    pub rename: Vec<DeclaredName>,
+    /// Passes on what bridges brought.
+    #[prost(bool, tag = "11")]
+    pub onward: bool,
+    /// The destination may have another number of partitions.
+    #[prost(bool, tag = "12")]
+    pub any_partitions: bool,
     /// The topic at the destination for what its broker refuses, where there is one.
     #[prost(string, optional, tag = "14")]
     pub quarantine: Option<String>,
+}
+
+/// A topic or namespace, and what it is called at the destination.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeclaredName {
+    /// At the source.
+    #[prost(string, tag = "1")]
+    pub from: String,
+    /// At the destination.
+    #[prost(string, tag = "2")]
+    pub to: String,
 }
 
 /// How far small entries are joined.
@@ -94,7 +121,9 @@ pub enum DeclarationError {
     #[error("the declaration of routes cannot be decoded")]
     Malformed,
     /// More than anybody configures.
-    #[error("more than {ROUTES_MAX} routes or {TOPICS_MAX} topics are declared or refused")]
+    #[error(
+        "more than {ROUTES_MAX} routes, {TOPICS_MAX} topics or {PATTERNS_MAX} patterns are declared or refused"
+    )]
     TooMany,
     /// A name, topic or number that no configuration would accept.
     #[error("a declared route is not valid: {0}")]
@@ -119,6 +148,11 @@ pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
                 bytes: u32::try_from(limits.bytes).unwrap_or(u32::MAX),
                 any_key: limits.any_key,
             }),
+            patterns: route.patterns.items().iter().map(|pattern| pattern.text().to_owned()).collect(),
+            exclude: route.patterns.exclude().texts().to_vec(),
+            rename: route.renaming.rules().map(|(from, to)| DeclaredName { from, to }).collect(),
+            onward: route.onward,
+            any_partitions: route.any_partitions,
             quarantine: route.quarantine.as_ref().map(ToString::to_string),
         });
     let declaration = Some(Declaration { routes: declared.collect() });
@@ -143,21 +177,26 @@ pub fn decode(message: &[u8]) -> Result<ControlMessage, DeclarationError> {
 /// Counts what is repeated before any of it is decoded: an empty route has two bytes on the wire and some 160 in
 /// memory.
 fn count(message: &[u8]) -> Result<(), DeclarationError> {
-    let (mut routes, mut topics) = (0, 0);
+    let (mut routes, mut topics, mut patterns, mut names) = (0, 0, 0, 0);
     // A declaration that stands twice is joined, so both count.
     for declaration in parts(message, DECLARATION) {
         for route in parts(declaration?, ROUTES) {
             routes += 1;
-            for topic in parts(route?, TOPICS) {
+            let route = route?;
+            for topic in parts(route, TOPICS) {
                 topic?;
                 topics += 1;
             }
+            patterns += parts(route, PATTERNS).chain(parts(route, EXCLUDE)).count();
+            names += parts(route, RENAME).count();
         }
     }
     let refusals = parts(message, REFUSALS).count();
-    match routes > ROUTES_MAX || topics > TOPICS_MAX || refusals > TOPICS_MAX {
-        true => Err(DeclarationError::TooMany),
-        false => Ok(()),
+    let too_many = topics > TOPICS_MAX || refusals > TOPICS_MAX || patterns > PATTERNS_MAX;
+    if too_many || names > RENAMES_MAX || routes > ROUTES_MAX {
+        Err(DeclarationError::TooMany)
+    } else {
+        Ok(())
     }
 }
 
@@ -207,9 +246,17 @@ fn check_route(
     if !topics.iter().all(|topic| is_plain(topic) && seen.insert(topic)) {
         return Err(DeclarationError::Route("a topic that is a partition, repeated, or not ASCII"));
     }
+    let patterns = check_patterns(&route.patterns, &route.exclude)?;
+    let mut renaming = Renaming::default();
+    for name in &route.rename {
+        renaming
+            .add(&name.from, &name.to)
+            .map_err(|_| DeclarationError::Route("a name at the destination"))?;
+    }
     let quarantine = route.quarantine.as_deref().map(TopicName::parse).transpose();
     let quarantine = quarantine.map_err(|_| DeclarationError::Route("its quarantine"))?;
-    if quarantine.as_ref().is_some_and(|topic| !is_plain(topic) || topics.contains(topic)) {
+    let own = |topic: &TopicName| Some(renaming.destination(topic)) == quarantine;
+    if quarantine.as_ref().is_some_and(|topic| !is_plain(topic) || topics.iter().any(own)) {
         return Err(DeclarationError::Route("its quarantine"));
     }
     if route.generation == 0 {
@@ -225,12 +272,23 @@ fn check_route(
         from: route.from,
         to: route.to,
         topics,
+        patterns,
+        renaming,
+        onward: route.onward,
+        any_partitions: route.any_partitions,
         generation: route.generation,
         subscription: route.subscription,
         start,
         joining,
         quarantine,
     })
+}
+
+fn check_patterns(patterns: &[String], exclude: &[String]) -> Result<Patterns, DeclarationError> {
+    let items = patterns.iter().map(|text| Pattern::parse(text)).collect::<Result<_, _>>();
+    let items = items.map_err(|_| DeclarationError::Route("a pattern"))?;
+    let exclude = TopicRules::parse(exclude).map_err(|_| DeclarationError::Route("an exclusion"))?;
+    Ok(Patterns::new(items, exclude))
 }
 
 /// A name that may be logged and shown: short, printable, one word.
@@ -243,6 +301,9 @@ const DECLARATION: u32 = 1;
 const REFUSALS: u32 = 2;
 const ROUTES: u32 = 1;
 const TOPICS: u32 = 4;
+const PATTERNS: u32 = 8;
+const EXCLUDE: u32 = 9;
+const RENAME: u32 = 10;
 /// Routes of one declaration.
 pub const ROUTES_MAX: usize = 1000;
 /// Messages and bytes of a joined batch, as a configuration may have them.
@@ -258,11 +319,17 @@ mod tests {
     use crate::pulsar::fields;
 
     fn spec() -> RouteSpec {
+        let mut renaming = Renaming::default();
+        renaming.add("persistent://a/b", "persistent://c/d").unwrap();
         RouteSpec {
+            renaming,
+            onward: true,
+            any_partitions: true,
             name: "results".into(),
             from: "bank".into(),
             to: "riskfuel".into(),
             topics: vec![TopicName::parse("a/b/c").unwrap()],
+            patterns: check_patterns(&["persistent://a/b/x.*".into()], &["a/b/xx".into()]).unwrap(),
             generation: 2,
             subscription: "bridge.bank.riskfuel".into(),
             start: Start::Latest,
@@ -300,6 +367,14 @@ mod tests {
         for message in [declared(ROUTES_MAX, TOPICS_MAX), refused(TOPICS_MAX)] {
             assert_eq!(decode(&message.encode_to_vec()), Ok(message));
         }
+        let matching = |patterns: usize| {
+            let exclude = vec!["a".to_owned(); patterns / 2];
+            let patterns = vec!["a".to_owned(); patterns - patterns / 2];
+            let routes = vec![DeclaredRoute { patterns, exclude, ..<_>::default() }];
+            ControlMessage { declaration: Some(Declaration { routes }), refusals: Vec::new() }.encode_to_vec()
+        };
+        assert!(decode(&matching(PATTERNS_MAX)).is_ok());
+        assert_eq!(decode(&matching(PATTERNS_MAX + 1)), Err(DeclarationError::TooMany));
         let half = declared(ROUTES_MAX, 0).encode_to_vec();
         let twice = [half.clone(), half].concat();
         let full = declared(CONTROL_MESSAGE_LEN_MAX / 2 - 4, 0).encode_to_vec();
@@ -333,12 +408,40 @@ mod tests {
             RouteSpec { name: "x".repeat(300), ..spec() },
             RouteSpec { subscription: "pulsar.dedup".into(), ..spec() },
             RouteSpec { generation: 0, ..spec() },
-            RouteSpec { quarantine: Some(TopicName::parse("a/b/c").unwrap()), ..spec() },
+            RouteSpec {
+                quarantine: Some(TopicName::parse("a/b/c").unwrap()),
+                renaming: Renaming::default(),
+                ..spec()
+            },
             RouteSpec { quarantine: Some(TopicName::parse("a/b/x-partition-1").unwrap()), ..spec() },
         ];
         for case in cases {
             let message = encode(&[case], "bank").unwrap();
             assert!(matches!(received(&message, "bank", Start::Latest), Err(DeclarationError::Route(_))));
+        }
+        let declared = |patterns: &str, exclude: &str| DeclaredRoute {
+            name: "results".into(),
+            from: "bank".into(),
+            to: "riskfuel".into(),
+            generation: 1,
+            subscription: "bridge.bank.riskfuel".into(),
+            patterns: vec![patterns.into()],
+            exclude: vec![exclude.into()],
+            ..DeclaredRoute::default()
+        };
+        let huge = r"persistent://a/b/(\w{200}){200}";
+        for (pattern, exclude, fits) in [
+            ("persistent://a/b/.*", "a/b/c", true),
+            (".*", "a/b/c", false),
+            ("persistent://a/.*", "a/b/c", false),
+            (huge, "a/b/c", false),
+            ("persistent://a/b/.*", huge, false),
+            ("persistent://a/b/x\ny.*", "a/b/c", false),
+            ("persistent://a/b/.*", "non-persistent://a/b/c", false),
+        ] {
+            let declaration = Declaration { routes: vec![declared(pattern, exclude)] };
+            let checked = check(declaration, "bank", "riskfuel", Start::Latest);
+            assert_eq!(checked.is_ok(), fits, "{pattern} {exclude}");
         }
         let foreign = encode(&[RouteSpec { to: "third".into(), ..spec() }], "bank").unwrap();
         assert_eq!(received(&foreign, "bank", Start::Latest), Err(DeclarationError::Foreign));

@@ -1,7 +1,9 @@
 //! What a running session holds: its window, what waits to be joined, and where it stands. Decides what is read,
 //! sent and acknowledged next; holds no socket.
 
-use tokio::sync::mpsc;
+use std::collections::BTreeSet;
+
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::batching::{Batching, Boundary, Unit};
@@ -30,7 +32,11 @@ pub(super) struct Flow {
     /// What goes to the quarantine in this session, and stays marked until it is acknowledged.
     pub(super) refused: Refused,
     pub(super) heard_at: Instant,
+    pub(super) fed: Option<Fed>,
 }
+
+/// Where changes are heard of which sites feed the topic, and those that the destination was told.
+pub(super) type Fed = (watch::Receiver<()>, BTreeSet<String>);
 
 impl Flow {
     pub(super) fn new(
@@ -56,6 +62,7 @@ impl Flow {
             has_read: false,
             refused,
             heard_at: Instant::now(),
+            fed: None,
         }
     }
 

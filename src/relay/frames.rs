@@ -76,6 +76,15 @@ pub struct Open {
     /// The route's generation.
     #[prost(uint32, tag = "8")]
     pub generation: u32,
+    /// The topic at the destination, without partition, where it has another name there.
+    #[prost(string, tag = "9")]
+    pub destination: String,
+    /// The sites whose messages come with the topic, where the route passes on what bridges brought.
+    #[prost(string, repeated, tag = "10")]
+    pub fed_by: Vec<String>,
+    /// The destination may have another number of partitions.
+    #[prost(bool, tag = "11")]
+    pub any_partitions: bool,
     /// The topic at the destination for what its broker refuses, where the route has one.
     #[prost(string, optional, tag = "14")]
     pub quarantine: Option<String>,

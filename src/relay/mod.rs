@@ -1,7 +1,7 @@
 //! The relay: whole entries carried from a source topic to a destination topic through a link.
 //! Knows the Pulsar wire and the lanes of the tunnel; never a configuration file.
 //!
-//! The way of an entry: `routes` finds its topic, `source` attaches to the subscription, `session` reads it and
+//! The way of an entry: `routes` (by a pattern, `listing`) finds its topic, `source` attaches to the subscription, `session` reads it and
 //! asks `batching` and `window`, `lane` carries its `frames`, `sink` publishes it to its `destination`, and the
 //! receipt comes back the same way until `window` lets it be acknowledged.
 
@@ -15,10 +15,16 @@ pub mod replay;
 pub mod status;
 
 mod control;
+mod opening;
+
+mod claims;
+mod listing;
+mod matching;
 mod routes;
 
 mod flow;
 mod hole;
+mod marking;
 mod owed;
 mod session;
 mod source;
@@ -32,6 +38,7 @@ mod lane;
 mod lanes;
 
 mod destination;
+mod feeders;
 mod publishing;
 mod quarantine;
 mod refusal;

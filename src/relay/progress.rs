@@ -29,6 +29,7 @@ impl Progress {
         let fresh = PartitionStatus {
             route: route.into(),
             topic: topic.into(),
+            destination: None,
             from: from.into(),
             to: to.into(),
             end,
@@ -129,9 +130,10 @@ impl Progress {
 
     /// What an operator can do, and where.
     fn remedy(&self, reason: Reason) -> String {
-        let PartitionStatus { from, to, topic, end, .. } = &self.row;
+        let PartitionStatus { from, to, topic, destination, end, .. } = &self.row;
         match (reason, end) {
             (Reason::RefusedByPolicy, End::Source) => {
+                let topic = destination.as_ref().unwrap_or(topic);
                 format!("have {topic} added to the policy (`receive`) of {to}, whose log says more")
             }
             (Reason::RefusedByPolicy, End::Sink) => {

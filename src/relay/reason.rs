@@ -61,6 +61,8 @@ reasons! {
     LinkDown "link_down" Soon "see the link's own reason in `bridge status`";
     /// The source topic does not exist.
     SourceMissing "source_missing" Soon "none needed: it is picked up when it appears; if it never does, check the topic's name in the route";
+    /// More topics match a route's patterns than one route may have.
+    TooManyTopics "too_many_topics" Later "a route relays at most 1000 topics, and the log names some of those that are left out: narrow its patterns, `exclude` topics, or make two routes of it";
     /// Another replica of this site is active on the subscription.
     Standby "standby" Soon "none needed: this replica takes over when the active one goes";
     /// The source cluster cannot be reached.
@@ -70,7 +72,7 @@ reasons! {
     /// The source cluster refuses us.
     SourceNotPermitted "source_not_permitted" Later "grant the bridge's role `consume` on the source topic, or give it another token or certificate";
     /// Another consumer holds the subscription exclusively.
-    SubscriptionInUse "subscription_in_use" Later "another consumer holds the bridge's subscription: another replica runs (then drop \"replicas\": 1), or another bridge uses the name (then set the route's \"subscription\")";
+    SubscriptionInUse "subscription_in_use" Later "another consumer holds the bridge's subscription: another replica runs (then drop \"replicas\": 1), or another route or bridge uses the name (then set the route's \"subscription\")";
     /// The source broker went on behind entries that are not acknowledged.
     SourceGap "source_gap" Soon "none needed: the subscription is read anew; if it lasts, unload the source topic";
     /// The other side did not get ready in time.
@@ -86,9 +88,11 @@ reasons! {
     /// The destination topic does not exist and cannot be created from here.
     DestinationMissing "destination_missing" Later "create the destination topic with the source's number of partitions, or set pulsar.admin_url there for a role that may";
     /// Source and destination differ in partitions.
-    PartitionMismatch "partition_mismatch" Later "give the destination topic the source's number of partitions";
+    PartitionMismatch "partition_mismatch" Later "give the destination topic the source's number of partitions, or say \"partitions\": \"any\" in the route; with pulsar.admin_url there and a role that may, the bridge adds those that are missing";
     /// Somebody else published under our producer name.
     AnotherWriter "another_writer" Soon "none needed once: the session is opened anew; if it lasts, two bridges use the same site names";
+    /// The route would bring the destination's own messages back to it.
+    OnwardRing "onward_ring" Later "routes with \"onward\" form a ring, in which every message would go round for ever: take \"onward\" from one of them (the destination's log names the sites: `detail`)";
     /// The other side's policy does not allow the route.
     RefusedByPolicy "refused_by_policy" Later "have the topic added to the policy of the site that refused it";
     /// The peer gave no reason that this version knows.

@@ -31,8 +31,8 @@ pub struct Replay<'a> {
     pub from: String,
     /// The site that refused them: this one.
     pub to: String,
-    /// Whether entries of the route may go to this topic.
-    pub allows: Box<dyn Fn(&TopicName) -> bool + Send + 'a>,
+    /// Whether the route brings entries from where a record says to where it says.
+    pub allows: Box<dyn Fn(&Record) -> bool + Send + 'a>,
     /// Only the records of entries that lay here at the source.
     pub position: Option<Position>,
     /// At most so many records.
@@ -176,7 +176,7 @@ impl Replay<'_> {
         summary.records += 1;
         let schema_lost = record.schema_version.is_none()
             && entry.facts().schema_version.as_ref().is_some_and(|version| !version.is_empty());
-        let outcome = match (self.dry_run, (self.allows)(&record.destination)) {
+        let outcome = match (self.dry_run, (self.allows)(&record)) {
             (_, false) => Outcome::NotAllowed,
             (true, true) => Outcome::Listed,
             (false, true) => self.publish(&record, &entry).await?,

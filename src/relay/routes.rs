@@ -1,5 +1,6 @@
-//! The routes whose source is here: finds their topics and partitions, keeps one source for each, and stops those
-//! that are no longer declared. Looks again for missing topics, for new partitions and for another shape.
+//! The routes whose source is here: keeps a task for each of their topics, which finds its partitions and keeps one
+//! source for each, and stops those that are no longer declared. Looks again for missing topics, for new partitions
+//! and for another shape; which topics match a pattern is found in `listing.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::claims::{Claim, Claims};
 use super::context::{Context, RouteSpec};
+use super::listing::Listing;
 use super::progress::Progress;
 use super::reason::Reason;
 use super::source::{Source, broker_halt};
@@ -18,7 +21,8 @@ use super::status::End;
 use crate::pulsar::topic::TopicName;
 
 /// The topics that run, by declarer and route name. Bounded by what the own configuration holds and by the
-/// bounds of a declaration, for each configured peer.
+/// bounds of a declaration, for each configured peer; what patterns find, by the topics there are, for each has one
+/// reader by a subscription.
 pub struct Routes {
     context: Arc<Context>,
     /// Every topic's task: a drain waits for them.
@@ -26,6 +30,7 @@ pub struct Routes {
     running: BTreeMap<(String, String), Running>,
     /// What was stopped and may not have ended; a successor waits for it.
     leaving: Vec<Running>,
+    claims: Arc<Claims>,
 }
 
 /// A route as it was declared, and its topics' tasks.
@@ -38,7 +43,7 @@ struct Running {
 impl Routes {
     /// None yet.
     pub fn new(context: Arc<Context>, tasks: TaskTracker) -> Self {
-        Self { context, tasks, running: BTreeMap::new(), leaving: Vec::new() }
+        Self { context, tasks, running: BTreeMap::new(), leaving: Vec::new(), claims: Arc::default() }
     }
 
     /// Makes what runs for `declarer` equal to `routes`; what stays the same is not touched. What is new about a
@@ -63,45 +68,76 @@ impl Routes {
                     route: shared.clone(),
                     topic: topic.clone(),
                     stop: stop.clone(),
+                    claims: self.claims.clone(),
+                    appeared: false,
                 };
-                let before = self
-                    .leaving
-                    .iter()
-                    .filter(|left| left.spec.to == route.to && left.spec.topics.contains(topic));
-                let before: Vec<_> = before.map(|route| route.topics.clone()).collect();
-                self.tasks.spawn(topics.track_future(task.run_after(before)));
+                let before = self.before(&route, |left| left.carries(topic));
+                let task = async move {
+                    if all_ended(before, &task.stop).await {
+                        task.run().await;
+                    }
+                };
+                self.tasks.spawn(topics.track_future(task));
+            }
+            if !route.patterns.is_empty() {
+                let (context, claims, stop) = (self.context.clone(), self.claims.clone(), stop.clone());
+                let tasks = (self.tasks.clone(), topics.clone());
+                let listing = Listing { context, route: shared, stop: stop.clone(), claims, tasks };
+                // Which of its topics may be ours is not known yet.
+                let may_share = |left: &RouteSpec| {
+                    !left.patterns.is_empty() || left.topics.iter().any(|topic| route.patterns.take(topic))
+                };
+                let before = self.before(&route, may_share);
+                let task = async move {
+                    if all_ended(before, &stop).await {
+                        listing.run().await;
+                    }
+                };
+                self.tasks.spawn(topics.track_future(task));
             }
             topics.close();
             self.running.insert(key, Running { spec: route, stop, topics });
         }
     }
+
+    /// What leaves to the same site and shares something with it.
+    fn before(&self, route: &RouteSpec, shares: impl Fn(&RouteSpec) -> bool) -> Vec<TaskTracker> {
+        let before = self.leaving.iter().filter(|left| left.spec.to == route.to && shares(&left.spec));
+        before.map(|left| left.topics.clone()).collect()
+    }
+}
+
+/// Waits until these have ended; `false` when it was stopped meanwhile. One that is stopped while it waits is gone
+/// at once: a peer may change its declaration as often as it likes.
+async fn all_ended(before: Vec<TaskTracker>, stop: &CancellationToken) -> bool {
+    for predecessor in before {
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            () = predecessor.wait() => {}
+        }
+    }
+    true
 }
 
 /// One topic of a route.
-struct Topic {
-    context: Arc<Context>,
-    route: Arc<RouteSpec>,
-    topic: TopicName,
-    stop: CancellationToken,
+pub(super) struct Topic {
+    pub(super) context: Arc<Context>,
+    pub(super) route: Arc<RouteSpec>,
+    pub(super) topic: TopicName,
+    pub(super) stop: CancellationToken,
+    pub(super) claims: Arc<Claims>,
+    /// It was not there when its route was first looked at.
+    pub(super) appeared: bool,
 }
 
 impl Topic {
-    /// Runs when these have ended. One that is stopped while it waits is gone at once: a peer may change its
-    /// declaration as often as it likes.
-    async fn run_after(self, before: Vec<TaskTracker>) {
-        for predecessor in before {
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = predecessor.wait() => {}
-            }
-        }
-        self.run().await;
-    }
-
     /// Runs until the route is no longer declared; returns when all its sources have come to their end.
-    async fn run(self) {
+    pub(super) async fn run(self) {
+        let Some(_claim) = self.claim().await else {
+            return;
+        };
         // A topic that was re-created in another shape begins at its beginning.
-        let mut recreated = false;
+        let mut recreated = self.appeared;
         while let Some((known, appeared)) = self.await_topic().await {
             let (stop, sources) = (self.stop.child_token(), TaskTracker::new());
             let shape = Shape { topic: &self, stop, sources, missing: Arc::default() };
@@ -110,20 +146,42 @@ impl Topic {
         }
     }
 
+    /// The right to read it by the route's subscription, once no other route has it; `None` when the route stops.
+    async fn claim(&self) -> Option<Claim> {
+        let mut released = self.claims.watch();
+        let mut progress: Option<Progress> = None;
+        loop {
+            match self.claims.claim(&self.topic, &self.route.subscription, &self.route.name) {
+                Ok(claim) => {
+                    progress.inspect(Progress::remove);
+                    return Some(claim);
+                }
+                Err(holder) => {
+                    let detail = format!("route {holder} reads the topic by the same subscription");
+                    progress.get_or_insert_with(|| self.row()).halted(Reason::SubscriptionInUse, &detail);
+                }
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => {
+                    progress.inspect(Progress::remove);
+                    return None;
+                }
+                // The sender lives in what we hold.
+                _ = released.changed() => {}
+            }
+        }
+    }
+
+    fn row(&self) -> Progress {
+        let Self { context, route, topic, .. } = self;
+        let topic = topic.to_string();
+        Progress::new(context.board.clone(), End::Source, &route.name, &topic, &route.from, &route.to)
+    }
+
     /// The number of partitions once the topic is there, and whether it was missing at first; `None` when the
     /// route stops.
     async fn await_topic(&self) -> Option<(u32, bool)> {
-        let row = || {
-            let (route, topic) = (&self.route, self.topic.to_string());
-            Progress::new(
-                self.context.board.clone(),
-                End::Source,
-                &route.name,
-                &topic,
-                &route.from,
-                &route.to,
-            )
-        };
+        let row = || self.row();
         let mut progress: Option<Progress> = None;
         let mut appeared = false;
         loop {

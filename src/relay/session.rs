@@ -2,6 +2,7 @@
 //! acknowledge what the destination confirmed. Ends at the first thing that is not as it should be; says what it
 //! was, and leaves it to `source.rs` what follows.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, RouteSpec};
-use super::flow::Flow;
+use super::feeders::FED_BY_MAX;
+use super::flow::{Fed, Flow};
 use super::frames::{ENTRY_LEN_MAX, Kind, Open, Ready, SchemaAnswer, SchemaAsk, Stop};
 use super::hole;
 use super::lane::{FromSink, LaneHandle};
 use super::progress::Progress;
-use super::reason::{Reason, Verdict};
+use super::reason::Reason;
 use super::refused::Refused;
 use super::window::Position;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery};
@@ -80,6 +82,12 @@ pub struct Session<'a> {
 impl Session<'_> {
     /// Runs it to its end, and tells the sink.
     pub async fn run(mut self) -> SessionEnd {
+        // Before it is asked: what begins meanwhile is heard.
+        let feeders = self.context.feeders.watch();
+        let fed_by = self.fed_by();
+        if fed_by.len() > FED_BY_MAX {
+            return SessionEnd::Halted(Halt::new(Reason::OnwardRing, "more sites feed the topic than may"));
+        }
         let (registration, mut from_sink) = self.lane.register_source();
         let session = self.context.next_session();
         let number = registration.number;
@@ -95,6 +103,9 @@ impl Session<'_> {
             topic: self.topic.to_string(),
             partitions: self.partitions,
             generation: self.route.generation,
+            destination: renamed(self.route, self.topic),
+            fed_by: fed_by.iter().cloned().collect(),
+            any_partitions: self.route.any_partitions,
             quarantine: self.quarantine().map(ToString::to_string),
             refused: self.refused.pairs(),
         };
@@ -109,6 +120,7 @@ impl Session<'_> {
                 self.progress.running(promise);
                 let mut flow = Flow::new(registration, session, &ready, self.route, self.refused.clone());
                 flow.batching.keep_apart(self.apart);
+                flow.fed = Some((feeders, fed_by)).filter(|_| self.route.onward);
                 let end = self.stream(&mut flow, &mut from_sink).await;
                 if flow.has_read {
                     *self.resume_at = flow.lowest_unconfirmed();
@@ -123,6 +135,12 @@ impl Session<'_> {
             self.lane.tell(Kind::Stop(stop)).await;
         }
         end
+    }
+
+    /// The sites that the target is told of: none, where nothing of theirs is passed on.
+    fn fed_by(&self) -> BTreeSet<String> {
+        let Self { context, route, topic, .. } = self;
+        if route.onward { context.feeders.of(&topic.base(), &route.to) } else { BTreeSet::new() }
     }
 
     async fn await_ready(
@@ -194,6 +212,7 @@ impl Session<'_> {
                 // A sink that confirms nothing keeps nobody from stopping: what is open is sent again some day.
                 () = at(settle_by), if settle_by.is_some() => Err(SessionEnd::Drained),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
+                grown = fed_by_more(&mut flow.fed, self.context, self.topic, &self.route.to), if !drain.is_cancelled() => Err(grown),
                 place = lane.entry_place(), if sends => match place {
                     Some(place) => flow.send_next(place, self.progress),
                     None => Err(SessionEnd::LaneLost),
@@ -267,7 +286,10 @@ impl Session<'_> {
             return Err(halt(Reason::EntryTooLarge, "larger than a lane carries"));
         }
         let (messages, stored_len) = (entry.facts().messages(), delivery.stored.len());
-        if entry.facts().written_by_bridge() {
+        let facts = entry.facts();
+        let skips =
+            if self.route.onward { facts.brought_from(&self.route.to) } else { facts.written_by_bridge() };
+        if skips {
             self.progress.row.skipped += 1;
             flow.skip = Some(position);
             flow.settle_skip();
@@ -351,83 +373,6 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn stopped_by_peer(&mut self, flow: &mut Flow, stop: &Stop) -> SessionEnd {
-        // All answers came before this: what is confirmed below a refused entry is the prefix to keep.
-        let last = flow.window.take_acknowledgeable().or(flow.last_acknowledged);
-        self.halted_by_peer(stop, last).await
-    }
-
-    /// What a Stop means; after refused entries the subscription is marked first, at `last` or where it stands.
-    async fn halted_by_peer(&mut self, stop: &Stop, last: Option<Position>) -> SessionEnd {
-        let reason = Reason::from_code(&stop.code).unwrap_or(Reason::RefusedByPeer);
-        let at = stop.sequence_id.map(Position::of_sequence_id);
-        let quarantines = self.quarantine().is_some();
-        let (true, Some(refused)) = (reason.marks(quarantines), at) else {
-            let ended = if reason.verdict() == Verdict::Soon { "ended" } else { "refused" };
-            let at = at.map_or_else(String::new, |at| format!(" at {at}"));
-            let detail = format!("{ended} by {}{at}: its log has the detail", self.route.to);
-            return SessionEnd::Halted(Halt::new(reason, &detail));
-        };
-        // What a marker names it names completely: an earlier version tells one id, perhaps of a batch.
-        let told = Refused::of_pairs(&stop.refused).filter(|told| !told.is_empty());
-        let is_news = told.as_ref().is_some_and(|told| !self.refused.covers(told));
-        let mut all = self.refused.clone();
-        if let Some(id) = last.and_then(Position::sequence_id) {
-            all.forget_through(id);
-        }
-        let marker = match &told {
-            Some(told) => {
-                all.merge(told);
-                hole::properties(self.route.generation, &all)
-            }
-            None => hole::unnamed(self.route.generation, refused),
-        };
-        if let Err(error) = hole::mark(self.subscription, marker, last).await {
-            // The sink remembers it and says so again, until the marker stands.
-            let detail = format!("{refused} was refused by the destination; marking failed: {error}");
-            return SessionEnd::Halted(Halt::new(Reason::SourceUnreachable, &detail));
-        }
-        self.progress.owed.settle(|sent| last.is_some_and(|last| sent <= last));
-        let (reason, then) = match (quarantines, is_news) {
-            (true, true) if all.is_full() => {
-                (Reason::Poison, ", with more than may go to the quarantine at once")
-            }
-            (true, true) => (Reason::Quarantining, ", and goes to the quarantine"),
-            (true, false) if told.is_some() => {
-                (Reason::Poison, ", and by the quarantine as well: its log has both")
-            }
-            (_, _) => (Reason::Poison, ""),
-        };
-        let detail = format!("{refused} was refused by the destination{then}; the subscription is marked");
-        SessionEnd::Halted(Halt::new(reason, &detail))
-    }
-
-    /// Where refused entries go, if they may: the marker, which makes it safe, has to be readable.
-    fn quarantine(&self) -> Option<&TopicName> {
-        self.route.quarantine.as_ref().filter(|_| self.context.cluster.rest.is_some())
-    }
-
-    /// What was refused before is not sent under the main name, except a batch above which nothing was sent: its
-    /// entries go singly, in a session that begins without their marker.
-    async fn take_refused(&mut self, ready: &Ready) -> Result<(), SessionEnd> {
-        if self.refused.is_empty() {
-            return Ok(());
-        }
-        if !ready.quarantines {
-            let detail = format!("the bridge of {} knows no quarantine: upgrade it", self.route.to);
-            return Err(SessionEnd::Halted(Halt::new(Reason::HoleMarker, &detail)));
-        }
-        let apart = self.refused.take_resendable(ready.last_sequence_id);
-        if apart.is_empty() {
-            return Ok(());
-        }
-        let marker = hole::properties(self.route.generation, &self.refused);
-        hole::mark(self.subscription, marker, None).await.map_err(|_| SessionEnd::ConsumerLost)?;
-        self.apart.merge(&apart);
-        let detail = "a joined batch was refused, nothing was sent after it: it goes again singly";
-        Err(SessionEnd::Halted(Halt::new(Reason::Quarantining, detail)))
-    }
-
     /// Nothing came for long. If there is something to come, the broker has forgotten us: subscribe again.
     async fn check_silence(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
         let asked = self.subscription.last_message_id().await.map_err(|_| SessionEnd::ConsumerLost)?;
@@ -454,6 +399,29 @@ impl Session<'_> {
 /// Whether the subscription's mark-delete position covers `position`. The broker's −1 are "before everything".
 fn covers(marked: &MessageId, position: Position) -> bool {
     (marked.ledger as i64, marked.entry as i64) >= (position.ledger as i64, position.entry as i64)
+}
+
+/// The topic's name at the destination, where it is another; without its partition.
+fn renamed(route: &RouteSpec, topic: &TopicName) -> String {
+    let (base, there) = (topic.base(), route.renaming.destination(&topic.base()));
+    if there == base { String::new() } else { there.to_string() }
+}
+
+/// Another site feeds the topic by now: the target has to judge anew. Never, where nothing is passed on.
+async fn fed_by_more(fed: &mut Option<Fed>, context: &Context, topic: &TopicName, to: &str) -> SessionEnd {
+    let Some((feeders, told)) = fed else {
+        return std::future::pending().await;
+    };
+    // The sender lives in the context.
+    while feeders.changed().await.is_ok() {
+        if !context.feeders.of(&topic.base(), to).is_subset(told) {
+            break;
+        }
+    }
+    SessionEnd::Halted(Halt::new(
+        Reason::Starting,
+        "another site feeds the topic, and the destination has to know",
+    ))
 }
 
 async fn at(instant: Option<Instant>) {

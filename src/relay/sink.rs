@@ -30,6 +30,8 @@ use crate::pulsar::topic::TopicName;
 pub struct Sink {
     pub(super) context: Arc<Context>,
     pub(super) open: Open,
+    /// The topic here, without partition.
+    pub(super) destination: TopicName,
     pub(super) lane: LaneHandle,
     /// Our window, as the lane holds it against the source.
     pub(super) allowance: Arc<Allowance>,
@@ -52,6 +54,7 @@ impl Sink {
             &self.open.to,
         );
         progress.row.session = session;
+        progress.row.destination = (!self.open.destination.is_empty()).then(|| self.open.destination.clone());
         if let Ok(topic) = TopicName::parse(&self.open.topic)
             && topic.partition_index().is_some()
         {
@@ -70,6 +73,8 @@ impl Sink {
         };
         let refusal = match outcome {
             Ok(mut publishing) => {
+                let there = publishing.destination.topic.to_string();
+                progress.row.destination = (there != self.open.topic).then_some(there);
                 let refusal = self.publish(&mut publishing, &mut progress, &mut from_source).await;
                 publishing.close().await;
                 refusal
@@ -102,7 +107,7 @@ impl Sink {
     }
 
     async fn prepare(&self) -> Result<Publishing, Refusal> {
-        let destination = destination::prepare(&self.context.cluster, &self.open).await?;
+        let destination = destination::prepare(&self.context.cluster, &self.open, &self.destination).await?;
         let producer_name = format!(
             "bridge/{}/{}/{}/{}",
             self.open.from, self.open.to, self.open.topic, self.open.generation

@@ -56,7 +56,7 @@ impl Source {
         appeared: bool,
         missing: Arc<Notify>,
     ) -> Self {
-        let progress = Progress::new(
+        let mut progress = Progress::new(
             context.board.clone(),
             End::Source,
             &route.name,
@@ -64,6 +64,10 @@ impl Source {
             &route.from,
             &route.to,
         );
+        // Which partition it is there, only the destination knows where their numbers differ.
+        let known = if route.any_partitions { topic.base() } else { topic.clone() };
+        let there = route.renaming.destination(&known);
+        progress.row.destination = (there != known).then(|| there.to_string());
         Self {
             context,
             route,

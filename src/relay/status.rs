@@ -35,6 +35,9 @@ pub struct PartitionStatus {
     pub route: String,
     /// The topic (with its `-partition-N` where it has one) at the source.
     pub topic: String,
+    /// Its name at the destination, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
     /// The site that consumes.
     pub from: String,
     /// The site that publishes.

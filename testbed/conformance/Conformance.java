@@ -481,6 +481,19 @@ public class Conformance {
         return texts;
     }
 
+    static void reader_seek_by_time(Conformance place) throws Exception {
+        Producer<byte[]> producer = place.producer().create();
+        send(producer, 0, 5);
+        Thread.sleep(50);
+        long between = System.currentTimeMillis();
+        Thread.sleep(50);
+        send(producer, 5, 10);
+        Reader<byte[]> reader =
+                place.client.newReader().topic(place.topic()).startMessageId(MessageId.latest).create();
+        reader.seek(between);
+        same(read(reader, 5), numbers(5, 10));
+    }
+
     static void unsubscribed(Conformance place) throws Exception {
         Consumer<byte[]> consumer = place.consumer().subscribe();
         Producer<byte[]> producer = place.producer().create();
@@ -493,14 +506,23 @@ public class Conformance {
     }
 
     static void batch_index_ack(Conformance place) throws Exception {
-        ConsumerBuilder<byte[]> builder = place.consumer().subscriptionType(SubscriptionType.Shared);
+        ConsumerBuilder<byte[]> builder = place.consumer().subscriptionType(SubscriptionType.Shared)
+                .enableBatchIndexAcknowledgment(true).acknowledgmentGroupTime(0, TimeUnit.SECONDS);
         Consumer<byte[]> consumer = builder.subscribe();
         Producer<byte[]> producer = place.producer().enableBatching(true)
                 .batchingMaxPublishDelay(1, TimeUnit.SECONDS).create();
         sendAsync(producer, 0, 4);
-        // Every message of the batch: only then the entry is done with.
-        same(texts(consumer, 4), numbers(0, 4));
+        for (int number = 0; number < 4; number++) {
+            Message<byte[]> message = next(consumer);
+            if (number % 2 == 0) {
+                consumer.acknowledge(message);
+            }
+        }
         consumer.close();
+        Consumer<byte[]> again = builder.subscribe();
+        same(texts(again, 2), List.of("1", "3"));
+        again.close();
+        // Every message of the batch: only then the entry is done with.
         nothing(builder.subscribe());
     }
 
@@ -557,6 +579,7 @@ public class Conformance {
         {"deduplicated", (Case) Conformance::deduplicated}, {"producer_busy", (Case) Conformance::producer_busy},
         {"partitioned", (Case) Conformance::partitioned}, {"pattern", (Case) Conformance::pattern},
         {"schema", (Case) Conformance::schema}, {"reader_earliest", (Case) Conformance::reader_earliest},
+        {"reader_seek_by_time", (Case) Conformance::reader_seek_by_time},
         {"unsubscribed", (Case) Conformance::unsubscribed}, {"golden", (Case) Conformance::golden},
     };
 

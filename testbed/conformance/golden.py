@@ -193,7 +193,7 @@ class Session:
         self.socket = dial(url)
         self.frames = Frames(self.socket.recv)
         self.topic = b"golden-%08x" % random.SystemRandom().randrange(16**8)
-        self.ledgers, self.recorded_ledger = {}, None
+        self.ledgers, self.recorded_ledger, self.ledger = {}, None, None
 
     def say(self, recorded):
         kind, command, rest = split(bytes.fromhex(recorded)[4:])
@@ -227,7 +227,9 @@ class Session:
             if (kind, path) in LEDGERS and isinstance(value, int) and value != 2**64 - 1:
                 if kind == SEND_RECEIPT and self.recorded_ledger is not None:
                     self.ledgers[self.recorded_ledger] = value
-                value = "L"
+                # One ledger holds the whole session.
+                self.ledger = value if self.ledger is None else self.ledger
+                value = "L" if value == self.ledger else f"{value} instead of {self.ledger}"
             said[".".join(map(str, path))] = value.hex() if isinstance(value, bytes) else value
         return [kind, said, rest.hex()]
 

@@ -30,6 +30,9 @@ REAL = PLACES["riskfuel"]
 PARTITIONED = ("parts-python", "parts-java")
 PARTITIONS = 3
 DEADLINE_SECONDS = 180
+UNRETAINED = "unretained"
+# They read what is acknowledged, or what was sent before anybody subscribed.
+NEED_RETENTION = ("seek_by_id", "seek_by_time", "reader_earliest", "reader_seek_by_time")
 
 
 def main():
@@ -41,6 +44,7 @@ def main():
             sides = []
             if "embedded" not in arguments.without:
                 sides.append(stack.enter_context(embedded(arguments.bridge)))
+                sides.append(stack.enter_context(embedded(arguments.bridge, retain=False)))
             java = compiled(folder)
             if "real" not in arguments.without:
                 stack.enter_context(hold("conformance", arguments.wait))
@@ -53,19 +57,20 @@ def main():
 
 
 @contextlib.contextmanager
-def embedded(bridge):
-    """The broker in memory, as (its name, URL, namespace, what its clients are started with)."""
+def embedded(bridge, retain=True):
+    """The broker in memory, as (its name, URL, namespace, what its clients are started with). A real one keeps
+    nothing that is acknowledged either, but not so soon that a case could see it."""
     namespace = "public/conformance"
     topics = [f"--partitions=persistent://{namespace}/{topic}={PARTITIONS}" for topic in PARTITIONED]
     process = subprocess.Popen(
-        [str(bridge.resolve()), "perf", "broker", "--listen", "127.0.0.1:0", "--retain", *topics],
+        [str(bridge.resolve()), "perf", "broker", "--listen", "127.0.0.1:0", *["--retain"] * retain, *topics],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         url = process.stdout.readline().strip()
         if not url:
             raise TestbedError(f"{bridge} perf broker did not start")
-        yield "embedded", url, namespace, []
+        yield "embedded" if retain else UNRETAINED, url, namespace, []
     finally:
         process.terminate()
         process.wait(10)
@@ -114,6 +119,9 @@ def judge(sides, java, cases):
             "java": [*java, url, namespace, *cases],
             "golden": [python, "-B", str(HERE / "golden.py"), "replay", "--url", url, "--namespace", namespace],
         }
+        if side == UNRETAINED:
+            clients["python"] += ["--without", *NEED_RETENTION]
+            del clients["java"]
         for client, command in clients.items():
             running[client, side] = subprocess.Popen(
                 [*prefix, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -149,10 +157,13 @@ def show(verdicts, sides, seconds):
     passed, failed = 0, []
     width = max(len(side) for side in sides)
     for client in ("python", "java", "golden"):
-        names = dict.fromkeys(name for side in sides for name in verdicts[client, side])
+        names = dict.fromkeys(name for side in sides for name in verdicts.get((client, side), {}))
         for name in names:
             cells = []
             for side in sides:
+                if (client, side) not in verdicts or side == UNRETAINED and name in NEED_RETENTION:
+                    cells.append("-")
+                    continue
                 reason = verdicts[client, side].get(name, "not tried")
                 cells.append("ok" if reason is None else "FAILED")
                 passed += reason is None

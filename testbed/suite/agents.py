@@ -16,18 +16,20 @@ from places import PLACES, TestbedError
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 ADMIN_PORT = 9600
+REPLICA_ADMIN_PORT = 9602
+REPLICA_LINK_PORT = 8002
 DRAIN_SECONDS = 40
 
 
 class Agent:
     """One `bridge run`."""
 
-    def __init__(self, binary, place, config):
+    def __init__(self, binary, place, config, admin_port=ADMIN_PORT):
         self.binary, self.place, self.config = binary, place, config
-        self.log = config.parent / "agent.log"
+        self.log = config.with_suffix(".log")
         # `BRIDGE_LOG`; what it is for the suite itself where a case says nothing.
         self.verbosity = None
-        self.http = rest.Admin(place, ADMIN_PORT, address="127.0.0.1")
+        self.http = rest.Admin(place, admin_port, address="127.0.0.1")
         self.process = None
         self.forget_figures()
 
@@ -118,20 +120,33 @@ def resident_kib(pid, key):
 
 
 class Pair:
-    """Hub at riskfuel, edge at the bank, with the routes and policies of a case."""
+    """Hub at riskfuel, edge at the bank, with the routes and policies of a case; or two of each."""
 
     def __init__(self, binary, folder, routes):
         self.folder, self.routes = folder, routes
         # `pulsar` of both configurations; a change counts from the next `configure` and start on.
         self.pulsar = {name: pulsar_of(PLACES[name]) for name in ("riskfuel", "bank")}
+        # What the edge dials; None: what `init` wrote, the hub itself. Likewise.
+        self.connect = None
         initialise(binary, folder)
         self.configure()
         self.hub = Agent(binary, PLACES["riskfuel"], folder / "hub/hub.json")
         self.edge = Agent(binary, PLACES["bank"], folder / "bank/edge.json")
+        self.both = (self.hub, self.edge)
 
-    @property
-    def both(self):
-        return (self.hub, self.edge)
+    def replicate(self):
+        """A second process of each site, by the keys of the first. Each edge dials another hub first."""
+        urls = [f"tls://{PLACES['riskfuel'].address}:{port}" for port in (places.LINK_PORT, REPLICA_LINK_PORT)]
+        hub, edge = read_json(self.hub.config), read_json(self.edge.config)
+        edge["tunnel"]["connect"] = urls
+        write_json(self.edge.config, edge)
+        hub["tunnel"]["listen"] = urls[1].removeprefix("tls://")
+        edge["tunnel"]["connect"] = urls[::-1]
+        for first, config in ((self.hub, hub), (self.edge, edge)):
+            config["admin"]["listen"] = f"127.0.0.1:{REPLICA_ADMIN_PORT}"
+            path = first.config.with_stem(first.config.stem + "-2")
+            write_json(path, config)
+            self.both += (Agent(first.binary, first.place, path, REPLICA_ADMIN_PORT),)
 
     def configure(self):
         """Writes routes and policies into what `init` made; keys and tokens stay as they are."""
@@ -146,10 +161,11 @@ class Pair:
         hub["routes"] = self.routes
         edge = read_json(self.folder / "bank/edge.json")
         edge["pulsar"] = self.pulsar["bank"]
+        edge["tunnel"]["connect"] = self.connect or edge["tunnel"]["connect"]
         edge["policy"] = {"receive": to_bank, "send": to_riskfuel}
         for config, path in ((hub, "hub/hub.json"), (edge, "bank/edge.json")):
             config["admin"] = {"listen": f"127.0.0.1:{ADMIN_PORT}"}
-            (self.folder / path).write_text(json.dumps(config, indent=2))
+            write_json(self.folder / path, config)
 
     def start(self):
         for agent in self.both:
@@ -229,3 +245,7 @@ def pulsar_of(place):
 
 def read_json(path):
     return json.loads(path.read_text())
+
+
+def write_json(path, value):
+    path.write_text(json.dumps(value, indent=2))

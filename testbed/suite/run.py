@@ -25,6 +25,10 @@ import case_entries  # noqa: E402
 import case_faults  # noqa: E402
 import case_flow  # noqa: E402
 import case_quarantine  # noqa: E402
+import case_reasons  # noqa: E402
+import case_replicas  # noqa: E402
+import case_routes  # noqa: E402
+import case_upgrade  # noqa: E402
 import rest  # noqa: E402
 from hold import hold  # noqa: E402
 from places import TestbedError  # noqa: E402
@@ -34,12 +38,17 @@ CASES = {
     case.__name__: case
     for case in (
         case_flow.verifier, case_entries.entries, case_faults.bad_start, case_faults.source_missing,
-        case_faults.reshaped, case_faults.restart_stays_stopped, case_quarantine.quarantine, case_auth.auth,
-        case_flow.active_active, case_flow.bulk, case_flow.backlog, case_faults.kills,
+        case_faults.reshaped, case_faults.restart_stays_stopped, case_reasons.reasons,
+        case_quarantine.quarantine, case_auth.auth,
+        case_routes.patterns, case_routes.chain, case_routes.mesh,
+        case_flow.active_active, case_flow.bulk, case_flow.backlog, case_replicas.replicas, case_faults.kills,
     )
 }  # fmt: skip
 # Only when named: they measure, and need more than the bridge itself.
-MEASURES = {case_compare.against_pulsar_rs.__name__: case_compare.against_pulsar_rs}
+MEASURES = {
+    case.__name__: case
+    for case in (case_compare.against_pulsar_rs, case_replicas.takeover, case_replicas.frozen, case_upgrade.upgrade)
+}
 COLUMNS = (
     "case", "load", "messages", "seconds", "msg/s", "Mbit/s", "hub CPU-s/GB", "edge CPU-s/GB",
     "hub peak MiB", "edge peak MiB", "lost", "repeated", "disordered",
@@ -90,7 +99,8 @@ def play(name, binary, arguments, folder, rows):
     stage = None
     try:
         clusters_up()
-        stage = Stage(name, binary, arguments.scale, arguments.seed, folder)
+        former = arguments.former and str(arguments.former.resolve())
+        stage = Stage(name, binary, arguments.scale, arguments.seed, folder, former)
         (CASES | MEASURES)[name](stage)
         return ""
     except (Failed, TestbedError, rest.Refused) as error:
@@ -128,6 +138,7 @@ def parse():
     known = f"all without: {', '.join(CASES)}; only when named: {', '.join(MEASURES)}"
     parser.add_argument("case", nargs="*", help=f"which; {known}")
     parser.add_argument("--bridge", type=pathlib.Path, default=HERE.parent.parent / "target/release/bridge")
+    parser.add_argument("--former", type=pathlib.Path, help="another version's binary, for the case `upgrade`")
     parser.add_argument("--scale", type=float, default=1.0, help="of the loads; 1 is a million messages in bulk")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000, help="of the random moments")
     parser.add_argument("--wait", type=float, default=0, help="seconds to wait for another suite to end")

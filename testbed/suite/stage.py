@@ -54,13 +54,17 @@ class Load:
 class Stage:
     """One case's share of the testbed; its namespaces are new, so no deduplication state of before is met."""
 
-    def __init__(self, case, binary, scale, seed, folder):
+    def __init__(self, case, binary, scale, seed, folder, former=None, **instead):
+        """`instead` of a site's standalone: a cluster that has its `admin`, `pid` and `service_url`."""
         self.case, self.binary, self.scale, self.folder = case, binary, scale, folder
+        # Another version's binary, for the case that needs one.
+        self.former = former
         self.random = random.Random(f"{case} {seed}")
         self.namespace = f"{case.replace('_', '-')}-{random.SystemRandom().randrange(16**6):06x}"
-        self.brokers = {name: Broker(place) for name, place in PLACES.items()}
+        self.brokers = {name: Broker(place) for name, place in PLACES.items()} | instead
         # How programs with the official client reach a site's cluster: arguments of `connecting.py`.
-        self.access = {name: ["--url", place.service_url] for name, place in PLACES.items()}
+        urls = PLACES | instead
+        self.access = {name: ["--url", place.service_url] for name, place in urls.items()}
         self.pairs, self.programs = [], []
         self.rows = []
         # A subscription of its own for each, or the second judgement of a topic would begin where the first ended.

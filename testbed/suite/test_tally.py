@@ -104,6 +104,26 @@ class TheJudge(unittest.TestCase):
             tally.take(TOPIC, (7, entry, -1), stored(2)[entry][0], lambda: payload.NAKED)
             self.assertEqual(tally.is_complete(), complete)
 
+    def test_one_who_writes_on_is_judged_at_once_and_what_is_lost_when_the_count_is_known(self):
+        tally = Tally({"p": None})
+        for entry, sequence in enumerate((0, 1, 3, 3, 2)):
+            tally.take(TOPIC, (7, entry, -1), stored(4)[sequence][0], lambda: payload.NAKED)
+        self.assertFaults(tally.report(), repeated=1, disordered=1)
+        self.assertFalse(tally.is_complete())
+        tally.expect("p", 6)
+        self.assertFaults(tally.report(), repeated=1, disordered=1, lost=2)
+        self.assertEqual(tally.report()["lost_ranges"], {"p": [[4, 5]]})
+
+    def test_surplus_of_one_who_wrote_on_is_foreign_and_leaps_are_not_followed(self):
+        tally = Tally({"p": None})
+        leap = Writer("p", 200, False).payload(1 << 40)
+        for entry, content in enumerate([content for content, _ in stored(5)] + [leap]):
+            tally.take(TOPIC, (7, entry, -1), content, lambda: payload.NAKED)
+        self.assertFaults(tally.report(), foreign=1)
+        tally.expect("p", 4)
+        self.assertFaults(tally.report(), foreign=2)
+        self.assertTrue(tally.is_complete())
+
     def test_gaps_are_ranges(self):
         for seen, due in ((b"\1\1", []), (b"\0", [[0, 0]]), (b"\0\0\1\0", [[0, 1], [3, 3]]), (b"", [])):
             self.assertEqual(gaps(bytearray(seen)), due)

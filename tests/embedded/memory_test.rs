@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pulsar_bridge::pulsar::proto::kind;
+use pulsar_bridge::pulsar::proto::{self, BaseCommand, kind};
+use pulsar_bridge::pulsar::{fields, frame};
 
 use crate::raw::Raw;
 
@@ -127,6 +128,38 @@ fn serve_others(url: &str, time: Duration) -> u64 {
         consumer.ack(1, command.message.unwrap().message_id);
     }
     seen
+}
+
+#[test]
+fn answers_wait_to_be_asked_for_until_the_client_reads() {
+    let process = Process::start(&["--memory", "16MiB"]);
+    let mut raw = Raw::connect(&process.url);
+    raw.create_producer("t", 1);
+    // Schema: a name, 900 KiB, type JSON.
+    let mut schema = Vec::new();
+    fields::put_bytes(&mut schema, 1, b"large");
+    fields::put_bytes(&mut schema, 3, &vec![b'x'; 900 << 10]);
+    fields::put_varint(&mut schema, 4, 2);
+    let make = proto::GetOrCreateSchema { request_id: 1, topic: "t".into(), schema: schema.into() };
+    raw.say(kind::GET_OR_CREATE_SCHEMA, |command| command.get_or_create_schema = Some(make));
+    raw.await_kind(kind::GET_OR_CREATE_SCHEMA_RESPONSE);
+    let empty = process.mib("VmRSS:");
+    // One read of the broker's, and 450 MiB of answers.
+    let mut asked = Vec::new();
+    for request_id in 0..500 {
+        let get_schema = Some(proto::GetSchema { request_id, topic: "t".into(), ..Default::default() });
+        let command = BaseCommand { r#type: kind::GET_SCHEMA, get_schema, ..Default::default() };
+        asked.extend_from_slice(&frame::encode(&command));
+    }
+    raw.write(&asked);
+    for request_id in 0..500 {
+        let answer = raw.await_kind(kind::GET_SCHEMA_RESPONSE).get_schema_response.unwrap();
+        assert_eq!(answer.request_id, request_id);
+    }
+    let peak = process.mib("VmHWM:");
+    println!("450 MiB of answers asked for at once: {empty} MiB before, {peak} MiB at most");
+    // Three times what ends a round, with the allocator's doubling.
+    assert!(peak < empty + 96, "{peak} MiB");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use pulsar_bridge::pulsar::fields;
 use pulsar_bridge::pulsar::frame::{self, Frame, FrameSplitter};
 use pulsar_bridge::pulsar::proto::{self, BaseCommand, kind};
 use pulsar_bridge::pulsar::publisher::Outbound;
@@ -34,6 +35,15 @@ impl Raw {
         let mut command = BaseCommand { r#type, ..BaseCommand::default() };
         fill(&mut command);
         self.write(&frame::encode(&command));
+    }
+
+    /// A command of which only the fields are given, as bytes.
+    pub fn say_fields(&mut self, r#type: u32, body: &[u8]) {
+        let mut command = Vec::new();
+        fields::put_varint(&mut command, 1, r#type.into());
+        fields::put_bytes(&mut command, r#type, body);
+        let len = command.len() as u32;
+        self.write(&[&(len + 4).to_be_bytes()[..], &len.to_be_bytes(), &command].concat());
     }
 
     pub fn write(&mut self, bytes: &[u8]) {

@@ -122,6 +122,25 @@ async fn a_failover_consumer_takes_over_and_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_failover_consumer_that_another_s_coming_makes_active_is_given_the_backlog() {
+    let settings = Settings { retain: true, ..Settings::default() };
+    let stage = Stage::with_partitions(settings, &[("parts", 2)]).await;
+    let name = "parts-partition-1";
+    let mut publisher = stage.publisher(name, "p").await;
+    for id in 0..3 {
+        send(&mut publisher, outbound("p", id, format!("m{id}"))).await;
+    }
+    // Of equals, the one whose turn by name is the partition's number is active: b, then c, then b again.
+    let mut b = stage.subscription(name, "b", 0).await;
+    assert_eq!(next_entry(&mut b).await.1, "m0");
+    let mut c = stage.subscription(name, "c", 0).await;
+    assert_eq!(next_entry(&mut c).await.1, "m0");
+    let _a = stage.subscription(name, "a", 0).await;
+    while next_entry(&mut b).await.1 != "m0" {}
+    assert_eq!(next_entry(&mut b).await.1, "m1");
+}
+
+#[tokio::test]
 async fn an_exclusive_subscription_refuses_a_second_consumer() {
     let stage = Stage::start(Settings::default()).await;
     let exclusive =

@@ -1,5 +1,6 @@
 //! The relay of two agents, joined by lanes in memory, between two scripted brokers that do what real ones do only
-//! on bad days. What real brokers do every day is the suite's part.
+//! on bad days; and of several, each with a broker in memory, that relay many topics. What real brokers do every day
+//! is the suite's part.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot set its stage has failed")]
 
@@ -18,5 +19,9 @@ mod protocol_test;
 mod quarantine_test;
 mod refusal_test;
 mod replay_test;
+#[cfg(feature = "embedded")]
+mod routes_test;
 mod said;
+#[cfg(feature = "embedded")]
+mod several;
 mod stall_test;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use pulsar_bridge::policy::{Policies, Policy, TopicRules};
+use pulsar_bridge::policy::{Patterns, Policies, Policy, Renaming, TopicRules};
 use pulsar_bridge::pulsar::client::Client;
 use pulsar_bridge::pulsar::entry::Entry;
 use pulsar_bridge::pulsar::fields;
@@ -42,20 +42,24 @@ impl Side {
         policy: Policy,
         exclusive: bool,
     ) -> Self {
-        Self::start_with(site, broker, routes, policy, exclusive, None)
+        Self::start_at(site, &broker.url(), routes, policy, exclusive)
+    }
+
+    pub fn start_at(site: &str, url: &str, routes: Vec<RouteSpec>, policy: Policy, exclusive: bool) -> Self {
+        Self::start_with(site, url, routes, policy, exclusive, None)
     }
 
     /// One that may ask an admin API.
     pub fn start_with(
         site: &str,
-        broker: &Broker,
+        url: &str,
         routes: Vec<RouteSpec>,
         policy: Policy,
         exclusive: bool,
         rest: Option<AdminRest>,
     ) -> Self {
         let (board, drain) = (Board::default(), CancellationToken::new());
-        let service = vec![Address::parse(&broker.url()).unwrap()];
+        let service = vec![Address::parse(url).unwrap()];
         let cluster = Cluster {
             client: Client::new(service, Dialer::default(), Arc::new(|| Ok(None))),
             rest,
@@ -77,13 +81,23 @@ impl Side {
         ended
     }
 
+    /// Gives it one end of a link to `peer`: what it says there, and what it hears.
+    pub async fn give_link_end(
+        &self,
+        peer: &str,
+        outbound: mpsc::Sender<Bytes>,
+        inbound: mpsc::Receiver<Bytes>,
+    ) {
+        let up = LinkUp { link: link(peer), outbound, inbound };
+        assert!(self.events.send(TunnelEvent::LinkUp(up)).await.is_ok());
+    }
+
     /// Gives it a link to `peer`; what the peer says on the control stream goes into the sender.
     pub async fn give_link(&self, peer: &str) -> mpsc::Sender<Bytes> {
         let (outbound, mut heard) = mpsc::channel(16);
         tokio::spawn(async move { while heard.recv().await.is_some() {} });
         let (said, inbound) = mpsc::channel(16);
-        let up = LinkUp { link: link(peer), outbound, inbound };
-        assert!(self.events.send(TunnelEvent::LinkUp(up)).await.is_ok());
+        self.give_link_end(peer, outbound, inbound).await;
         said
     }
 
@@ -168,7 +182,7 @@ impl Pair {
         let quarantine = Some(TopicName::parse(QUARANTINE).unwrap());
         let route = RouteSpec { joining, quarantine, ..route() };
         let rest = Some(admin::serve(source).await);
-        Side::start_with("riskfuel", source, vec![route], Policy::default(), true, rest)
+        Side::start_with("riskfuel", &source.url(), vec![route], Policy::default(), true, rest)
     }
 
     /// A new lane; the one before must have been cut.
@@ -258,6 +272,10 @@ pub fn route() -> RouteSpec {
         from: "riskfuel".into(),
         to: "bank".into(),
         topics: vec![TopicName::parse(TOPIC).unwrap()],
+        patterns: Patterns::default(),
+        renaming: Renaming::default(),
+        any_partitions: false,
+        onward: false,
         generation: 1,
         subscription: "bridge.riskfuel.bank".into(),
         start: Start::Earliest,

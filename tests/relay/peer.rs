@@ -48,6 +48,8 @@ pub struct Open {
     pub partitions: u32,
     #[prost(uint32, tag = "8")]
     pub generation: u32,
+    #[prost(string, tag = "9")]
+    pub destination: String,
     #[prost(string, optional, tag = "14")]
     pub quarantine: Option<String>,
     #[prost(uint64, repeated, tag = "15")]
@@ -214,6 +216,7 @@ pub fn open() -> Open {
         topic: TOPIC.into(),
         partitions: 0,
         generation: 1,
+        destination: String::new(),
         quarantine: None,
         refused: Vec::new(),
     }

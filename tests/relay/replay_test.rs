@@ -52,7 +52,7 @@ fn replay(broker: &Broker) -> Replay<'static> {
         route: "orders".into(),
         from: "riskfuel".into(),
         to: "bank".into(),
-        allows: Box::new(|topic| topic.to_string() == TOPIC),
+        allows: Box::new(|record| record.destination.to_string() == TOPIC),
         position: None,
         limit: u64::MAX,
         dry_run: false,

@@ -1,4 +1,4 @@
-//! One look at a run: counts, and the rates since the look before.
+//! One look at a run: counts, and the rates of the last two seconds.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -53,7 +53,8 @@ pub struct Camera {
     watch: Watch,
     load: Load,
     started: Instant,
-    last: Moment,
+    /// The looks that rates are taken over, oldest first.
+    moments: VecDeque<Moment>,
     past: VecDeque<u64>,
 }
 
@@ -71,11 +72,11 @@ impl Camera {
     pub fn new(watch: Watch) -> Option<Self> {
         let load = watch.load.as_ref()?.0.clone();
         let started = Instant::now();
-        let last = Moment { at: started, request_bytes: 0, result_bytes: 0, answered: 0 };
-        Some(Self { watch, load, started, last, past: VecDeque::new() })
+        let first = Moment { at: started, request_bytes: 0, result_bytes: 0, answered: 0 };
+        Some(Self { watch, load, started, moments: VecDeque::from([first]), past: VecDeque::new() })
     }
 
-    /// The present state; rates are those since the last look.
+    /// The present state.
     pub fn look(&mut self) -> Frame {
         let load = self.watch.load.as_ref().map(|(_, figures)| figures.look()).unwrap_or_default();
         let rows: Vec<_> = self.watch.sites.iter().flat_map(|(_, boards)| boards.routes.rows()).collect();
@@ -85,28 +86,39 @@ impl Camera {
         // Where no site runs here, the load's own count is what there is.
         let result_bytes = if relays { relayed_bytes } else { load.result_bytes };
         let now = Moment { at: Instant::now(), request_bytes, result_bytes, answered: load.answered };
-        let seconds = (now.at - self.last.at).as_secs_f64().max(1e-3);
+        let before = self.since(now);
+        let seconds = (now.at - before.at).as_secs_f64().max(1e-3);
         let mbit_s = |now: u64, before: u64| now.saturating_sub(before) as f64 * 8.0 / 1e6 / seconds;
-        let results_mbit_s = mbit_s(now.result_bytes, self.last.result_bytes);
+        let results_mbit_s = mbit_s(now.result_bytes, before.result_bytes);
         self.past.push_back(results_mbit_s as u64);
         if self.past.len() > PAST_LEN {
             self.past.pop_front();
         }
-        let frame = Frame {
+        Frame {
             elapsed: self.started.elapsed(),
             load,
             relays,
             requests_relayed,
             results_relayed,
-            requests_mbit_s: mbit_s(now.request_bytes, self.last.request_bytes),
+            requests_mbit_s: mbit_s(now.request_bytes, before.request_bytes),
             results_mbit_s,
             past: self.past.iter().copied().collect(),
-            answers_s: (now.answered - self.last.answered) as f64 / seconds,
+            answers_s: (now.answered - before.answered) as f64 / seconds,
             brokers: self.watch.brokers.iter().map(|(site, url)| format!("{site} {url}")).collect(),
             waiting: rows.iter().filter(|row| row.state != State::Running).map(reason).collect(),
-        };
-        self.last = now;
-        frame
+        }
+    }
+
+    /// What to compare this moment with; it is kept for the next ones. The counts of relays are written four times
+    /// a second: rates over less would jump.
+    fn since(&mut self, now: Moment) -> Moment {
+        let old_enough = |moment: &Moment| now.at - moment.at >= RATES_OVER;
+        while self.moments.get(1).is_some_and(old_enough) {
+            self.moments.pop_front();
+        }
+        let before = self.moments.front().copied().unwrap_or(now);
+        self.moments.push_back(now);
+        before
     }
 }
 
@@ -125,5 +137,6 @@ fn reason(row: &PartitionStatus) -> String {
     format!("{site} {} {}", row.route, row.reason.as_deref().unwrap_or("waiting"))
 }
 
+const RATES_OVER: Duration = Duration::from_millis(1900);
 /// A minute of looks in the view.
 const PAST_LEN: usize = 120;

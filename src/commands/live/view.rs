@@ -36,16 +36,21 @@ fn lines(frame: &Frame, width: u16) -> Vec<Line<'static>> {
     let seconds = frame.elapsed.as_secs();
     let clock = format!("{:02}:{:02}", seconds / 60, seconds % 60);
     let title = Line::from(vec![Span::from("bridge ").bold(), Span::from(clock).dim()]);
-    let requests = format!(
-        "requests  {} sent  {} relayed  lag {}  {:.1} Mbit/s",
-        grouped(load.requests),
-        grouped(frame.requests_relayed),
-        grouped(load.requests.saturating_sub(frame.requests_relayed)),
-        frame.requests_mbit_s
-    );
-    let results = format!(
-        "results   {} relayed  {} checked  {} points  {:.0} Mbit/s",
-        grouped(frame.results_relayed),
+    let mut requests = format!("requests  {} sent", grouped(load.requests));
+    let mut results = "results   ".to_owned();
+    if frame.relays {
+        requests += &format!(
+            "  {} relayed  lag {}  {:.1} Mbit/s",
+            grouped(frame.requests_relayed),
+            grouped(load.requests.saturating_sub(frame.requests_relayed)),
+            frame.requests_mbit_s
+        );
+        results += &format!("{} relayed  ", grouped(frame.results_relayed));
+    } else {
+        requests += &format!("  {} served", grouped(load.served));
+    }
+    results += &format!(
+        "{} checked  {} points  {:.0} Mbit/s",
         grouped(load.answered),
         grouped(load.points),
         frame.results_mbit_s
@@ -215,17 +220,17 @@ mod tests {
         }
     }
 
-    fn drawn(width: u16) -> Vec<String> {
+    fn drawn(frame: &Frame, width: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, ROWS)).unwrap();
-        terminal.draw(|canvas| draw(canvas, &frame())).unwrap();
+        terminal.draw(|canvas| draw(canvas, frame)).unwrap();
         let buffer = terminal.backend().buffer().clone();
         let row = |y| (0..width).map(|x| buffer[(x, y)].symbol().to_owned()).collect::<String>();
-        (0..ROWS).map(row).collect()
+        (0..ROWS).map(row).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
     fn nothing_is_cut_off_at_80_columns() {
-        let drawn = drawn(80).join("\n");
+        let drawn = drawn(&frame(), 80);
         for wanted in [
             "01:23",
             "1,234,567 sent  1,234,500 relayed  lag 67  3.2 Mbit/s",
@@ -240,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_wide_terminal_shows_the_last_minute_too() {
-        let drawn = drawn(140).join("\n");
+        let drawn = drawn(&frame(), 140);
         assert!(drawn.contains("results, last minute, up to 812 Mbit/s"), "{drawn}");
         assert!(drawn.contains("bank pulsar://127.0.0.1:6750"), "{drawn}");
     }
@@ -261,7 +266,9 @@ mod tests {
         let served = Snapshot { served: 3, ..Snapshot::default() };
         let worker = Frame { relays: false, load: served, ..frame() };
         assert_eq!(line(&worker), "83 s  served 3  refused 0");
-        let idle = Frame { load: Snapshot::default(), ..worker };
+        let idle = Frame { load: Snapshot::default(), ..worker.clone() };
         assert_eq!(line(&idle), "83 s  nothing to do yet");
+        let view = drawn(&worker, 80);
+        assert!(view.contains("3 served") && !view.contains("relayed"), "{view}");
     }
 }

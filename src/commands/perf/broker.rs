@@ -31,6 +31,14 @@ async fn serve(args: BrokerArgs) -> io::Result<Exit> {
         retain: args.retain,
         ..Settings::default()
     };
+    if !args.listen.ip().is_loopback() && !args.expose {
+        eprintln!(
+            "bridge: perf broker: it lets everybody in, and {} is not on this machine alone: listen on 127.0.0.1, \
+             or say --expose",
+            args.listen
+        );
+        return Ok(Exit::Usage);
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let broker = Broker::bind(args.listen, settings).await?;

@@ -4,7 +4,7 @@ mod plots;
 mod table;
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use pulsar_bridge::exit::Exit;
@@ -31,7 +31,22 @@ pub fn report(args: &ReportArgs) -> Exit {
 }
 
 fn read(file: &Path) -> Result<Vec<TestResult>, ReadError> {
-    let results: Vec<TestResult> = serde_json::from_slice(&fs::read(file)?)?;
+    let mut json = Vec::new();
+    if fs::File::open(file)?.take(RESULTS_LEN_MAX + 1).read_to_end(&mut json)? as u64 > RESULTS_LEN_MAX {
+        return Err(ReadError::TooLong);
+    }
+    let mut results: Vec<TestResult> = serde_json::from_slice(&json)?;
+    for relayed in results.iter_mut().filter_map(|result| result.bridge.as_mut()) {
+        let cpu = relayed.cpu_seconds_per_gb.iter().flat_map(|cpu| [cpu.hub, cpu.edge]);
+        let plotted =
+            cpu.chain([relayed.mbit_per_second]).flat_map(|spread| [spread.min, spread.median, spread.max]);
+        if !plotted.into_iter().all(|value| (0.0..VALUE_MAX).contains(&value)) {
+            return Err(ReadError::Implausible);
+        }
+        // It stands in Markdown.
+        relayed.machine.processor.retain(|c| c.is_ascii_alphanumeric() || " ()@.-_/".contains(c));
+        relayed.machine.processor.truncate(PROCESSOR_LEN_MAX);
+    }
     if results.iter().all(|result| result.bridge.is_none()) {
         return Err(ReadError::Nothing);
     }
@@ -53,6 +68,10 @@ enum ReadError {
     Io(#[from] io::Error),
     #[error("no list of results, as `cargo bench --bench relay` leaves one: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("larger than {RESULTS_LEN_MAX} bytes: take what `cargo bench --bench relay` leaves")]
+    TooLong,
+    #[error("a figure is below 0 or beyond {VALUE_MAX:e}: take what `cargo bench --bench relay` leaves")]
+    Implausible,
     #[error("no result of a relay: take what `cargo bench --bench relay` leaves")]
     Nothing,
 }
@@ -60,3 +79,6 @@ enum ReadError {
 /// The plots' files, beside the table.
 const THROUGHPUT: &str = "throughput.svg";
 const CPU: &str = "cpu.svg";
+const RESULTS_LEN_MAX: u64 = 64 << 20;
+const VALUE_MAX: f64 = 1e12;
+const PROCESSOR_LEN_MAX: usize = 100;

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use pulsar_bridge::exit::Exit;
-use pulsar_bridge::load;
-use pulsar_bridge::load::consume::{Consume, Tally};
-use pulsar_bridge::load::meter::{Meter, Reading};
+use pulsar_bridge::load::consume::Consume;
+use pulsar_bridge::load::meter::Meter;
+use pulsar_bridge::load::numbers::{Numbers, new_writer};
 use pulsar_bridge::load::produce::Produce;
 use pulsar_bridge::pulsar::client::Client;
 use pulsar_bridge::pulsar::connection::ConnectionError;
 use pulsar_bridge::pulsar::topic::TopicName;
+use pulsar_bridge::site::plain_client;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -31,9 +32,6 @@ pub enum TrafficError {
     /// The broker, or the way to it.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The URL.
-    #[error(transparent)]
-    Transport(#[from] pulsar_bridge::pulsar::transport::TransportError),
     /// Signals.
     #[error("cannot listen to signals: {0}")]
     Signals(#[from] std::io::Error),
@@ -52,7 +50,9 @@ pub fn run(measurement: impl Future<Output = Result<Exit, TrafficError>>) -> Exi
         Err(exit) => return exit,
     };
     runtime.block_on(measurement).unwrap_or_else(|error| {
-        eprintln!("bridge: perf: {error}");
+        // A broker's words may be in it.
+        let printable = error.to_string().replace(char::is_control, " ");
+        eprintln!("bridge: perf: {printable}");
         Exit::Unavailable
     })
 }
@@ -60,10 +60,12 @@ pub fn run(measurement: impl Future<Output = Result<Exit, TrafficError>>) -> Exi
 /// `bridge perf produce`.
 pub async fn produce(args: ProduceArgs) -> Result<Exit, TrafficError> {
     let stop = stop_of(&args.measure)?;
-    let client = load::client(&args.service_url)?;
+    let client = plain_client(&args.service_url);
     let meter = Arc::new(Meter::new());
     let shown = tokio::spawn(show(Side::Produced, meter.clone(), interval(&args.measure), stop.clone()));
-    let sent = produce_all(client, &args.measure, &args.traffic, args.rate, meter, stop.clone()).await;
+    let topics = written(partitions(&client, &args.measure.topic).await?);
+    let sent =
+        produce_all(client, topics, &args.measure, &args.traffic, args.rate, meter, stop.clone()).await;
     stop.cancel();
     shown.await?;
     sent?;
@@ -73,7 +75,7 @@ pub async fn produce(args: ProduceArgs) -> Result<Exit, TrafficError> {
 /// `bridge perf consume`.
 pub async fn consume(args: ConsumeArgs) -> Result<Exit, TrafficError> {
     let stop = stop_of(&args.measure)?;
-    let client = load::client(&args.service_url)?;
+    let client = plain_client(&args.service_url);
     let meter = Arc::new(Meter::new());
     let shown = tokio::spawn(show(Side::Received, meter.clone(), interval(&args.measure), stop.clone()));
     let template = Consume {
@@ -83,7 +85,7 @@ pub async fn consume(args: ConsumeArgs) -> Result<Exit, TrafficError> {
         exclusive: args.subscription_type == SubscriptionType::Exclusive,
         earliest: args.subscription_position == SubscriptionPosition::Earliest,
         messages: None,
-        checks: false,
+        checks: None,
         leaves: false,
     };
     let taken = consume_all(template, args.measure.num_messages, meter, stop.clone()).await;
@@ -96,8 +98,10 @@ pub async fn consume(args: ConsumeArgs) -> Result<Exit, TrafficError> {
 /// `bridge perf relay`: ends with `Fault` when something is missing, repeated or out of order.
 pub async fn relay(args: RelayArgs) -> Result<Exit, TrafficError> {
     let stop = stop_of(&args.measure)?;
-    let (from, to) = (load::client(&args.from)?, load::client(&args.to)?);
+    let (from, to) = (plain_client(&args.from), plain_client(&args.to));
     let (produced, received) = (Arc::new(Meter::new()), Arc::new(Meter::new()));
+    let topics = written(partitions(&from, &args.measure.topic).await?);
+    let numbers = Arc::new(Numbers::of(topics.iter().map(|(writer, _)| *writer)));
     let template = Consume {
         client: to,
         topic: args.measure.topic.clone(),
@@ -105,7 +109,7 @@ pub async fn relay(args: RelayArgs) -> Result<Exit, TrafficError> {
         exclusive: true,
         earliest: false,
         messages: None,
-        checks: true,
+        checks: Some(numbers.clone()),
         leaves: true,
     };
     for partition in partitions(&template.client, &template.topic).await? {
@@ -113,39 +117,39 @@ pub async fn relay(args: RelayArgs) -> Result<Exit, TrafficError> {
     }
     let taken_stop = CancellationToken::new();
     let consumer = tokio::spawn(consume_all(template, 0, received.clone(), taken_stop.clone()));
-    let probes = wait_for_route(&from, &args, &received, &stop).await?;
+    wait_for_route(&from, &args, &received, &stop).await?;
     let shown = tokio::spawn(show(Side::Received, received.clone(), interval(&args.measure), stop.clone()));
-    let sent =
-        produce_all(from, &args.measure, &args.traffic, args.rate, produced.clone(), stop.clone()).await;
+    received.begin();
+    let traffic = &args.traffic;
+    let sent = produce_all(from, topics, &args.measure, traffic, args.rate, produced, stop.clone()).await;
     // Until everything has come, or nothing more comes.
     let (mut seen, mut since) = (0, Instant::now());
     while let Ok(sent) = sent
         && !consumer.is_finished()
-        && received.messages() < sent
+        && numbers.distinct() < sent
         && since.elapsed() < PATIENCE
     {
         tokio::time::sleep(LOOK_EVERY).await;
-        if received.messages() > seen {
-            (seen, since) = (received.messages(), Instant::now());
+        if numbers.distinct() > seen {
+            (seen, since) = (numbers.distinct(), Instant::now());
         }
     }
     let elapsed = received.elapsed_to_last();
     stop.cancel();
     shown.await?;
     taken_stop.cancel();
-    let tally = consumer.await??;
-    let tally = Tally { counted: tally.counted.saturating_sub(probes), ..tally };
-    Ok(told(&args, sent?, elapsed, &received.read(), tally))
+    consumer.await??;
+    Ok(told(&args, sent?, elapsed, &numbers))
 }
 
 /// Sends one message into each partition and waits until they arrive: what is written before a route has its
-/// subscription is nobody's. Gives how many they were.
+/// subscription is nobody's.
 async fn wait_for_route(
     from: &Client,
     args: &RelayArgs,
     received: &Meter,
     stop: &CancellationToken,
-) -> Result<u64, TrafficError> {
+) -> Result<(), TrafficError> {
     let topics = partitions(from, &args.measure.topic).await?;
     let expected = topics.len() as u64;
     let since = Instant::now();
@@ -153,6 +157,7 @@ async fn wait_for_route(
         let first = Produce {
             client: from.clone(),
             topic,
+            writer: new_writer(),
             size: args.traffic.size as usize,
             batch: 1,
             messages: Some(1),
@@ -168,12 +173,14 @@ async fn wait_for_route(
         tokio::time::sleep(LOOK_EVERY).await;
     }
     received.reset();
-    Ok(expected)
+    Ok(())
 }
 
-fn told(args: &RelayArgs, sent: u64, elapsed: Duration, received: &Reading, tally: Tally) -> Exit {
-    let lost = sent.saturating_sub(tally.counted - tally.repeated);
-    let mbit_s = received.bytes as f64 * 8.0 / 1e6 / elapsed.as_secs_f64().max(1e-9);
+fn told(args: &RelayArgs, sent: u64, elapsed: Duration, numbers: &Numbers) -> Exit {
+    let (tally, distinct) = (numbers.tally(), numbers.distinct());
+    let lost = sent - distinct.min(sent);
+    let bytes = distinct as f64 * f64::from(args.traffic.size);
+    let mbit_s = bytes * 8.0 / 1e6 / elapsed.as_secs_f64().max(1e-9);
     let line = match args.output {
         Output::Text => format!(
             "Relayed {} of {sent} messages: {mbit_s:.0} Mbit/s, lost {lost}, repeated {}, out of order {}\n",
@@ -192,21 +199,27 @@ fn told(args: &RelayArgs, sent: u64, elapsed: Duration, received: &Reading, tall
     if said == Exit::Done && !clean { Exit::Fault } else { said }
 }
 
+/// Each partition, and who writes into it.
+fn written(partitions: Vec<TopicName>) -> Vec<(u64, TopicName)> {
+    partitions.into_iter().map(|partition| (new_writer(), partition)).collect()
+}
+
 async fn produce_all(
     client: Client,
+    topics: Vec<(u64, TopicName)>,
     measure: &MeasureArgs,
     traffic: &TrafficArgs,
     rate: f64,
     meter: Arc<Meter>,
     stop: CancellationToken,
 ) -> Result<u64, TrafficError> {
-    let topics = partitions(&client, &measure.topic).await?;
     let count = topics.len() as u64;
     let mut tasks = JoinSet::new();
-    for (nth, topic) in topics.into_iter().enumerate() {
+    for (nth, (writer, topic)) in topics.into_iter().enumerate() {
         let produce = Produce {
             client: client.clone(),
             topic,
+            writer,
             size: traffic.size as usize,
             batch: traffic.batch_max_messages,
             messages: share(measure.num_messages, count, nth as u64),
@@ -228,7 +241,7 @@ async fn consume_all(
     messages: u64,
     meter: Arc<Meter>,
     stop: CancellationToken,
-) -> Result<Tally, TrafficError> {
+) -> Result<(), TrafficError> {
     let topics = partitions(&template.client, &template.topic).await?;
     let enough = stop.child_token();
     let mut tasks = JoinSet::new();
@@ -244,11 +257,10 @@ async fn consume_all(
         }
     };
     let all = async {
-        let mut tally = Tally::default();
         while let Some(ended) = tasks.join_next().await {
-            tally += ended??;
+            ended??;
         }
-        Ok(tally)
+        Ok(())
     };
     tokio::pin!(all);
     tokio::select! {

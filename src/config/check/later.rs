@@ -46,8 +46,5 @@ const LATER: &[(&str, &str, &str)] = &[
     ("policy", "forward", "leave it out: only topics cross the link"),
     ("policy", "gateway", "leave it out: only topics cross the link"),
     ("policy", "listen", "leave it out: only topics cross the link"),
-    ("routes[]", "onward", "leave it out: what a bridge brought does not go on"),
-    ("routes[]", "exclude", "list the topics one by one"),
-    ("routes[]", "rename", "leave it out: a topic keeps its name"),
     ("routes[]", "join", "leave it out: messages of one key are joined"),
 ];

@@ -6,6 +6,7 @@ mod pulsar;
 mod routes;
 mod sites;
 mod text;
+mod topics;
 mod tunnel;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! The site's own cluster, checked.
 
+use std::net::SocketAddr;
+
 use super::Checker;
 use super::text::{self, Found};
 use crate::config::field::{Field, Text};
@@ -18,7 +20,7 @@ impl Checker<'_> {
             let refusal = Refusal::new("embedded and service_url at once", "leave one of them out");
             self.refuse(&embedded_place, refusal);
         }
-        let embedded = self.text(raw.embedded, &embedded_place, text::socket_addr);
+        let embedded = self.text(raw.embedded, &embedded_place, loopback);
         let service_url = if is_embedded {
             embedded.and_then(|address| ServiceUrl::parse(&format!("pulsar://{address}")).ok())
         } else {
@@ -88,6 +90,18 @@ impl Checker<'_> {
         }
         tls
     }
+}
+
+/// The broker in memory knows no credentials and no TLS.
+fn loopback(found: &Found) -> Result<SocketAddr, Refusal> {
+    let address = text::socket_addr(found)?;
+    if !address.ip().is_loopback() {
+        return Err(Refusal::new(
+            "a broker in memory lets everybody in",
+            "keep it on this machine: 127.0.0.1 and a port",
+        ));
+    }
+    Ok(address)
 }
 
 fn asserted(found: &Found) -> Result<(), Refusal> {

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::text::Found;
+use super::topics::one_topic;
 use super::{Checker, site_name};
 use crate::config::field::Field;
 use crate::config::problem::{Place, Refusal};
 use crate::config::raw::{RawBatching, RawRoute};
 use crate::config::{Batching, Pulsar, Route, Start, Tunnel};
-use crate::policy::is_pattern;
-use crate::pulsar::topic::TopicName;
 
 /// The sites that routes can join; `None` where they were refused themselves.
 pub(super) struct Sites<'a> {
@@ -43,6 +42,7 @@ impl Checker<'_> {
         self.unique_names(&routes, &places);
         self.answered(&routes, &places);
         self.subscriptions(&routes, &places);
+        self.patterns_beside(&routes, &places);
         if matches!(sites.tunnel, Some(Tunnel::Edge(_))) {
             self.one_hub(&routes, sites, &places);
         }
@@ -54,28 +54,28 @@ impl Checker<'_> {
         let name = self.required_text(raw.name, &place.key("name"), route_name);
         let from = self.required_text(raw.from, &place.key("from"), site_name);
         let to = self.required_text(raw.to, &place.key("to"), site_name);
-        let topics_place = place.key("topics");
-        let topics = self.required(raw.topics, &topics_place);
-        let topics = topics.map(|fields| {
-            let count = fields.len();
-            if !(1..=TOPICS_MAX).contains(&count) {
-                let refusal = Refusal::new(format!("{count} topics"), format!("name 1 to {TOPICS_MAX}"));
-                self.refuse(&topics_place, refusal);
-            }
-            self.texts(fields, &topics_place, exact_topic)
-        });
+        let topics = self.route_topics(raw.topics, raw.exclude, place);
+        let renaming = self.renaming(raw.rename, &place.key("rename"));
+        let any_partitions =
+            self.text(raw.partitions, &place.key("partitions"), any_partitions).unwrap_or(false);
+        let onward = self.optional(raw.onward, &place.key("onward")).unwrap_or(false);
         let answers = self.text(raw.answers, &place.key("answers"), route_name);
         let generation = self.number(raw.generation, &place.key("generation"), 1..=u32::MAX, 1);
         let subscription = self.text(raw.subscription, &place.key("subscription"), subscription);
         let start = self.text(raw.start, &place.key("start"), start).unwrap_or_default();
         let batching = self.optional(raw.batching, &place.key("batching"));
         let batching = batching.map(|raw| self.batching(raw, &place.key("batching")));
-        let quarantine = self.text(raw.quarantine, &place.key("quarantine"), exact_topic);
+        let (topics, patterns) = topics?;
+        let quarantine = self.text(raw.quarantine, &place.key("quarantine"), one_topic);
         Some(Route {
             name: name?,
             from: from?,
             to: to?,
-            topics: topics?,
+            topics,
+            patterns,
+            renaming,
+            any_partitions,
+            onward,
             answers,
             generation,
             subscription,
@@ -97,7 +97,7 @@ impl Checker<'_> {
 
     fn quarantine(&mut self, route: &Route, sites: &Sites<'_>, place: &Place) {
         let Some(quarantine) = &route.quarantine else { return };
-        if route.topics.contains(quarantine) {
+        if route.topics.iter().any(|topic| route.renaming.destination(topic) == *quarantine) {
             let refusal = Refusal::new(
                 format!("{quarantine} would hold the route's own messages and its refused ones"),
                 "name a topic that the route does not carry",
@@ -223,23 +223,6 @@ fn route_name(found: &Found) -> Result<String, Refusal> {
     Ok(text.clone())
 }
 
-fn exact_topic(found: &Found) -> Result<TopicName, Refusal> {
-    if is_pattern(&found.text) {
-        return Err(Refusal::new("patterns in routes are not in this version", "list the topics one by one"));
-    }
-    let topic = found.parse(|text| {
-        let remedy = "name a topic such as persistent://public/default/orders";
-        TopicName::parse(text).map_err(|error| Refusal::new(error.to_string(), remedy))
-    })?;
-    if topic.partition_index().is_some() {
-        return Err(Refusal::new(
-            "names one partition",
-            format!("write {}, which means all of them", topic.base()),
-        ));
-    }
-    Ok(topic)
-}
-
 fn subscription(found: &Found) -> Result<String, Refusal> {
     let text = &found.text;
     let odd = |c: char| c.is_control() || c.is_whitespace();
@@ -260,7 +243,13 @@ fn start(found: &Found) -> Result<Start, Refusal> {
     }
 }
 
+fn any_partitions(found: &Found) -> Result<bool, Refusal> {
+    match found.text.as_str() {
+        "any" => Ok(true),
+        "equal" => Ok(false),
+        _ => Err(Refusal::new(format!("{} is no rule", found.shown()), "write \"equal\" or \"any\"")),
+    }
+}
+
 const ROUTE_NAME_LEN_MAX: usize = 64;
 const SUBSCRIPTION_LEN_MAX: usize = 256;
-/// Each has its own consumer, producer and window.
-const TOPICS_MAX: usize = 1000;

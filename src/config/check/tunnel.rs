@@ -153,7 +153,7 @@ impl Checker<'_> {
         }
     }
 
-    fn rules(&mut self, field: Field<Vec<Field<Text>>>, place: &Place) -> TopicRules {
+    pub(super) fn rules(&mut self, field: Field<Vec<Field<Text>>>, place: &Place) -> TopicRules {
         let items = self.optional(field, place).unwrap_or_default();
         let mut texts = Vec::new();
         let mut places = Vec::new();

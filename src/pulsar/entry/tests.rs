@@ -202,6 +202,25 @@ fn what_a_bridge_wrote_is_known_by_its_name() {
     assert!(reparse(&source, &HEADING).facts().written_by_bridge());
 }
 
+#[test]
+fn a_bridges_name_says_from_which_site_an_entry_was_brought() {
+    for (name, brought) in [
+        ("bridge/bank/hub/persistent://a/b/c/1", true),
+        ("bridge/bank2/hub/persistent://a/b/c/1", false),
+        ("bridge/hub/bank/persistent://a/b/c/1", false),
+        ("bridge/bank", false),
+        ("x/bridge/bank/hub/", false),
+    ] {
+        let heading = Heading { producer_name: name, ..HEADING };
+        assert_eq!(
+            reparse(&parse(&golden()).unwrap(), &heading).facts().brought_from("bank"),
+            brought,
+            "{name}"
+        );
+    }
+    assert!(!parse(&golden()).unwrap().facts().brought_from(""));
+}
+
 /// Fields as `MessageMetadata` may have them, and some it may not.
 fn metadata() -> impl Strategy<Value = Vec<u8>> {
     let field = (1u32..40, any::<bool>(), any::<u64>(), prop::collection::vec(any::<u8>(), 0..20));

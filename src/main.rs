@@ -30,8 +30,9 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-/// A live view and log lines in one terminal spoil each other: there only errors are logged, the view itself says what waits.
+/// A live view and log lines in one terminal spoil each other: there only errors are logged, and why a broker in memory
+/// stands still; the view itself says what waits.
 fn default_level(command: &Command) -> &'static str {
     let live = matches!(command, Command::Run(args) if commands::shows_live(args));
-    if live { "error" } else { "info" }
+    if live { "error,embedded=warn" } else { "info" }
 }

@@ -61,7 +61,15 @@ impl ListenError {
     /// What an operator can do.
     fn remedy(&self) -> &'static str {
         if self.error.kind() == io::ErrorKind::AddrInUse {
-            return "something listens there, perhaps another bridge of this site: stop it, or name another address";
+            return match self.place {
+                "pulsar.embedded" => {
+                    "something listens there, perhaps a Pulsar of this machine: stop it, or run a copy of \
+                     bridge-config/bridge.json that names other ports"
+                }
+                _ => {
+                    "something listens there, perhaps another bridge of this site: stop it, or name another address"
+                }
+            };
         }
         "name an address of this machine that is free"
     }

@@ -27,6 +27,9 @@ use crate::load::figures::{Figures, Snapshot};
 /// Everything, ready to run.
 pub struct Stack {
     sites: Vec<Site>,
+    /// Those that listen.
+    #[cfg(feature = "embedded")]
+    brokers: Vec<Broker>,
     #[cfg(feature = "load")]
     driver: Option<Driver>,
     watch: Watch,
@@ -116,6 +119,8 @@ impl Stack {
         };
         Self {
             sites,
+            #[cfg(feature = "embedded")]
+            brokers: Vec::new(),
             #[cfg(feature = "load")]
             driver,
             watch,
@@ -133,12 +138,22 @@ impl Stack {
         sites + LOAD_PATIENCE
     }
 
+    /// Takes the addresses of its brokers, before anything is shown or started.
+    #[cfg(feature = "embedded")]
+    pub async fn bind(&mut self) -> Result<(), StackError> {
+        self.brokers = bind(&self.sites).await?;
+        for (site, url) in &self.watch.brokers {
+            tracing::info!(%site, %url, "broker in memory: listening");
+        }
+        Ok(())
+    }
+
     /// Runs until `stop`, then takes everything down: the load first, so that its last answers arrive.
     pub async fn run(self, stop: CancellationToken) -> Result<Outcome, StackError> {
         let down = CancellationToken::new();
         let _down = down.clone().drop_guard();
         #[cfg(feature = "embedded")]
-        for broker in bind(&self.sites).await? {
+        for broker in self.brokers {
             tokio::spawn(broker.run(down.clone()));
         }
         #[cfg(feature = "load")]

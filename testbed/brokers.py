@@ -53,7 +53,7 @@ class Broker:
         if self.pid():
             return
         self.dir.mkdir(parents=True, exist_ok=True)
-        inside = ["ip", "netns", "exec", self.place.namespace, str(distribution() / "bin/pulsar")]
+        inside = ["ip", "netns", "exec", self.place.namespace, self.program()]
         with open(self.log, "ab") as log:
             log_from = log.tell()
             # `ip netns exec` and bin/pulsar both exec, so this pid becomes Java's.
@@ -63,6 +63,12 @@ class Broker:
             )  # fmt: skip
         kept = {"pid": process.pid, "born": born(process.pid), "log_from": log_from}
         self.pid_file().write_text(json.dumps(kept))
+
+    def program(self):
+        return str(self.distribution() / "bin/pulsar")
+
+    def distribution(self):
+        return distribution()
 
     def command(self):
         return [
@@ -154,6 +160,7 @@ class Broker:
             "bindAddress": "0.0.0.0",
             "advertisedAddress": self.address,
             "brokerDeduplicationEnabled": "true",
+            "transactionCoordinatorEnabled": "true",
             # A test's topics go when it ends, and what they held soon after; the disk is the slowest part here.
             "forceDeleteNamespaceAllowed": "true",
             "journalMaxSizeMB": "256",
@@ -164,7 +171,7 @@ class Broker:
     def configuration(self):
         """The distribution's file with our settings."""
         ours = self.settings()
-        lines = (distribution() / "conf" / self.template).read_text().splitlines()
+        lines = (self.distribution() / "conf" / self.template).read_text().splitlines()
         kept = [line for line in lines if line.split("=")[0].strip() not in ours]
         path = self.dir / self.template
         path.write_text("\n".join(kept + [f"{key}={value}" for key, value in ours.items()]) + "\n")

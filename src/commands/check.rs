@@ -14,7 +14,7 @@ pub fn check(args: &CheckArgs) -> Exit {
     let file = match super::config_file(args.config.file()) {
         Ok(Some(file)) => file,
         Ok(None) => {
-            eprintln!("bridge: check: name a configuration: --config FILE, or $BRIDGE_CONFIG");
+            eprintln!("bridge: check: name a configuration: bridge check FILE, or $BRIDGE_CONFIG");
             return Exit::Usage;
         }
         Err(exit) => return exit,

@@ -52,11 +52,14 @@ pub fn run(args: &RunArgs) -> Exit {
 async fn until_stopped(mut opened: Opened, args: &RunArgs) -> Result<Outcome, Exit> {
     let stop = CancellationToken::new();
     let sites = std::mem::take(&mut opened.sites);
-    let stack = Stack::new(
+    #[cfg_attr(not(feature = "embedded"), expect(unused_mut, reason = "only brokers in memory are bound"))]
+    let mut stack = Stack::new(
         sites,
         #[cfg(feature = "load")]
         opened.load.take(),
     );
+    #[cfg(feature = "embedded")]
+    stack.bind().await.map_err(cannot_run)?;
     let drain_time_max = stack.drain_time_max() + DRAIN_MARGIN;
     let signals = Signals::listen().map_err(|error| {
         tracing::error!(%error, "cannot listen to signals");

@@ -238,7 +238,11 @@ impl Topic {
         let Some((name, subscription)) = oldest else { return };
         if subscription.consumers().is_empty() && subscription.cursor().mark() < state.log.end() {
             let (topic, bytes) = (&self.name, state.held);
-            tracing::warn!(%topic, subscription = %name, bytes, "publishers wait: nobody consumes this subscription");
+            // By this target it is shown beside the live view too.
+            tracing::warn!(
+                target: "embedded", %topic, subscription = %name, bytes,
+                "publishers wait: nobody consumes this subscription; consume it, or unsubscribe"
+            );
             state.has_warned = true;
         }
     }

@@ -229,6 +229,13 @@ pub struct Facts {
     pub unknown: bool,
 }
 
+/// The site from which the bridge of this producer name brings what it writes.
+pub fn bridged_from(producer_name: &str) -> Option<&str> {
+    let (from, _) = producer_name.strip_prefix(BRIDGE_NAME_PREFIX)?.split_once('/')?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    (!from.is_empty() && from.len() <= SITE_LEN_MAX && from.chars().all(is_plain)).then_some(from)
+}
+
 impl Facts {
     /// How many messages the entry claims to hold: what the broker takes off a consumer's permits.
     /// At least 1, at most what a permit counter holds, whatever it claims.
@@ -241,11 +248,9 @@ impl Facts {
         self.producer_name.as_ref().is_some_and(|name| name.starts_with(BRIDGE_NAME_PREFIX.as_bytes()))
     }
 
-    /// Whether a bridge brought it from this site, by the name that bridges register: `bridge/<from>/<to>/…`.
-    pub fn brought_from(&self, site: &str) -> bool {
-        let name = self.producer_name.as_deref().unwrap_or_default();
-        let from = name.strip_prefix(BRIDGE_NAME_PREFIX.as_bytes()).unwrap_or_default();
-        from.strip_prefix(site.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'/'))
+    /// The site from which a bridge brought it, by the name that bridges register: `bridge/<from>/<to>/…`.
+    pub fn brought_from(&self) -> Option<&str> {
+        bridged_from(std::str::from_utf8(self.producer_name.as_deref()?).ok()?)
     }
 
     fn read(metadata: &Bytes) -> Result<Self, EntryError> {
@@ -340,6 +345,8 @@ fn len_prefix(metadata: &[u8]) -> [u8; 4] {
 
 /// Every bridge registers producer names that begin so.
 pub const BRIDGE_NAME_PREFIX: &str = "bridge/";
+/// As long as a site's name may be.
+const SITE_LEN_MAX: usize = 32;
 
 const BROKER_METADATA_MAGIC: [u8; 2] = [0x0e, 0x02];
 /// `Commands.magicCrc32c`.

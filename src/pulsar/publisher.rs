@@ -40,6 +40,18 @@ impl Publisher {
         topic: &TopicName,
         name: &str,
     ) -> Result<Self, ConnectionError> {
+        Self::create_saying(connection, topic, name, &[]).await
+    }
+
+    /// The same; what it says about itself is in the topic's statistics.
+    pub async fn create_saying(
+        connection: Connection,
+        topic: &TopicName,
+        name: &str,
+        said: &[(&str, String)],
+    ) -> Result<Self, ConnectionError> {
+        let pair =
+            |(key, value): &(&str, String)| proto::KeyValue { key: (*key).into(), value: value.clone() };
         let producer_id = connection.next_id();
         let request_id = connection.next_id();
         let events = connection.register_producer(producer_id);
@@ -51,7 +63,7 @@ impl Publisher {
                 request_id,
                 producer_name: Some(name.to_owned()),
                 encrypted: Some(false),
-                metadata: Vec::new(),
+                metadata: said.iter().map(pair).collect(),
                 epoch: Some(0),
                 user_provided_producer_name: Some(true),
             }),

@@ -27,8 +27,20 @@ pub struct AdminRest {
 pub struct TopicStats {
     /// `Enabled` when the broker drops what it has already.
     pub deduplication_status: Option<String>,
+    /// Its producers.
+    pub publishers: Vec<PublisherStats>,
     /// Its subscriptions by name.
     pub subscriptions: BTreeMap<String, SubscriptionStats>,
+}
+
+/// One producer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PublisherStats {
+    /// Its name.
+    pub producer_name: Option<String>,
+    /// What it said about itself when it was created.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// One subscription.

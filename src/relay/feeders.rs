@@ -1,12 +1,16 @@
-//! Which sites feed a topic here, as the open sessions of its sinks say: who sends it, and who feeds it there. A route
-//! that passes on what bridges brought tells them to its target, so that no ring of routes is closed. Plain
-//! bookkeeping; whom a set keeps out is decided in `opening.rs`.
+//! Which sites feed a topic here: who sends it, and who feeds it there, as the open sessions of this process's sinks
+//! say, and as the producers of other processes say in the topic's statistics. A route that passes on what bridges
+//! brought tells them to its target, so that no ring of routes is closed. Plain bookkeeping; whom a set keeps out is
+//! decided in `opening.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::control;
+use crate::pulsar::entry::bridged_from;
+use crate::pulsar::rest::PublisherStats;
 use crate::pulsar::topic::TopicName;
 
 /// The sessions that feed topics here. Bounded by the sessions that are open.
@@ -77,12 +81,53 @@ impl Drop for Feed {
     }
 }
 
+/// The sites whose messages these producers of a topic bring, without what `to` brings.
+pub(super) fn of_publishers(publishers: &[PublisherStats], to: &str) -> BTreeSet<String> {
+    let mut sites = BTreeSet::new();
+    for publisher in publishers {
+        let from = publisher.producer_name.as_deref().and_then(bridged_from);
+        let Some(from) = from.filter(|from| *from != to) else {
+            continue;
+        };
+        let fed_by = publisher.metadata.get(FED_BY).map(String::as_str).unwrap_or_default();
+        let fed_by = fed_by.split(',').filter(|site| control::is_name(site));
+        // One beyond what may be is enough to refuse.
+        sites.extend(std::iter::once(from).chain(fed_by).take(FED_BY_MAX + 1).map(str::to_owned));
+    }
+    sites
+}
+
+/// What a sink's producer says about itself, for the site's other processes.
+pub(super) fn said(fed_by: &[String]) -> Vec<(&'static str, String)> {
+    if fed_by.is_empty() { Vec::new() } else { vec![(FED_BY, fed_by.join(","))] }
+}
+
+/// In a producer's metadata.
+const FED_BY: &str = "bridge.fed_by";
 /// Sites that may feed one topic, directly or through others.
 pub(super) const FED_BY_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_process_publishes_says_whose_messages_it_brings() {
+        let publisher = |name: &str, fed_by: &[&str]| {
+            let fed_by: Vec<String> = fed_by.iter().map(ToString::to_string).collect();
+            let metadata = said(&fed_by).into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+            PublisherStats { producer_name: Some(name.into()), metadata }
+        };
+        let publishers = [
+            publisher("bridge/one/here/persistent://a/b/c/1", &["two", "three"]),
+            publisher("bridge/four/here/persistent://a/b/c/1", &[]),
+            publisher("an application", &["nobody"]),
+            PublisherStats::default(),
+        ];
+        let sites = |to| of_publishers(&publishers, to).into_iter().collect::<Vec<_>>();
+        assert_eq!(sites("five"), ["four", "one", "three", "two"]);
+        assert_eq!(sites("one"), ["four"]);
+    }
 
     #[test]
     fn a_topic_is_fed_by_the_sites_of_its_sessions_and_by_theirs_but_not_by_the_target() {

@@ -1,15 +1,14 @@
 //! What a running session holds: its window, what waits to be joined, and where it stands. Decides what is read,
 //! sent and acknowledged next; holds no socket.
 
-use std::collections::BTreeSet;
-
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::batching::{Batching, Boundary, Unit};
 use super::context::RouteSpec;
 use super::frames::{self, EntryHead, Ready};
 use super::lane::{SourceRegistration, WINDOW_ENTRIES};
+use super::onward::Fed;
 use super::progress::Progress;
 use super::refused::Refused;
 use super::session::{Halt, SessionEnd};
@@ -32,11 +31,8 @@ pub(super) struct Flow {
     /// What goes to the quarantine in this session, and stays marked until it is acknowledged.
     pub(super) refused: Refused,
     pub(super) heard_at: Instant,
-    pub(super) fed: Option<Fed>,
+    pub(super) fed: Fed,
 }
-
-/// Where changes are heard of which sites feed the topic, and those that the destination was told.
-pub(super) type Fed = (watch::Receiver<()>, BTreeSet<String>);
 
 impl Flow {
     pub(super) fn new(
@@ -44,6 +40,7 @@ impl Flow {
         session: u64,
         ready: &Ready,
         route: &RouteSpec,
+        fed: Fed,
         refused: Refused,
     ) -> Self {
         let mut batching = Batching::new(route.joining);
@@ -62,7 +59,7 @@ impl Flow {
             has_read: false,
             refused,
             heard_at: Instant::now(),
-            fed: None,
+            fed,
         }
     }
 

@@ -25,6 +25,7 @@ mod routes;
 mod flow;
 mod hole;
 mod marking;
+mod onward;
 mod owed;
 mod session;
 mod source;

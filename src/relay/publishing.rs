@@ -244,12 +244,13 @@ pub(super) async fn create_producer(
     client: &Client,
     topic: &TopicName,
     name: &str,
+    said: &[(&str, String)],
 ) -> Result<Publisher, Refusal> {
     let mut backoff = Backoff::new(BUSY_RETRY_FIRST, BUSY_RETRY_MAX);
     let give_up = Instant::now() + BUSY_DEADLINE;
     loop {
         let connection = client.connect_to_owner(topic).await.map_err(|error| refusal_of(&error))?;
-        match Publisher::create(connection.clone(), topic, name).await {
+        match Publisher::create_saying(connection.clone(), topic, name, said).await {
             Ok(publisher) => return Ok(publisher),
             Err(error) => {
                 connection.close();

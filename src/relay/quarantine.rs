@@ -47,7 +47,7 @@ impl Quarantine {
         let producer_name =
             format!("bridge/{}/{}/{}/{}/quarantine", open.from, open.to, open.topic, open.generation);
         let publisher =
-            create_producer(&context.cluster.client, &name, &producer_name).await.map_err(placed)?;
+            create_producer(&context.cluster.client, &name, &producer_name, &[]).await.map_err(placed)?;
         Ok(Self { topic: name, publisher, producer_name, refused, waiting: None })
     }
 

@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, RouteSpec};
-use super::feeders::FED_BY_MAX;
-use super::flow::{Fed, Flow};
+use super::flow::Flow;
 use super::frames::{ENTRY_LEN_MAX, Kind, Open, Ready, SchemaAnswer, SchemaAsk, Stop};
 use super::hole;
 use super::lane::{FromSink, LaneHandle};
+use super::onward::Fed;
 use super::progress::Progress;
 use super::reason::Reason;
 use super::refused::Refused;
@@ -73,6 +73,10 @@ pub struct Session<'a> {
     pub(super) progress: &'a mut Progress,
     /// Where an earlier session's reading has to go on; left where the next one's has to.
     pub(super) resume_at: &'a mut Option<Position>,
+    /// Sites from which bridges brought what earlier sessions read.
+    pub(super) seen_feeders: &'a mut BTreeSet<String>,
+    /// What this process acknowledged last.
+    pub(super) acknowledged: &'a mut Option<Position>,
     /// What the subscription's marker says was refused: it goes to the quarantine.
     pub(super) refused: Refused,
     /// Refused as a batch, and to be sent singly.
@@ -82,12 +86,11 @@ pub struct Session<'a> {
 impl Session<'_> {
     /// Runs it to its end, and tells the sink.
     pub async fn run(mut self) -> SessionEnd {
-        // Before it is asked: what begins meanwhile is heard.
-        let feeders = self.context.feeders.watch();
-        let fed_by = self.fed_by();
-        if fed_by.len() > FED_BY_MAX {
-            return SessionEnd::Halted(Halt::new(Reason::OnwardRing, "more sites feed the topic than may"));
-        }
+        let fed = Fed::find(self.context, self.route, self.topic, self.seen_feeders).await;
+        let fed = match fed {
+            Ok(fed) => fed,
+            Err(halt) => return SessionEnd::Halted(halt),
+        };
         let (registration, mut from_sink) = self.lane.register_source();
         let session = self.context.next_session();
         let number = registration.number;
@@ -104,7 +107,7 @@ impl Session<'_> {
             partitions: self.partitions,
             generation: self.route.generation,
             destination: renamed(self.route, self.topic),
-            fed_by: fed_by.iter().cloned().collect(),
+            fed_by: fed.sites(),
             any_partitions: self.route.any_partitions,
             quarantine: self.quarantine().map(ToString::to_string),
             refused: self.refused.pairs(),
@@ -118,9 +121,9 @@ impl Session<'_> {
             Ok(ready) => {
                 let promise = if ready.effectively_once { "effectively-once" } else { "at-least-once" };
                 self.progress.running(promise);
-                let mut flow = Flow::new(registration, session, &ready, self.route, self.refused.clone());
+                let refused = self.refused.clone();
+                let mut flow = Flow::new(registration, session, &ready, self.route, fed, refused);
                 flow.batching.keep_apart(self.apart);
-                flow.fed = Some((feeders, fed_by)).filter(|_| self.route.onward);
                 let end = self.stream(&mut flow, &mut from_sink).await;
                 if flow.has_read {
                     *self.resume_at = flow.lowest_unconfirmed();
@@ -135,12 +138,6 @@ impl Session<'_> {
             self.lane.tell(Kind::Stop(stop)).await;
         }
         end
-    }
-
-    /// The sites that the target is told of: none, where nothing of theirs is passed on.
-    fn fed_by(&self) -> BTreeSet<String> {
-        let Self { context, route, topic, .. } = self;
-        if route.onward { context.feeders.of(&topic.base(), &route.to) } else { BTreeSet::new() }
     }
 
     async fn await_ready(
@@ -212,7 +209,7 @@ impl Session<'_> {
                 // A sink that confirms nothing keeps nobody from stopping: what is open is sent again some day.
                 () = at(settle_by), if settle_by.is_some() => Err(SessionEnd::Drained),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
-                grown = fed_by_more(&mut flow.fed, self.context, self.topic, &self.route.to), if !drain.is_cancelled() => Err(grown),
+                grown = flow.fed.grown(self.context, self.route, self.topic), if !drain.is_cancelled() => Err(grown),
                 place = lane.entry_place(), if sends => match place {
                     Some(place) => flow.send_next(place, self.progress),
                     None => Err(SessionEnd::LaneLost),
@@ -227,6 +224,9 @@ impl Session<'_> {
             };
             if let Err(end) = step {
                 return self.judge_run(flow, end).await;
+            }
+            if flow.window.take_went_back() {
+                self.tell_rewind("more came again than can have been unconfirmed");
             }
             self.progress.show_when_due();
         }
@@ -277,6 +277,12 @@ impl Session<'_> {
         if !flow.has_read {
             self.hold_to_order(position).await?;
             flow.has_read = true;
+            let is_known = position.sequence_id().is_some_and(|id| flow.window.has_seen(id));
+            if let Some(acknowledged) = self.acknowledged.filter(|acknowledged| position <= *acknowledged)
+                && is_known
+            {
+                self.tell_rewind(&format!("{acknowledged} was acknowledged, {position} came again"));
+            }
         }
         let halt =
             |reason, detail: &str| SessionEnd::Halted(Halt::new(reason, &format!("{position}: {detail}")));
@@ -286,9 +292,7 @@ impl Session<'_> {
             return Err(halt(Reason::EntryTooLarge, "larger than a lane carries"));
         }
         let (messages, stored_len) = (entry.facts().messages(), delivery.stored.len());
-        let facts = entry.facts();
-        let skips =
-            if self.route.onward { facts.brought_from(&self.route.to) } else { facts.written_by_bridge() };
+        let skips = flow.fed.skips(self.route, entry.facts(), self.seen_feeders)?;
         if skips {
             self.progress.row.skipped += 1;
             flow.skip = Some(position);
@@ -320,6 +324,17 @@ impl Session<'_> {
             Halt::new(Reason::SourceGap, &detail)
         };
         Err(SessionEnd::Halted(halt))
+    }
+
+    /// Whoever rewound the subscription may want to see these entries again at the destination, and will not.
+    fn tell_rewind(&self, detail: &str) {
+        let (route, topic) = (&self.route.name, self.topic);
+        tracing::warn!(
+            %route, %topic, detail,
+            remedy = "none needed, unless they are to be sent again: then raise the route's \"generation\"",
+            "the subscription went back (rewound, or its cluster lost acknowledgements): what the destination has is \
+             not stored again"
+        );
     }
 
     /// An entry that the destination has and that did not come again while catching up may have left by the
@@ -358,6 +373,7 @@ impl Session<'_> {
         let marker = hole::properties(self.route.generation, &flow.refused);
         self.subscription.acknowledge(id, marker).await.map_err(|_| SessionEnd::ConsumerLost)?;
         flow.last_acknowledged = Some(position);
+        *self.acknowledged = Some(position);
         self.progress.owed.settle(|sent| sent <= position);
         self.progress.row.acknowledged = Some(position.to_string());
         self.progress.advanced();
@@ -405,23 +421,6 @@ fn covers(marked: &MessageId, position: Position) -> bool {
 fn renamed(route: &RouteSpec, topic: &TopicName) -> String {
     let (base, there) = (topic.base(), route.renaming.destination(&topic.base()));
     if there == base { String::new() } else { there.to_string() }
-}
-
-/// Another site feeds the topic by now: the target has to judge anew. Never, where nothing is passed on.
-async fn fed_by_more(fed: &mut Option<Fed>, context: &Context, topic: &TopicName, to: &str) -> SessionEnd {
-    let Some((feeders, told)) = fed else {
-        return std::future::pending().await;
-    };
-    // The sender lives in the context.
-    while feeders.changed().await.is_ok() {
-        if !context.feeders.of(&topic.base(), to).is_subset(told) {
-            break;
-        }
-    }
-    SessionEnd::Halted(Halt::new(
-        Reason::Starting,
-        "another site feeds the topic, and the destination has to know",
-    ))
 }
 
 async fn at(instant: Option<Instant>) {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::destination;
+use super::feeders;
 use super::frames::{EntryHead, Kind, Open, Ready, Receipts, SchemaAsk, Stop};
 use super::lane::{Allowance, FromSource, LaneHandle, WINDOW_ENTRIES};
 use super::progress::Progress;
@@ -113,7 +114,8 @@ impl Sink {
             self.open.from, self.open.to, self.open.topic, self.open.generation
         );
         let client = &self.context.cluster.client;
-        let publisher = create_producer(client, &destination.topic, &producer_name).await?;
+        let said = feeders::said(&self.open.fed_by);
+        let publisher = create_producer(client, &destination.topic, &producer_name, &said).await?;
         let mut refused = Refused::of_pairs(&self.open.refused).unwrap_or_default();
         // The source decides the same, and begins a session in which they are nothing special.
         self.holes().forget(&refused.take_resendable(publisher.last_sequence_id()));

@@ -2,6 +2,7 @@
 //! runs one session after the other. Decides what follows the end of each; the sessions themselves are in
 //! `session.rs`, what may be acknowledged is decided in `window.rs`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,10 @@ pub struct Source {
     progress: Progress,
     /// The lowest position that an earlier session read without a confirmation: reading goes on there at the latest.
     resume_at: Option<Position>,
+    /// Sites from which bridges brought entries that this source has read.
+    seen_feeders: BTreeSet<String>,
+    /// What this process acknowledged last.
+    acknowledged: Option<Position>,
     /// Refused as a joined batch: sent singly from now on.
     apart: Refused,
     /// Behind other replicas, after an attachment that came to nothing.
@@ -78,6 +83,8 @@ impl Source {
             missing,
             progress,
             resume_at: None,
+            seen_feeders: BTreeSet::new(),
+            acknowledged: None,
             apart: Refused::default(),
             priority: 0,
         }
@@ -254,6 +261,8 @@ impl Source {
             subscription,
             progress: &mut self.progress,
             resume_at: &mut self.resume_at,
+            seen_feeders: &mut self.seen_feeders,
+            acknowledged: &mut self.acknowledged,
             refused,
             apart: &mut self.apart,
         };

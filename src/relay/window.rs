@@ -61,6 +61,9 @@ pub struct Window {
     highest_read: Option<u64>,
     acknowledgeable: Option<Position>,
     duplicates: u64,
+    /// Entries that were sent at or below what the destination had, and their bytes.
+    known: (usize, usize),
+    known_told: bool,
 }
 
 impl Window {
@@ -76,6 +79,8 @@ impl Window {
             highest_read: None,
             acknowledgeable: None,
             duplicates: 0,
+            known: (0, 0),
+            known_told: false,
         }
     }
 
@@ -112,6 +117,18 @@ impl Window {
         self.to_meet
     }
 
+    /// The destination had seen this id when the session began.
+    pub fn has_seen(&self, id: u64) -> bool {
+        !self.boundary.is_above(id)
+    }
+
+    /// Says once that more came again than can have been unconfirmed: somebody moved the cursor back.
+    pub fn take_went_back(&mut self) -> bool {
+        let (entries, bytes) = self.known;
+        let went_back = entries > UNCONFIRMED_ENTRIES_MAX && bytes > UNCONFIRMED_BYTES_MAX;
+        went_back && !std::mem::replace(&mut self.known_told, true)
+    }
+
     /// The source topic's last position, asked for while catching up: when it lies below what the destination
     /// has, the source's ids went back.
     pub fn judge_last_position(&self, last: Position) -> Result<(), Reason> {
@@ -133,6 +150,9 @@ impl Window {
             // Read past the id without meeting it: these are not the entries that it was given to.
             Some(meet) if highest > meet => return Err(Reason::DuplicateRun),
             Some(_) | None => {}
+        }
+        if self.has_seen(highest) {
+            self.known = (self.known.0 + 1, self.known.1 + bytes);
         }
         self.highest_read = Some(highest);
         self.bytes += bytes;
@@ -194,6 +214,10 @@ const SKIPPED: u64 = u64::MAX;
 /// Duplicates of one session beyond any window: what a source broker's crash brings back is about a second of
 /// acknowledgements, which it persists once a second. More is a judgement for people.
 const DUPLICATES_MAX: u64 = 1_000_000;
+
+/// As much as a sink ever grants, of joined batches and of large entries.
+const UNCONFIRMED_ENTRIES_MAX: usize = 2000;
+const UNCONFIRMED_BYTES_MAX: usize = 8 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -271,6 +295,21 @@ mod tests {
         window.receipt(id(1), true).unwrap();
         assert_eq!(window.sent(id(4), at(4), 1), Err(Reason::DuplicateRun));
         assert_eq!(window.take_acknowledgeable(), None);
+    }
+
+    #[test]
+    fn more_than_any_window_that_comes_again_is_told_once() {
+        let entries = UNCONFIRMED_ENTRIES_MAX as u64 + 1;
+        for (len, told) in [(UNCONFIRMED_BYTES_MAX / UNCONFIRMED_ENTRIES_MAX, 1), (10, 0)] {
+            let mut window = Window::new(100, 10, Boundary::new(last(2 * entries)));
+            let mut went_back = 0;
+            for entry in 0..entries + 5 {
+                window.sent(id(entry), at(entry), len).unwrap();
+                window.receipt(id(entry), true).unwrap();
+                went_back += u64::from(window.take_went_back());
+            }
+            assert_eq!(went_back, told, "entries of {len} bytes");
+        }
     }
 
     #[test]

@@ -121,18 +121,25 @@ def stall(leg):
 
 def reset(leg):
     way, after = leg.way(), leg.random.randint(1, 60_000)
-    before = leg.link.counts()["hit"].get("reset", 0)
+    before = leg.link.counts()["connections"]
     leg.link.tell("reset", way=way, bytes=after, of="busiest")
-    deadline = time.monotonic() + 20
-    while leg.link.counts()["hit"].get("reset", 0) == before and time.monotonic() < deadline:
-        time.sleep(0.05)
+    dialled_anew(leg, before)
     return f"{way} after {after} bytes more"
 
 
 def half_close(leg):
-    way = leg.way()
-    leg.link.tell("half-close", way=way, of=(of := leg.random.choice(("all", "busiest"))))
+    way, of = leg.way(), leg.random.choice(("all", "busiest"))
+    before = leg.link.counts()["connections"]
+    leg.link.tell("half-close", way=way, of=of)
+    dialled_anew(leg, before)
     return f"{way}, {of}"
+
+
+def dialled_anew(leg, before, patience=20):
+    """These bite when their bytes have come or their end is noticed: until the edge dials again, or in vain."""
+    deadline = time.monotonic() + patience
+    while leg.link.counts()["connections"] == before and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def seek(leg):

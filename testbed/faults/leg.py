@@ -17,7 +17,7 @@ from places import PLACES, TestbedError
 from pulse import Pulse
 from record import FOUND, Record
 from stage import HERE as SUITE
-from stage import Load, Stage, explain, hold_that, last_line, other
+from stage import Load, Stage, Unheard, explain, hold_that, last_line, other
 
 # Confirmations come many times a second; this late is not the machine's noise.
 LATE_SECONDS = 2.0
@@ -69,7 +69,7 @@ class Leg:
         self.started = time.monotonic()
         self.pulse = Pulse(self.pair, self.partitions, self.is_drained)
         self.pulse.start()
-        self.recovered("the load began")
+        self.recovered("the load began", idle_may=False)
 
     def create(self, site, topic, partitions):
         try:
@@ -95,7 +95,7 @@ class Leg:
         command = [WATCH, *self.stage.access[site], "--progress", str(self.progress(site))]
         for load in arriving:
             command += ["--topic", load.topic, "--producer", load.name]
-        return self.stage.program(site, command, stdin=subprocess.PIPE)
+        return self.stage.program(site, command, stdin=subprocess.PIPE, kind=Unheard)
 
     def progress(self, site):
         return self.stage.folder / f"watch-{site}.json"
@@ -114,22 +114,31 @@ class Leg:
         self.stage.say(
             f"{'' if bit else 'did not bite: '}{kind} ({detail}): {lost_links} connections, {stretch.sessions} "
             f"sessions, {stretch.duplicates} duplicates dropped, longest wait "
-            f"{stretch.outage:.1f} s ({stretch.where.rpartition('/')[2]})"
+            f"{stretch.outage:.1f} s ({stretch.where.rpartition('/')[2]}){self.idle()}"
         )
         self.check(f"after {kind}")
         time.sleep(self.random.uniform(0.3, 1.0))
         return bit
 
-    def recovered(self, after):
-        waiting = self.pulse.wait_all(RECOVERY_SECONDS)
+    def idle(self):
+        """Partitions that nobody writes to at the moment."""
+        names = [name.rpartition("/")[2] for name in sorted(self.pulse.drained)]
+        return f"; without load: {', '.join(names)}" if names else ""
+
+    def recovered(self, after, idle_may=True):
+        waiting = self.pulse.wait_all(RECOVERY_SECONDS, idle_may)
         if waiting:
             rows = self.pair.describe(self.pair.rows())
             raise TestbedError(f"{RECOVERY_SECONDS} s after {after} these do not get on: {waiting}\n{rows}")
 
     def is_drained(self, partition):
-        """Its source's broker says that nothing waits for the bridge."""
-        route = next(one for one in self.routes if partition.startswith(one["topics"][0]))
-        return self.stage.backlog(route["from"], partition, f"bridge.{route['from']}.{route['to']}") == 0
+        """Nothing waits for the bridge and nobody writes: the load's client has not connected again."""
+        site, target = next((one["from"], one["to"]) for one in self.routes if partition.startswith(one["topics"][0]))
+        try:
+            stats = self.brokers[site].admin.get(f"{rest.topic_path(partition)}/stats")
+            return not stats["publishers"] and stats["subscriptions"][f"bridge.{site}.{target}"]["msgBacklog"] == 0
+        except (OSError, rest.Refused, KeyError):
+            return False
 
     def check(self, when):
         """Agents, loads and watches live, and nothing wrong has arrived."""
@@ -149,7 +158,7 @@ class Leg:
         try:
             return json.loads(self.progress(site).read_text())
         except FileNotFoundError:
-            return {"received": 0}
+            return {"received": 0, "examples": []}
 
     def received(self):
         return sum(self.counts(site)["received"] for site in self.watches)

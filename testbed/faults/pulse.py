@@ -13,6 +13,8 @@ LOOK_SECONDS = 0.1
 # An agent that is stopped answers nobody.
 ANSWER_SECONDS = 1.0
 DRAINED_SECONDS = 1.0
+# In a row: whoever was just thrown out is back before that.
+DRAINED_ASKS = 5
 
 
 @dataclass
@@ -37,7 +39,8 @@ class Pulse(threading.Thread):
         for agent in pair.both:
             agent.http.patience = ANSWER_SECONDS
         self.lock, self.ended = threading.Lock(), threading.Event()
-        self.marks, self.got_on, self.duplicates, self.drained = {}, {}, {}, set()
+        self.marks, self.got_on, self.duplicates = {}, {}, {}
+        self.running, self.asks, self.drained = set(), {}, set()
         self.stretch = Stretch(time.monotonic())
 
     def run(self):
@@ -58,6 +61,7 @@ class Pulse(threading.Thread):
                 self.marks[name] = mark
                 if before and before[:2] != mark[:2]:
                     self.stretch.sessions += 1
+                (self.running.add if row["state"] == "running" else self.running.discard)(name)
                 self.count_duplicates(name, pid, row["duplicates"])
                 if before and before[2] != mark[2] and mark[2] > 0:
                     self.note_outage(name, now)
@@ -79,7 +83,7 @@ class Pulse(threading.Thread):
         """A new stretch."""
         with self.lock:
             self.stretch = Stretch(time.monotonic())
-            self.drained.clear()
+            self.asks.clear()
             return self.stretch
 
     def expect_all(self):
@@ -87,13 +91,13 @@ class Pulse(threading.Thread):
         with self.lock:
             self.stretch.waiting = set(self.partitions)
 
-    def wait_all(self, patience):
-        """Until all partitions have got on since now or have nothing to relay; those that have not, otherwise."""
+    def wait_all(self, patience, idle_may=True):
+        """Until all partitions have got on since now, or have nothing to relay; those that have not, otherwise."""
         self.expect_all()
         now = time.monotonic()
         deadline, ask_at = now + patience, now + DRAINED_SECONDS
         while self.stretch.waiting - self.drained and (now := time.monotonic()) < deadline and not self.ended.is_set():
-            if now > ask_at:
+            if idle_may and now > ask_at:
                 self.ask_drained()
                 ask_at = time.monotonic() + DRAINED_SECONDS
             time.sleep(LOOK_SECONDS)
@@ -103,7 +107,8 @@ class Pulse(threading.Thread):
     def ask_drained(self):
         """Ends the wait of partitions that have nothing to relay, as far as it counts."""
         for name in sorted(self.stretch.waiting - self.drained):
-            if self.is_drained(name):
+            self.asks[name] = self.asks.get(name, 0) + 1 if name in self.running and self.is_drained(name) else 0
+            if self.asks[name] >= DRAINED_ASKS:
                 with self.lock:
                     self.note_outage(name, time.monotonic())
                     self.drained.add(name)

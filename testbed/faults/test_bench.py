@@ -10,14 +10,15 @@ import unittest
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from pulse import Pulse  # noqa: E402
+from pulse import DRAINED_ASKS, Pulse  # noqa: E402
 from record import Record  # noqa: E402
 
 TOPICS = ("one", "two")
 
 
 def row(topic, confirmed, session=1, end="source", duplicates=0):
-    return {"topic": topic, "confirmed": confirmed, "session": session, "end": end, "duplicates": duplicates}
+    fixed = {"state": "running", "duplicates": duplicates, "end": end}
+    return {"topic": topic, "confirmed": confirmed, "session": session, **fixed}
 
 
 def looking():
@@ -59,10 +60,14 @@ class ThePulse(unittest.TestCase):
     def test_one_that_has_nothing_to_relay_is_waited_for_and_its_wait_not_counted(self):
         pulse, stretch = looking()
         pulse.expect_all()
-        pulse.ask_drained()
         pulse.take(7, [row("one", 6)], stretch.began + 2)
+        for turn in range(DRAINED_ASKS):
+            self.assertEqual(pulse.drained, set(), turn)
+            pulse.ask_drained()
+        self.assertEqual(pulse.drained, {"two"})
         pulse.take(7, [row("two", 6)], stretch.began + 50)
         self.assertEqual((round(stretch.outage, 3), stretch.where, stretch.waiting), (2, "one", set()))
+        self.assertEqual(pulse.drained, set())
         pulse.take(7, [row("two", 7)], stretch.began + 60)
         self.assertEqual((round(stretch.outage, 3), stretch.where), (10, "two"))
 

@@ -7,7 +7,7 @@ import subprocess
 
 import rest
 import wire
-from places import PLACES, TestbedError
+from places import TestbedError
 from stage import hold_that
 from wire import Crafted, field
 
@@ -195,7 +195,7 @@ def read(stage, site, topic, subscription, count, linger=1):
 
 
 def raw(stage, site, arguments, lines=""):
-    place = PLACES[site]
+    place = stage.brokers[site].place
     command = ["ip", "netns", "exec", place.namespace, tool(stage.binary), *arguments, "--url", place.service_url]
     done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=120)
     found = [json.loads(line) for line in done.stdout.splitlines()]

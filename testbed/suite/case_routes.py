@@ -11,6 +11,7 @@ from stage import Load, hold_that, verdict
 
 # The second process of a site; the first has agents.ADMIN_PORT.
 SECOND_ADMIN_PORT = 9601
+SITES = ("riskfuel", "bank", "partner")
 
 
 def patterns(stage):
@@ -116,29 +117,60 @@ def mesh(stage):
     play(stage, group, "in a mesh")
 
 
+def ring(stage):
+    """Three sites in a ring of onward routes: what is written at one comes to each once, and the route that would bring
+    it back to its beginning is refused before it does."""
+    group, topic = Group(stage), stage.topic("shared")
+    group.hub("riskfuel", ["bank", "partner"])
+    group.hub("partner", ["bank"])
+    ways = [("riskfuel", "bank"), ("partner", "riskfuel"), ("bank", "partner")]
+    group.finish(one_way(ways[:2], topic, onward=True), one_way(ways[2:], topic, onward=True))
+    make_shared(stage)
+    group.start()
+    group.wait_running()
+    expected = stage.load(Load("round", "riskfuel", topic, stage.scaled(10_000), rate=1500))
+
+    def is_refused(rows):
+        return [row["route"] for row in rows if row["end"] == "source" and row["reason"] == "onward_ring"]
+
+    refused = group.wait(60, "the ring is refused", is_refused)
+    hold_that(refused == ["partner-riskfuel"], f"refused: {refused}")
+    for site in SITES:
+        report = stage.verify(site, topic, expected, linger=6)
+        stage.record(f"in a ring, at {site}", messages=report["received"], **verdict(report))
+    group.stop()
+
+
 def both_ways(hub, edges, topic, **more):
-    pairs = [way for edge in edges for way in ((hub, edge), (edge, hub))]
+    return one_way([way for edge in edges for way in ((hub, edge), (edge, hub))], topic, **more)
+
+
+def one_way(ways, topic, **more):
     return [
         {"name": f"{source}-{target}", "from": source, "to": target, "topics": [topic], **more}
-        for source, target in pairs
+        for source, target in ways
     ]
 
 
-def play(stage, group, what):
+def make_shared(stage):
     stage.make_namespace("partner")
-    topic, sites = stage.topic("shared"), ("riskfuel", "bank", "partner")
-    for site in sites:
-        stage.create_topic(site, topic)
+    for site in SITES:
+        stage.create_topic(site, stage.topic("shared"))
+
+
+def play(stage, group, what):
+    make_shared(stage)
+    topic = stage.topic("shared")
     group.start()
     group.wait_running()
     count = stage.scaled(10_000)
-    loads = [stage.begin(Load(f"from-{site}", site, topic, count, dressed=True, rate=1500)) for site in sites]
+    loads = [stage.begin(Load(f"from-{site}", site, topic, count, dressed=True, rate=1500)) for site in SITES]
     expected = {who: written for load in loads for who, written in stage.finish(load).items()}
     for route in [*group.routes, *group.routes]:
         # Twice: what arrives while the others are looked at goes on.
         ours = (route["from"], topic, f"bridge.{route['from']}.{route['to']}")
         group.wait(120, f"{route['name']} is drained", lambda _, place=ours: stage.backlog(*place) == 0)
-    for site in sites:
+    for site in SITES:
         report = stage.verify(site, topic, expected, linger=4)
         stage.record(f"{what}, at {site}", messages=report["received"], **verdict(report))
     skipped = sum(row["skipped"] for row in group.rows() if row["end"] == "source")

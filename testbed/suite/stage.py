@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import os
 import pathlib
 import random
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from places import PLACES, TestbedError
 
 HERE = pathlib.Path(__file__).resolve().parent
 PEAK_MIB_MAX = 100
+TAIL_LEN = 64 << 10
 KINDS = ("lost", "repeated", "disordered", "damaged", "foreign")
 
 
@@ -49,6 +52,26 @@ class Load:
             "--batch", str(self.batch), "--compression", self.compression, "--rate", str(self.rate),
             *(["--dressed"] if self.dressed else []),
         ]  # fmt: skip
+
+
+class Unheard(subprocess.Popen):
+    """One that nobody listens to before it ends: what it says goes into files. A client whose log finds no more room
+    in a pipe stands still, and the official one logs every message that a broker under faults refuses."""
+
+    def __init__(self, command, **more):
+        self.said = [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]
+        super().__init__(command, stdout=self.said[0], stderr=self.said[1], **more)
+
+    def communicate(self, input=None):
+        """The ends of both."""
+        super().communicate(input)
+        return tuple(tail(file) for file in self.said)
+
+
+def tail(file):
+    length = file.seek(0, os.SEEK_END)
+    file.seek(max(0, length - TAIL_LEN))
+    return file.read()
 
 
 class Stage:
@@ -120,13 +143,13 @@ class Stage:
     def route(self, name, source, target, topic, **more):
         return {"name": name, "from": source, "to": target, "topics": [topic], **more}
 
-    def program(self, site, command, stdin=subprocess.DEVNULL):
+    def program(self, site, command, stdin=subprocess.DEVNULL, kind=None):
         """A program of the suite with the official client, inside a site's network; ends with the case."""
         python = str(brokers.home() / "venv/bin/python")
-        program = subprocess.Popen(
-            ["ip", "netns", "exec", PLACES[site].namespace, python, "-B", *command],
-            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        heard = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} if kind is None else {}
+        program = (kind or subprocess.Popen)(
+            ["ip", "netns", "exec", PLACES[site].namespace, python, "-B", *command], stdin=stdin, text=True, **heard
+        )
         self.programs.append(program)
         return program
 
@@ -137,7 +160,7 @@ class Stage:
     def begin(self, load, hold=False):
         """Starts a load in the background; with `hold` it goes on past its count until `finish`."""
         command = load.command(self.access[load.site]) + (["--hold"] if hold else [])
-        return load, self.program(load.site, command, stdin=subprocess.PIPE)
+        return load, self.program(load.site, command, stdin=subprocess.PIPE, kind=Unheard)
 
     def finish(self, begun):
         load, process = begun

@@ -86,6 +86,11 @@ fn draw(mut camera: Camera, stop: &Receiver<()>) {
     let options = TerminalOptions { viewport: Viewport::Inline(view::ROWS) };
     let backend = ratatui::backend::CrosstermBackend::new(io::stdout());
     let Ok(mut terminal) = Terminal::with_options(backend, options) else {
+        // Nothing but the view says it where one was expected.
+        let brokers = camera.look().brokers.join(", ");
+        eprintln!(
+            "bridge: this terminal does not say where its cursor is: a line each second instead; brokers: {brokers}"
+        );
         return tell(camera, Output::Text, stop);
     };
     let mut ending = false;

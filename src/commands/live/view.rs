@@ -165,6 +165,7 @@ fn line_of_load(frame: &Frame) -> String {
 
 fn short(time: Duration) -> String {
     match time.as_secs_f64() {
+        0.0 => "–".into(),
         seconds if seconds >= 100.0 => format!("{seconds:.0} s"),
         seconds if seconds >= 1.0 => format!("{seconds:.1} s"),
         seconds => format!("{:.1} ms", seconds * 1e3),

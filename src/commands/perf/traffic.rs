@@ -88,10 +88,15 @@ pub async fn consume(args: ConsumeArgs) -> Result<Exit, TrafficError> {
         checks: None,
         leaves: false,
     };
+    let kept = format!(
+        "bridge: perf consume: the subscription {} stays, and keeps what comes",
+        template.subscription
+    );
     let taken = consume_all(template, args.measure.num_messages, meter, stop.clone()).await;
     stop.cancel();
     shown.await?;
     taken?;
+    eprintln!("{kept}");
     Ok(Exit::Done)
 }
 
@@ -166,6 +171,7 @@ async fn wait_for_route(
         };
         first.run(&Meter::new(), stop).await?;
     }
+    eprintln!("bridge: perf relay: waiting for a route that carries {}", args.measure.topic);
     while received.messages() < expected {
         if since.elapsed() > ROUTE_PATIENCE || stop.is_cancelled() {
             return Err(TrafficError::NoRoute(args.measure.topic.to_string()));
@@ -321,6 +327,9 @@ async fn show(side: Side, meter: Arc<Meter>, every: Duration, stop: Cancellation
         let now = meter.read();
         // Histograms of one shape add without fail.
         let _ = whole.add(&now.latency);
+        if ending && now.messages + now.failures == 0 {
+            return;
+        }
         if ending {
             super::super::tell(&lines::aggregated(side, &now, &whole));
             return;

@@ -7,7 +7,6 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pulsar_bridge::config::LinkUrl;
 #[cfg(feature = "load")]
 use pulsar_bridge::config::ServiceUrl;
-#[cfg(any(feature = "embedded", feature = "load"))]
 use pulsar_bridge::pulsar::topic::TopicName;
 
 /// Joins two organisations' Apache Pulsar clusters through a link that only one of them may dial.
@@ -33,6 +32,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Show a running bridge's links and routes
     Status(StatusArgs),
+    /// At a route's destination: bring what was refused from the quarantine topic to where it was for
+    Replay(ReplayArgs),
     /// Measure: produce, consume, relay; and a broker in memory
     #[cfg(any(feature = "embedded", feature = "load"))]
     #[command(subcommand)]
@@ -129,6 +130,31 @@ pub struct StatusArgs {
     /// Ask again every two seconds
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Arguments of `bridge replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The configuration of the destination's site; without it $BRIDGE_CONFIG
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The route's name
+    pub route: String,
+    /// Only the entry that lay there at the source
+    #[arg(long, value_name = "LEDGER:ENTRY", value_parser = position)]
+    pub position: Option<(u64, u64)>,
+    /// Only list what is there
+    #[arg(long)]
+    pub dry_run: bool,
+    /// At most so many records
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// For a route that the other site declares: the site that has the topics
+    #[arg(long, value_name = "SITE", requires = "quarantine")]
+    pub from: Option<String>,
+    /// Likewise: its quarantine topic
+    #[arg(long, value_name = "TOPIC", value_parser = TopicName::parse)]
+    pub quarantine: Option<TopicName>,
 }
 
 /// What measurements need.
@@ -350,6 +376,13 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(unit * number)
 }
 
+/// `12:34`.
+fn position(text: &str) -> Result<(u64, u64), String> {
+    let numbers =
+        text.split_once(':').and_then(|(ledger, entry)| Some((ledger.parse().ok()?, entry.parse().ok()?)));
+    numbers.ok_or_else(|| "write a position as the record has it: 12:34".into())
+}
+
 /// `512KiB`, `64MiB`, `2GiB`.
 #[cfg(feature = "embedded")]
 fn size(text: &str) -> Result<usize, String> {
@@ -402,6 +435,14 @@ mod tests {
         }
         for text in ["", "s", "30", "-1s", "1.5s", "1d", "99999999999s", "1 s"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn positions_are_two_numbers() {
+        assert_eq!(position("12:34"), Ok((12, 34)));
+        for text in ["", "12", "12:", ":34", "1:2:3", "-1:0", "a:b"] {
+            assert!(position(text).is_err(), "{text}");
         }
     }
 

@@ -21,6 +21,7 @@ use crate::policy::Policies;
 use crate::pulsar::client::Client;
 use crate::pulsar::connection::Credentials;
 use crate::pulsar::rest::AdminRest;
+use crate::pulsar::topic::TopicName;
 use crate::pulsar::transport::{Address, Dialer, TlsFiles, TransportError};
 use crate::relay::agent::Agent;
 use crate::relay::batching::Limits;
@@ -159,6 +160,16 @@ impl Site {
     /// What it was opened by.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Its cluster.
+    pub fn client(&self) -> Client {
+        self.cluster.client.clone()
+    }
+
+    /// Whether its policy lets this topic in from another site.
+    pub fn may_receive(&self, from: &str, topic: &TopicName) -> bool {
+        policies(&self.config).of(from).is_some_and(|policy| policy.receive.allows(topic))
     }
 
     /// What it will publish.
@@ -343,6 +354,7 @@ fn route(route: &config::Route) -> RouteSpec {
             bytes: batching.max_bytes as usize,
             any_key: false,
         }),
+        quarantine: route.quarantine.clone(),
     }
 }
 

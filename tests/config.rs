@@ -214,6 +214,33 @@ fn a_mistake_of_each_kind_is_told_in_these_words() {
 }
 
 #[test]
+fn a_quarantine_needs_a_topic_of_its_own_and_the_admin_api_where_the_source_is() {
+    let place = "/routes/0/quarantine";
+    assert!(load(&with(hub(), place, json!("public/default/refused")), &[]).is_ok());
+    let own = with(hub(), place, json!("datagen-requests"));
+    assert_eq!(
+        told(&own),
+        [
+            "routes[0].quarantine: persistent://public/default/datagen-requests would hold the route's own messages and \
+          its refused ones; name a topic that the route does not carry"
+        ]
+    );
+    let partition = with(hub(), place, json!("refused-partition-1"));
+    assert_eq!(told(&partition).len(), 1);
+    let mut blind = hub();
+    blind["pulsar"].as_object_mut().unwrap().remove("admin_url");
+    // The second route's source is the other site, which nobody asks here.
+    let blind = with(with(blind, place, json!("refused")), "/routes/1/quarantine", json!("refused"));
+    assert_eq!(
+        told(&blind),
+        [
+            "routes[0].quarantine: needs the admin API: only there the marker of a refused entry can be read; set \
+          pulsar.admin_url, or leave it out: what the destination refuses then stops the route"
+        ]
+    );
+}
+
+#[test]
 fn two_routes_on_one_topic_and_site_need_two_subscriptions() {
     let second = |subscription: Value| {
         let mut value = hub();

@@ -126,6 +126,7 @@ fn full_hub() -> Value {
     route["rename"] = json!({"persistent://public/default": "persistent://riskfuel/datagen"});
     route["partitions"] = json!("any");
     route["onward"] = json!(true);
+    route["quarantine"] = json!("persistent://public/default/refused");
     route["batching"] = json!({"max_messages": 10, "max_bytes": 2000});
     value["admin"]["hosts"] = json!(["bridge"]);
     assert_eq!(refusals(&value), Vec::<String>::new());

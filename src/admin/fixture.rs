@@ -36,6 +36,7 @@ pub(super) fn route(name: &str, state: State) -> PartitionStatus {
         confirmed: 5,
         duplicates: 0,
         skipped: 0,
+        quarantined: 0,
         in_flight: 2,
         acknowledged: Some("7:8".into()),
         stalled_ms: 0,

@@ -56,6 +56,9 @@ const COUNTERS: &[(&str, &str, Value<u64>)] = &[
     ("bridge_route_confirmed", "Entries confirmed by the destination", |row| row.confirmed),
     ("bridge_route_duplicates", "Receipts that said duplicate", |row| row.duplicates),
     ("bridge_route_skipped", "Entries skipped because a bridge wrote them", |row| row.skipped),
+    ("bridge_route_quarantined", "Refused entries that went to the quarantine topic instead", |row| {
+        row.quarantined
+    }),
 ];
 
 const GAUGES: &[(&str, &str, Value<i64>)] = &[

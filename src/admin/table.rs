@@ -17,6 +17,7 @@ pub fn render(status: &Status) -> String {
     );
     section(&mut page, &link_rows(status), LINK_NUMBERS);
     section(&mut page, &route_rows(status), ROUTE_NUMBERS);
+    quarantined(&mut page, status);
     if !status.progress.ok {
         page.push_str("\nin the way:\n");
     }
@@ -28,6 +29,21 @@ pub fn render(status: &Status) -> String {
         }
     }
     page
+}
+
+/// What was refused and lies elsewhere, for whom it may concern: rare, so that it has no column.
+fn quarantined(page: &mut String, status: &Status) {
+    let rows = || status.routes.iter().filter(|row| row.quarantined > 0);
+    if rows().next().is_some() {
+        page.push_str("\nin quarantine since the start:\n");
+    }
+    for row in rows() {
+        let (route, topic, to) = (plain(&row.route), plain(&row.topic), plain(&row.to));
+        let entries = if row.quarantined == 1 { "entry" } else { "entries" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(page, "  route {route}, {topic}: quarantined: {} {entries}", row.quarantined);
+        let _ = writeln!(page, "    -> at {to}: bridge replay {route}");
+    }
 }
 
 fn link_rows(status: &Status) -> Vec<Vec<String>> {
@@ -226,6 +242,19 @@ in the way:
     -> look at the entry
 ";
         assert_eq!(page, expected);
+    }
+
+    #[test]
+    fn what_lies_in_quarantine_is_told_with_the_way_back() {
+        let mut status = status();
+        status.routes[0].quarantined = 3;
+        let told = "\
+\nin quarantine since the start:
+  route requests, persistent://public/default/orders-partition-3: quarantined: 3 entries
+    -> at bank: bridge replay requests
+";
+        let page = render(&status);
+        assert!(page.contains(told), "{page}");
     }
 
     #[test]

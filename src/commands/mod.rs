@@ -8,6 +8,7 @@ mod live;
 mod opened;
 #[cfg(any(feature = "embedded", feature = "load"))]
 mod perf;
+mod replay;
 mod run;
 mod status;
 
@@ -23,6 +24,7 @@ pub use completions::completions;
 pub use init::init;
 #[cfg(any(feature = "embedded", feature = "load"))]
 pub use perf::perf;
+pub use replay::replay;
 pub use run::{run, shows_live};
 pub use status::status;
 

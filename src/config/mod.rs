@@ -226,6 +226,8 @@ pub struct Route {
     pub start: Start,
     /// Whether and how small messages are joined.
     pub batching: Option<Batching>,
+    /// The topic at the destination for what its broker refuses, without partition suffix.
+    pub quarantine: Option<TopicName>,
 }
 
 impl Route {

@@ -301,6 +301,9 @@ object! {
         /// Joins small unbatched messages into batches.
         #[serde(default)]
         batching: RawBatching,
+        /// A topic at the destination for what its broker refuses: the route goes on behind it. Without one the route stops there.
+        #[serde(default)]
+        quarantine: Text,
     }
 }
 

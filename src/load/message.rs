@@ -5,9 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::{Buf, Bytes};
 
 use crate::pulsar::batch::single_tag;
-use crate::pulsar::crc;
-use crate::pulsar::entry::{CHECKSUM_MAGIC, Entry, tag};
+use crate::pulsar::entry::{Entry, tag};
 use crate::pulsar::fields::{self, Fields, Value};
+use crate::pulsar::message;
 use crate::pulsar::publisher::Outbound;
 
 /// A message of a producer.
@@ -32,20 +32,8 @@ impl Message<'_> {
         if let Some(key) = self.key {
             fields::put_bytes(&mut metadata, tag::PARTITION_KEY, key.as_bytes());
         }
-        outbound(self.sequence_id, 1, &metadata, self.payload)
+        message::outbound(self.sequence_id, 1, &metadata, self.payload)
     }
-}
-
-/// What metadata and payload are on the wire (`Commands.serializeMetadataAndPayload`).
-pub fn outbound(sequence_id: u64, messages: u32, metadata: &[u8], payload: Bytes) -> Outbound {
-    let len = (metadata.len() as u32).to_be_bytes();
-    let sum = crc::of(&[&len, metadata, &payload]);
-    let mut head = Vec::with_capacity(10 + metadata.len());
-    head.extend_from_slice(&CHECKSUM_MAGIC);
-    head.extend_from_slice(&sum.to_be_bytes());
-    head.extend_from_slice(&len);
-    head.extend_from_slice(metadata);
-    Outbound { sequence_id, highest_sequence_id: None, messages, head: head.into(), payload }
 }
 
 /// The payloads of an entry's messages: of a batch, each one's (`Commands.deSerializeSingleMessageInBatch`).

@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::message::{now_ms, outbound};
+use super::message::now_ms;
 use super::meter::Meter;
 use super::numbers;
 use super::run_name;
@@ -18,6 +18,7 @@ use crate::pulsar::client::Client;
 use crate::pulsar::connection::{ConnectionError, ProducerEvent};
 use crate::pulsar::entry::tag;
 use crate::pulsar::fields;
+use crate::pulsar::message::outbound;
 use crate::pulsar::publisher::{Outbound, Publisher};
 use crate::pulsar::topic::TopicName;
 

@@ -13,6 +13,7 @@ pub mod proto;
 pub mod client;
 pub mod connection;
 mod mailboxes;
+pub mod message;
 pub mod permits;
 pub mod publisher;
 mod reader;

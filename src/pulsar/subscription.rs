@@ -153,6 +153,13 @@ impl Subscription {
         })
     }
 
+    /// Acknowledges only this one. Not for a subscription that acknowledges cumulatively.
+    pub async fn acknowledge_one(&self, position: MessageId) -> Result<(), ConnectionError> {
+        let mut command = self.ack_command(position, Vec::new(), None);
+        command.ack.iter_mut().for_each(|ack| ack.ack_type = INDIVIDUAL);
+        self.connection.tell(&command).await
+    }
+
     fn ack_command(
         &self,
         position: MessageId,
@@ -241,4 +248,5 @@ const FAILOVER: i32 = 2;
 const LATEST: i32 = 0;
 const EARLIEST: i32 = 1;
 /// `CommandAck.AckType`.
+const INDIVIDUAL: i32 = 0;
 const CUMULATIVE: i32 = 1;

@@ -2,7 +2,6 @@
 //! believes of its declarations what policy allows, and starts a sink for each session that a peer opens and may.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,10 +13,11 @@ use super::context::{Context, RouteSpec, Start};
 use super::control::{self, RefusedTopic};
 use super::frames::{Kind, Open, Stop};
 use super::lane::{Allowance, FromSource, LaneHandle, OpenSink};
-use super::opening::{NOT_DECLARED, NOT_RECEIVED, Rules, generation_behind};
+use super::opening::{NO_QUARANTINE, NOT_DECLARED, NOT_RECEIVED, Rules, generation_behind};
 use super::progress::Progress;
 use super::reason::Reason;
 use super::refusal::Refusal;
+use super::refused::Refused;
 use super::routes::Routes;
 use super::session::Halt;
 use super::sink::Sink;
@@ -55,8 +55,8 @@ struct Slot {
     route: String,
     session: u64,
     generation: u32,
-    /// The entry that this generation stopped at, `NO_HOLE` for none.
-    hole: Arc<AtomicU64>,
+    /// The entries that this generation stopped at.
+    holes: Arc<Mutex<Refused>>,
     superseded: CancellationToken,
     finished: CancellationToken,
 }
@@ -65,7 +65,7 @@ struct Slot {
 struct Entered {
     superseded: CancellationToken,
     finished: CancellationToken,
-    hole: Arc<AtomicU64>,
+    holes: Arc<Mutex<Refused>>,
     /// Has to be finished before the slot is really free.
     predecessor: Option<Slot>,
 }
@@ -310,19 +310,19 @@ impl Gate {
         allowance: Arc<Allowance>,
         from_source: mpsc::Receiver<FromSource>,
     ) {
-        let refuse = |reason: Reason, sequence_id: Option<u64>| {
-            let (number, session) = (open.number, open.session);
-            Kind::Stop(Stop { number, session, code: reason.code().into(), sequence_id, by_source: false })
-        };
         let rules = Rules { site: &self.context.site, declared: &self.declared, policies: &self.policies };
         let entered = rules.admit(&lane.link().peer, &open);
         let entered = entered.and_then(|destination| Ok((destination, self.enter(&open)?)));
-        let (destination, Entered { superseded, finished, hole, predecessor }) = match entered {
+        let (destination, Entered { superseded, finished, holes, predecessor }) = match entered {
             Ok(entered) => entered,
             Err(refusal) => {
                 self.show_refused_open(&lane.link().peer, &open, &refusal.halt);
                 lane.forget_sink(open.number, open.session);
-                return lane.tell(refuse(refusal.halt.reason, refusal.sequence_id)).await;
+                let (number, session) = (open.number, open.session);
+                let Refusal { halt, sequence_id, refused } = refusal;
+                let (code, refused) = (halt.reason.code().into(), refused.pairs());
+                let stop = Stop { number, session, code, sequence_id, by_source: false, refused };
+                return lane.tell(Kind::Stop(stop)).await;
             }
         };
         if let Some(predecessor) = predecessor {
@@ -337,7 +337,7 @@ impl Gate {
         self.forget_awaited(&open);
         let _feeds = self.context.feeders.feed(&destination, &open.from, &open.fed_by);
         let context = self.context.clone();
-        let sink = Sink { context, open, destination, lane, allowance, hole, superseded };
+        let sink = Sink { context, open, destination, lane, allowance, holes, superseded };
         // Also when the sink panics: the next session waits for it.
         let _finished = finished.drop_guard();
         sink.run(from_source).await;
@@ -354,15 +354,15 @@ impl Gate {
             return Err(generation_behind(open.generation, newer.generation, "the destination has seen"));
         }
         let same = previous.filter(|slot| slot.generation == open.generation);
-        let hole = same.map_or_else(|| Arc::new(AtomicU64::new(NO_HOLE)), |slot| slot.hole.clone());
-        let refused = hole.load(Ordering::Relaxed);
-        if refused != NO_HOLE {
-            return Err(Refusal::at(Reason::Poison, refused, "an entry was refused in an earlier session"));
+        let holes = same.map_or_else(Arc::default, |slot| slot.holes.clone());
+        // What the source names is marked there.
+        let (refused, marked) = (held(&holes).clone(), Refused::of_pairs(&open.refused).unwrap_or_default());
+        if !marked.covers(&refused) {
+            let detail = "entries were refused in an earlier session";
+            return Err(Refusal::entries(Reason::Poison, refused, detail));
         }
         if previous.is_none() && slots.len() >= SLOTS_MAX {
-            slots.retain(|_, slot| {
-                !slot.finished.is_cancelled() || slot.hole.load(Ordering::Relaxed) != NO_HOLE
-            });
+            slots.retain(|_, slot| !slot.finished.is_cancelled() || !held(&slot.holes).is_empty());
             // Rows of what is long over go with it: a peer may name any number of topics within its policy.
             self.context
                 .board
@@ -376,7 +376,7 @@ impl Gate {
             route: open.route.clone(),
             session: open.session,
             generation: open.generation,
-            hole: hole.clone(),
+            holes: holes.clone(),
             superseded: superseded.clone(),
             finished: finished.clone(),
         };
@@ -384,7 +384,7 @@ impl Gate {
             tracing::debug!(topic = %open.topic, old = previous.session, new = open.session, "session taken over");
             previous.superseded.cancel();
         });
-        Ok(Entered { superseded, finished, hole, predecessor })
+        Ok(Entered { superseded, finished, holes, predecessor })
     }
 
     fn show_refused_open(&self, peer: &str, open: &Open, halt: &Halt) {
@@ -406,6 +406,10 @@ impl Gate {
             NOT_RECEIVED => {
                 format!("add {here} to {} here, if it may come in", self.policy_of(peer, "receive"))
             }
+            NO_QUARANTINE => {
+                let quarantine = shown(open.quarantine.as_deref().unwrap_or_default());
+                format!("add {quarantine} to {} here, if it may come in", self.policy_of(peer, "receive"))
+            }
             NOT_DECLARED => format!("add {topic} to the `topics` of the route here, if it may come in"),
             _ => reason.remedy().to_owned(),
         };
@@ -426,13 +430,15 @@ fn shown_names(route: &RouteSpec) -> impl Iterator<Item = String> + '_ {
     route.topics.iter().map(TopicName::to_string).chain(patterns)
 }
 
+fn held(holes: &Mutex<Refused>) -> MutexGuard<'_, Refused> {
+    holes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What a peer may name as the source's cursor: the one that nobody else has.
 fn own_subscription(from: &str, to: &str) -> String {
     format!("bridge.{from}.{to}")
 }
 
-/// No sequence id: those are below 2^63.
-const NO_HOLE: u64 = u64::MAX;
 /// Topic-partitions that one peer may publish here at once.
 const SLOTS_MAX: usize = 20_000;
 /// A peer that is refused again and again is told of this often.

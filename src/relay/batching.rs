@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::refused::Refused;
 use crate::pulsar::batch::Batch;
 use crate::pulsar::entry::{Entry, Facts};
 
@@ -61,6 +62,8 @@ pub struct NotAscending {
 pub struct Batching {
     limits: Option<Limits>,
     boundary: Boundary,
+    /// What was refused before goes as it is: one refusal, one entry.
+    apart: Refused,
     previous: Option<u64>,
     waiting: VecDeque<Waiting>,
     waiting_len: usize,
@@ -80,6 +83,7 @@ impl Batching {
         Self {
             limits,
             boundary: Boundary::default(),
+            apart: Refused::default(),
             previous: None,
             waiting: VecDeque::new(),
             waiting_len: 0,
@@ -92,6 +96,11 @@ impl Batching {
         *self = Self { boundary, ..Self::new(self.limits) };
     }
 
+    /// Joins none of these with anything.
+    pub fn keep_apart(&mut self, apart: &Refused) {
+        self.apart.merge(apart);
+    }
+
     /// Queues an entry behind the others.
     pub fn push(&mut self, id: u64, entry: Entry) -> Result<(), NotAscending> {
         if let Some(previous) = self.previous.filter(|previous| *previous >= id) {
@@ -100,6 +109,7 @@ impl Batching {
         // Joining recomputes the checksum: a damaged entry must go as it is, or it would be blessed.
         let joins = self.limits.is_some()
             && self.boundary.is_above(id)
+            && !self.apart.holds(id)
             && is_joinable(entry.facts())
             && entry.checksum_holds();
         self.previous = Some(id);

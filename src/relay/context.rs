@@ -66,6 +66,8 @@ pub struct RouteSpec {
     pub start: Start,
     /// Whether small entries are joined, and how far.
     pub joining: Option<super::batching::Limits>,
+    /// The topic at the destination for what its broker refuses; without one the route stops.
+    pub quarantine: Option<TopicName>,
 }
 
 impl RouteSpec {

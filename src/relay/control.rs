@@ -84,6 +84,9 @@ pub struct DeclaredRoute {
     /// The destination may have another number of partitions.
     #[prost(bool, tag = "12")]
     pub any_partitions: bool,
+    /// The topic at the destination for what its broker refuses, where there is one.
+    #[prost(string, optional, tag = "14")]
+    pub quarantine: Option<String>,
 }
 
 /// A topic or namespace, and what it is called at the destination.
@@ -150,6 +153,7 @@ pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
             rename: route.renaming.rules().map(|(from, to)| DeclaredName { from, to }).collect(),
             onward: route.onward,
             any_partitions: route.any_partitions,
+            quarantine: route.quarantine.as_ref().map(ToString::to_string),
         });
     let declaration = Some(Declaration { routes: declared.collect() });
     encode_message(&ControlMessage { declaration, refusals: Vec::new() })
@@ -249,6 +253,12 @@ fn check_route(
             .add(&name.from, &name.to)
             .map_err(|_| DeclarationError::Route("a name at the destination"))?;
     }
+    let quarantine = route.quarantine.as_deref().map(TopicName::parse).transpose();
+    let quarantine = quarantine.map_err(|_| DeclarationError::Route("its quarantine"))?;
+    let own = |topic: &TopicName| Some(renaming.destination(topic)) == quarantine;
+    if quarantine.as_ref().is_some_and(|topic| !is_plain(topic) || topics.iter().any(own)) {
+        return Err(DeclarationError::Route("its quarantine"));
+    }
     if route.generation == 0 {
         return Err(DeclarationError::Route("its generation"));
     }
@@ -270,6 +280,7 @@ fn check_route(
         subscription: route.subscription,
         start,
         joining,
+        quarantine,
     })
 }
 
@@ -323,6 +334,7 @@ mod tests {
             subscription: "bridge.bank.riskfuel".into(),
             start: Start::Latest,
             joining: Some(super::super::batching::Limits { messages: 10, bytes: 2000, any_key: false }),
+            quarantine: Some(TopicName::parse("a/b/refused").unwrap()),
         }
     }
 
@@ -396,6 +408,12 @@ mod tests {
             RouteSpec { name: "x".repeat(300), ..spec() },
             RouteSpec { subscription: "pulsar.dedup".into(), ..spec() },
             RouteSpec { generation: 0, ..spec() },
+            RouteSpec {
+                quarantine: Some(TopicName::parse("a/b/c").unwrap()),
+                renaming: Renaming::default(),
+                ..spec()
+            },
+            RouteSpec { quarantine: Some(TopicName::parse("a/b/x-partition-1").unwrap()), ..spec() },
         ];
         for case in cases {
             let message = encode(&[case], "bank").unwrap();

@@ -77,7 +77,7 @@ fn mismatch(base: &TopicName, here: u32, source: u32, more: &str) -> Refusal {
     Refusal::of(Reason::PartitionMismatch, &detail)
 }
 
-async fn create(cluster: &Cluster, base: &TopicName, partitions: u32) -> Result<(), Refusal> {
+pub(super) async fn create(cluster: &Cluster, base: &TopicName, partitions: u32) -> Result<(), Refusal> {
     let Some(rest) = &cluster.rest else {
         if partitions == 0 {
             // Created by the producer, where the broker allows that.

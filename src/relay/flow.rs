@@ -10,6 +10,7 @@ use super::frames::{self, EntryHead, Ready};
 use super::lane::{SourceRegistration, WINDOW_ENTRIES};
 use super::onward::Fed;
 use super::progress::Progress;
+use super::refused::Refused;
 use super::session::{Halt, SessionEnd};
 use super::window::{Position, Window};
 use crate::pulsar::connection::ConnectionError;
@@ -27,6 +28,8 @@ pub(super) struct Flow {
     pub(super) last_acknowledged: Option<Position>,
     /// This session has read an entry.
     pub(super) has_read: bool,
+    /// What goes to the quarantine in this session, and stays marked until it is acknowledged.
+    pub(super) refused: Refused,
     pub(super) heard_at: Instant,
     pub(super) fed: Fed,
 }
@@ -38,9 +41,11 @@ impl Flow {
         ready: &Ready,
         route: &RouteSpec,
         fed: Fed,
+        refused: Refused,
     ) -> Self {
         let mut batching = Batching::new(route.joining);
         batching.begin(Boundary::new(ready.last_sequence_id));
+        batching.keep_apart(&refused);
         let bytes_max = usize::try_from(ready.window_bytes).unwrap_or(usize::MAX);
         let entries_max = ready.window_entries.min(WINDOW_ENTRIES) as usize;
         Self {
@@ -52,6 +57,7 @@ impl Flow {
             ack_at: None,
             last_acknowledged: None,
             has_read: false,
+            refused,
             heard_at: Instant::now(),
             fed,
         }

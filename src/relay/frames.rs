@@ -85,6 +85,12 @@ pub struct Open {
     /// The destination may have another number of partitions.
     #[prost(bool, tag = "11")]
     pub any_partitions: bool,
+    /// The topic at the destination for what its broker refuses, where the route has one.
+    #[prost(string, optional, tag = "14")]
+    pub quarantine: Option<String>,
+    /// What was refused before and not yet acknowledged: first and last ids in turn, as `Refused` has them.
+    #[prost(uint64, repeated, tag = "15")]
+    pub refused: Vec<u64>,
 }
 
 /// The sink's producer stands.
@@ -108,6 +114,9 @@ pub struct Ready {
     /// Entries that may be unconfirmed.
     #[prost(uint32, tag = "6")]
     pub window_entries: u32,
+    /// What `Open` names as refused goes to the quarantine. A version without it would publish that.
+    #[prost(bool, tag = "15")]
+    pub quarantines: bool,
 }
 
 /// Before an entry's bytes.
@@ -171,6 +180,9 @@ pub struct Stop {
     /// Sent by the source's side.
     #[prost(bool, tag = "5")]
     pub by_source: bool,
+    /// All that was refused: first and last ids in turn. A version without it names one id, perhaps of a batch.
+    #[prost(uint64, repeated, tag = "15")]
+    pub refused: Vec<u64>,
 }
 
 /// Nothing.

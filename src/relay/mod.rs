@@ -10,6 +10,8 @@ pub mod context;
 pub mod drained;
 pub mod metrics;
 pub mod reason;
+pub mod record;
+pub mod replay;
 pub mod status;
 
 mod control;
@@ -22,12 +24,14 @@ mod routes;
 
 mod flow;
 mod hole;
+mod marking;
 mod onward;
 mod owed;
 mod session;
 mod source;
 
 pub mod batching;
+pub mod refused;
 pub mod window;
 
 mod frames;
@@ -36,6 +40,8 @@ mod lanes;
 
 mod destination;
 mod feeders;
+mod publishing;
+mod quarantine;
 mod refusal;
 mod sink;
 

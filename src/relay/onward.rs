@@ -120,6 +120,7 @@ mod tests {
             subscription: "x".into(),
             start: Start::Earliest,
             joining: None,
+            quarantine: None,
         }
     }
 

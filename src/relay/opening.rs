@@ -7,6 +7,7 @@ use super::feeders::FED_BY_MAX;
 use super::frames::Open;
 use super::reason::Reason;
 use super::refusal::Refusal;
+use super::refused::Refused;
 use crate::policy::Policies;
 use crate::pulsar::topic::TopicName;
 
@@ -47,7 +48,9 @@ impl Rules<'_> {
         }
         let ours =
             |route: &&RouteSpec| route.name == open.route && route.from == open.from && route.to == open.to;
-        let Some(route) = self.declared.iter().find(ours) else {
+        let declared = self.declared.iter().find(ours);
+        self.admit_quarantine(peer, open, &destination, declared)?;
+        let Some(route) = declared else {
             let allowed = self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&destination));
             return if allowed { Ok(destination) } else { Err(refused(NOT_RECEIVED)) };
         };
@@ -64,6 +67,32 @@ impl Rules<'_> {
             return Err(refused("the route is declared here with another word about partitions"));
         }
         Ok(destination)
+    }
+
+    /// A quarantine topic is one that the peer may write to as to any other, or the one that we declared.
+    fn admit_quarantine(
+        &self,
+        peer: &str,
+        open: &Open,
+        destination: &TopicName,
+        declared: Option<&RouteSpec>,
+    ) -> Result<(), Refusal> {
+        if Refused::of_pairs(&open.refused).is_none() {
+            return Err(refused("what it names as refused is no list of entries"));
+        }
+        let Some(name) = &open.quarantine else {
+            return match open.refused.is_empty() {
+                true => Ok(()),
+                false => Err(refused("it names refused entries and no quarantine")),
+            };
+        };
+        let topic = TopicName::parse(name).ok().filter(|topic| {
+            topic.to_string() == *name && topic.partition_index().is_none() && topic != destination
+        });
+        let topic = topic.ok_or_else(|| refused("its quarantine is no topic that may be one"))?;
+        let allowed = self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic));
+        let ours = declared.is_some_and(|route| route.quarantine.as_ref() == Some(&topic));
+        if allowed || ours { Ok(()) } else { Err(refused(NO_QUARANTINE)) }
     }
 }
 
@@ -90,6 +119,8 @@ pub(super) fn generation_behind(opened: u32, seen: u32, by: &str) -> Refusal {
 
 /// Details that have a remedy of their own.
 pub(super) const NOT_RECEIVED: &str = "this site's policy (`receive`) does not name the topic";
+pub(super) const NO_QUARANTINE: &str =
+    "this site's policy (`receive`) does not name the route's quarantine topic";
 pub(super) const NOT_DECLARED: &str = "the route is declared here without the topic";
 /// Partitions that a peer may have us create with a topic.
 const PARTITIONS_MAX: u32 = 4096;
@@ -113,6 +144,8 @@ mod tests {
             destination: destination.into(),
             fed_by: Vec::new(),
             any_partitions: false,
+            quarantine: None,
+            refused: Vec::new(),
         }
     }
 
@@ -130,6 +163,7 @@ mod tests {
             subscription: "bridge.riskfuel.bank".into(),
             start: Start::Earliest,
             joining: None,
+            quarantine: None,
         }
     }
 

@@ -46,6 +46,7 @@ impl Progress {
             confirmed: 0,
             duplicates: 0,
             skipped: 0,
+            quarantined: 0,
             in_flight: 0,
             acknowledged: None,
             stalled_ms: 0,

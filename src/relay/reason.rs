@@ -35,6 +35,14 @@ macro_rules! reasons {
     };
 }
 
+impl Reason {
+    /// Whether refused entries of this reason are marked at the source's cursor. A schema is refused before its entry is
+    /// sent, so that by itself leaves no hole.
+    pub fn marks(self, quarantines: bool) -> bool {
+        self == Self::Poison || self == Self::SchemaRefused && quarantines
+    }
+}
+
 /// What the relay does about a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -101,6 +109,8 @@ reasons! {
     DuplicateRun "duplicate_run" Stop "the source topic was restored or re-created, so that its ids went back: raise the route's \"generation\" by one";
     /// The destination broker refuses this very entry.
     Poison "poison" Stop "the log of the destination's bridge says why (`detail`): stop the bridge, raise the route's \"generation\" by one, then mend the cause at the destination, start again (what was not acknowledged is sent again)";
+    /// The destination broker refused an entry, which goes to the route's quarantine topic.
+    Quarantining "quarantining" Soon "none needed: the refused entry goes to the route's quarantine topic, and the route goes on behind it";
     /// An earlier run stopped on a refused entry, and the subscription says so.
     HoleMarker "hole_marker" Stop "an earlier run stopped at a refused entry: stop the bridge, raise the route's \"generation\" by one, then mend the cause at the destination, start again (what was not acknowledged is sent again)";
     /// A position that does not fit into a sequence id.

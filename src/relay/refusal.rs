@@ -1,24 +1,31 @@
 //! What a destination broker's refusals mean for a session. Decides; holds no socket.
 
 use super::reason::Reason;
+use super::refused::Refused;
 use super::session::Halt;
 use crate::pulsar::connection::ConnectionError;
 use crate::pulsar::proto::ServerError;
 
-/// Why a sink ended, and at which entry.
+/// Why a sink ended, and at which entries.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) halt: Halt,
     pub(super) sequence_id: Option<u64>,
+    /// Where the broker refused entries: all of them, as far as its answers came.
+    pub(super) refused: Refused,
 }
 
 impl Refusal {
     pub(super) fn of(reason: Reason, detail: &str) -> Self {
-        Self { halt: Halt::new(reason, detail), sequence_id: None }
+        Self { halt: Halt::new(reason, detail), sequence_id: None, refused: Refused::default() }
+    }
+
+    pub(super) fn entries(reason: Reason, refused: Refused, detail: &str) -> Self {
+        Self { halt: Halt::new(reason, detail), sequence_id: refused.lowest(), refused }
     }
 
     pub(super) fn at(reason: Reason, sequence_id: u64, detail: &str) -> Self {
-        Self { halt: Halt::new(reason, detail), sequence_id: Some(sequence_id) }
+        Self { sequence_id: Some(sequence_id), ..Self::of(reason, detail) }
     }
 }
 

@@ -18,7 +18,8 @@ use super::hole;
 use super::lane::{FromSink, LaneHandle};
 use super::onward::Fed;
 use super::progress::Progress;
-use super::reason::{Reason, Verdict};
+use super::reason::Reason;
+use super::refused::Refused;
 use super::window::Position;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery};
 use crate::pulsar::entry::Entry;
@@ -76,6 +77,10 @@ pub struct Session<'a> {
     pub(super) seen_feeders: &'a mut BTreeSet<String>,
     /// What this process acknowledged last.
     pub(super) acknowledged: &'a mut Option<Position>,
+    /// What the subscription's marker says was refused: it goes to the quarantine.
+    pub(super) refused: Refused,
+    /// Refused as a batch, and to be sent singly.
+    pub(super) apart: &'a mut Refused,
 }
 
 impl Session<'_> {
@@ -104,13 +109,21 @@ impl Session<'_> {
             destination: renamed(self.route, self.topic),
             fed_by: fed.sites(),
             any_partitions: self.route.any_partitions,
+            quarantine: self.quarantine().map(ToString::to_string),
+            refused: self.refused.pairs(),
         };
         self.lane.tell(Kind::Open(open)).await;
-        let end = match self.await_ready(&mut from_sink, session).await {
+        let ready = match self.await_ready(&mut from_sink, session).await {
+            Ok(ready) => self.take_refused(&ready).await.map(|()| ready),
+            Err(end) => Err(end),
+        };
+        let end = match ready {
             Ok(ready) => {
                 let promise = if ready.effectively_once { "effectively-once" } else { "at-least-once" };
                 self.progress.running(promise);
-                let mut flow = Flow::new(registration, session, &ready, self.route, fed);
+                let refused = self.refused.clone();
+                let mut flow = Flow::new(registration, session, &ready, self.route, fed, refused);
+                flow.batching.keep_apart(self.apart);
                 let end = self.stream(&mut flow, &mut from_sink).await;
                 if flow.has_read {
                     *self.resume_at = flow.lowest_unconfirmed();
@@ -121,9 +134,8 @@ impl Session<'_> {
         };
         if !self.lane.ended().is_cancelled() {
             let code = Reason::Starting.code().into();
-            self.lane
-                .tell(Kind::Stop(Stop { number, session, code, sequence_id: None, by_source: true }))
-                .await;
+            let stop = Stop { number, session, code, by_source: true, ..Stop::default() };
+            self.lane.tell(Kind::Stop(stop)).await;
         }
         end
     }
@@ -226,6 +238,7 @@ impl Session<'_> {
             Some(FromSink::Receipts(receipts)) if receipts.session == flow.session => {
                 for (sequence_id, duplicate) in receipts.iter() {
                     self.progress.row.confirmed += 1;
+                    self.progress.row.quarantined += u64::from(flow.refused.holds(sequence_id));
                     self.progress.row.duplicates += u64::from(duplicate);
                     flow.window.receipt(sequence_id, duplicate).map_err(|reason| {
                         let detail = format!("receipt {sequence_id}, duplicate: {duplicate}");
@@ -352,7 +365,13 @@ impl Session<'_> {
             return Ok(());
         };
         let id = MessageId { ledger: position.ledger, entry: position.entry };
-        self.subscription.acknowledge(id, Vec::new()).await.map_err(|_| SessionEnd::ConsumerLost)?;
+        // An acknowledgement before a refused entry has to keep the marker; one behind it ends it.
+        if let Some(id) = position.sequence_id() {
+            flow.refused.forget_through(id);
+            self.apart.forget_through(id);
+        }
+        let marker = hole::properties(self.route.generation, &flow.refused);
+        self.subscription.acknowledge(id, marker).await.map_err(|_| SessionEnd::ConsumerLost)?;
         flow.last_acknowledged = Some(position);
         *self.acknowledged = Some(position);
         self.progress.owed.settle(|sent| sent <= position);
@@ -368,39 +387,6 @@ impl Session<'_> {
         let answer = SchemaAnswer { number, session: flow.session, version: ask.version, schema };
         self.lane.tell(Kind::SchemaAnswer(answer)).await;
         Ok(())
-    }
-
-    async fn stopped_by_peer(&mut self, flow: &mut Flow, stop: &Stop) -> SessionEnd {
-        // All answers came before this: what is confirmed below a refused entry is the prefix to keep.
-        let last = flow.window.take_acknowledgeable().or(flow.last_acknowledged);
-        self.halted_by_peer(stop, last).await
-    }
-
-    /// What a Stop means; after a refused entry the subscription is marked first, at `last` or where it stands.
-    async fn halted_by_peer(&mut self, stop: &Stop, last: Option<Position>) -> SessionEnd {
-        let reason = Reason::from_code(&stop.code).unwrap_or(Reason::RefusedByPeer);
-        let at = stop.sequence_id.map(Position::of_sequence_id);
-        let (Reason::Poison, Some(refused)) = (reason, at) else {
-            let ended = if reason.verdict() == Verdict::Soon { "ended" } else { "refused" };
-            let at = at.map_or_else(String::new, |at| format!(" at {at}"));
-            let detail = format!("{ended} by {}{at}: its log has the detail", self.route.to);
-            return SessionEnd::Halted(Halt::new(reason, &detail));
-        };
-        let halt = match hole::mark(self.subscription, self.route.generation, refused, last).await {
-            Ok(()) => {
-                self.progress.owed.settle(|sent| last.is_some_and(|last| sent <= last));
-                let detail =
-                    format!("{refused} was refused by the destination broker; the subscription is marked");
-                Halt::new(Reason::Poison, &detail)
-            }
-            // The sink remembers it and says so again, until the marker stands.
-            Err(error) => {
-                let detail =
-                    format!("{refused} was refused by the destination broker; marking failed: {error}");
-                Halt::new(Reason::SourceUnreachable, &detail)
-            }
-        };
-        SessionEnd::Halted(halt)
     }
 
     /// Nothing came for long. If there is something to come, the broker has forgotten us: subscribe again.

@@ -2,31 +2,30 @@
 //! Holds nothing beyond its session: when the lane, the broker or a newer session ends it, everything that is
 //! queued is dropped, and the source sends again what was not confirmed.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
-use super::destination::{self, Destination};
+use super::destination;
 use super::feeders;
 use super::frames::{EntryHead, Kind, Open, Ready, Receipts, SchemaAsk, Stop};
 use super::lane::{Allowance, FromSource, LaneHandle, WINDOW_ENTRIES};
 use super::progress::Progress;
+use super::publishing::{Publishing, Step, create_producer};
+use super::quarantine::Quarantine;
 use super::reason::Reason;
-use super::refusal::{Refusal, refusal_of, send_error_reason};
+use super::record::Record;
+use super::refusal::{Refusal, send_error_reason};
+use super::refused::{Range, Refused};
 use super::status::{End, Key};
+use super::window::Position;
 use crate::pulsar::connection::ProducerEvent;
-use crate::pulsar::entry::{Entry, Heading, SchemaVersion};
-use crate::pulsar::proto::ServerError;
-use crate::pulsar::publisher::{Outbound, Publisher};
+use crate::pulsar::entry::Entry;
 use crate::pulsar::topic::TopicName;
-use crate::tunnel::backoff::Backoff;
 
 /// One session at its destination.
 pub struct Sink {
@@ -37,32 +36,10 @@ pub struct Sink {
     pub(super) lane: LaneHandle,
     /// Our window, as the lane holds it against the source.
     pub(super) allowance: Arc<Allowance>,
-    /// The refused entry, for the sessions that follow: its successors may be stored.
-    pub(super) hole: Arc<AtomicU64>,
+    /// The refused entries, for the sessions that follow: their successors may be stored.
+    pub(super) holes: Arc<Mutex<Refused>>,
     /// Cancelled when a newer session of the same partition takes over.
     pub(super) superseded: CancellationToken,
-}
-
-/// An entry at the broker.
-struct Sent {
-    first: u64,
-    highest: u64,
-    entry_len: usize,
-}
-
-/// A sink that publishes.
-struct Publishing {
-    publisher: Publisher,
-    destination: Destination,
-    producer_name: String,
-    /// Sent and not answered.
-    outstanding: VecDeque<Sent>,
-    allowance: Arc<Allowance>,
-    /// The destination's version for each of the source's; `None`: it knows none.
-    schemas: HashMap<Bytes, Option<Bytes>>,
-    /// An entry whose schema was asked for, and what came after it.
-    held: VecDeque<(EntryHead, Entry)>,
-    asked: Option<Bytes>,
 }
 
 impl Sink {
@@ -100,7 +77,7 @@ impl Sink {
                 let there = publishing.destination.topic.to_string();
                 progress.row.destination = (there != self.open.topic).then_some(there);
                 let refusal = self.publish(&mut publishing, &mut progress, &mut from_source).await;
-                publishing.publisher.close().await;
+                publishing.close().await;
                 refusal
             }
             Err(refusal) => Some(refusal),
@@ -110,12 +87,24 @@ impl Sink {
             progress.halted(Reason::NotOpened, "the source ended the session");
             return;
         };
-        progress.halted(refusal.halt.reason, &refusal.halt.detail);
-        let code = refusal.halt.reason.code().into();
-        let stop = Stop { number, session, code, sequence_id: refusal.sequence_id, by_source: false };
+        let reason = if self.goes_on(&refusal) { Reason::Quarantining } else { refusal.halt.reason };
+        progress.halted(reason, &refusal.halt.detail);
+        let Refusal { halt, sequence_id, refused } = refusal;
+        let (code, refused) = (halt.reason.code().into(), refused.pairs());
+        let stop = Stop { number, session, code, sequence_id, by_source: false, refused };
         if !ended.is_cancelled() {
             self.lane.tell(Kind::Stop(stop)).await;
         }
+    }
+
+    /// Whether the source will open a session in which these entries go to the quarantine; as it decides itself.
+    fn goes_on(&self, refusal: &Refusal) -> bool {
+        let known = Refused::of_pairs(&self.open.refused).unwrap_or_default();
+        let Refusal { halt, refused, .. } = refusal;
+        self.open.quarantine.is_some()
+            && halt.reason.marks(true)
+            && !refused.is_full()
+            && !known.covers(refused)
     }
 
     async fn prepare(&self) -> Result<Publishing, Refusal> {
@@ -124,41 +113,24 @@ impl Sink {
             "bridge/{}/{}/{}/{}",
             self.open.from, self.open.to, self.open.topic, self.open.generation
         );
-        let publisher = self.create_producer(&destination, &producer_name).await?;
-        let outstanding = VecDeque::new();
-        let (schemas, held, asked) = (HashMap::new(), VecDeque::new(), None);
-        Ok(Publishing {
-            publisher,
-            destination,
-            producer_name,
-            outstanding,
-            allowance: self.allowance.clone(),
-            schemas,
-            held,
-            asked,
-        })
+        let client = &self.context.cluster.client;
+        let said = feeders::said(&self.open.fed_by);
+        let publisher = create_producer(client, &destination.topic, &producer_name, &said).await?;
+        let mut refused = Refused::of_pairs(&self.open.refused).unwrap_or_default();
+        // The source decides the same, and begins a session in which they are nothing special.
+        self.holes().forget(&refused.take_resendable(publisher.last_sequence_id()));
+        let quarantine = match &self.open.quarantine {
+            Some(topic) if !refused.is_empty() => {
+                Some(Quarantine::open(&self.context, &self.open, topic, refused).await?)
+            }
+            Some(_) | None => None,
+        };
+        Ok(Publishing::new(publisher, destination, producer_name, quarantine, self.allowance.clone()))
     }
 
-    /// The name is a lock: as long as another connection of ours is not quite gone, it is busy.
-    async fn create_producer(&self, destination: &Destination, name: &str) -> Result<Publisher, Refusal> {
-        let said = feeders::said(&self.open.fed_by);
-        let mut backoff = Backoff::new(BUSY_RETRY_FIRST, BUSY_RETRY_MAX);
-        let give_up = Instant::now() + BUSY_DEADLINE;
-        loop {
-            let connection = self.context.cluster.client.connect_to_owner(&destination.topic).await;
-            let connection = connection.map_err(|error| refusal_of(&error))?;
-            match Publisher::create_saying(connection.clone(), &destination.topic, name, &said).await {
-                Ok(publisher) => return Ok(publisher),
-                Err(error) => {
-                    connection.close();
-                    let busy = error.server_error() == Some(ServerError::ProducerBusy);
-                    if !busy || Instant::now() > give_up {
-                        return Err(refusal_of(&error));
-                    }
-                }
-            }
-            sleep(backoff.next_delay()).await;
-        }
+    /// What was refused, for the sessions that follow.
+    fn holes(&self) -> MutexGuard<'_, Refused> {
+        self.holes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn publish(
@@ -181,6 +153,7 @@ impl Sink {
             effectively_once,
             window_bytes: share.bytes() as u64,
             window_entries: WINDOW_ENTRIES,
+            quarantines: self.open.quarantine.is_some(),
         };
         self.lane.tell(Kind::Ready(ready)).await;
         progress.running(if effectively_once { "effectively-once" } else { "at-least-once" });
@@ -189,11 +162,12 @@ impl Sink {
         let mut answered_at = Instant::now();
         loop {
             let draining = drain.is_cancelled();
-            if draining && publishing.outstanding.is_empty() {
+            let answers_due = publishing.unanswered() > 0;
+            if draining && !answers_due {
                 return Some(Refusal::of(Reason::Draining, "everything that was sent is answered"));
             }
-            progress.waits(!publishing.outstanding.is_empty());
-            if publishing.outstanding.is_empty() {
+            progress.waits(answers_due);
+            if !answers_due {
                 answered_at = Instant::now();
             }
             let confirmed = progress.row.confirmed;
@@ -204,8 +178,9 @@ impl Sink {
                 () = ended.cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
                 () = self.superseded.cancelled() => Err(Some(Refusal::of(Reason::Superseded, "a newer session came"))),
                 event = publishing.publisher.next() => self.on_broker(publishing, progress, event).await,
+                event = next_of(&mut publishing.quarantine) => self.on_quarantine(publishing, progress, event).await,
                 () = drain.cancelled(), if !draining => Ok(()),
-                () = sleep_until(answered_at + ANSWER_DEADLINE), if !publishing.outstanding.is_empty() => {
+                () = sleep_until(answered_at + ANSWER_DEADLINE), if answers_due => {
                     Err(Some(Refusal::of(Reason::DestinationRetry, "the broker does not answer publishes")))
                 }
                 () = sleep_until(progress.next_show()) => Ok(()),
@@ -214,13 +189,18 @@ impl Sink {
                     () = self.superseded.cancelled() => {
                         Err(Some(Refusal::of(Reason::Superseded, "a newer session came")))
                     }
-                    step = self.on_source(publishing, progress, event) => step,
+                    step = self.on_source(publishing, event) => step,
                 },
+            };
+            // Also after an answer: something may have waited for it.
+            let step = match step {
+                Ok(()) if !draining && publishing.has_held() => self.go_on(publishing, progress).await,
+                step => step,
             };
             if progress.row.confirmed != confirmed {
                 answered_at = Instant::now();
             }
-            progress.row.in_flight = publishing.outstanding.len() as u64;
+            progress.row.in_flight = publishing.unanswered() as u64;
             progress.show_when_due();
             if let Err(refusal) = step {
                 return refusal;
@@ -231,7 +211,6 @@ impl Sink {
     async fn on_source(
         &self,
         publishing: &mut Publishing,
-        progress: &mut Progress,
         event: Option<FromSource>,
     ) -> Result<(), Option<Refusal>> {
         match event {
@@ -241,52 +220,109 @@ impl Sink {
                 let entry = Entry::parse(stored).map_err(|error| {
                     Some(Refusal::at(Reason::EntryMalformed, head.sequence_id, &error.to_string()))
                 })?;
-                publishing.held.push_back((head, entry));
-                self.send_held(publishing, progress).await
+                publishing.hold(head, entry);
+                Ok(())
             }
             Some(FromSource::SchemaAnswer(answer)) => {
-                if publishing.asked.as_ref() != Some(&answer.version) {
-                    return Ok(());
-                }
-                let version = match answer.schema {
-                    Some(schema) => publishing.register_schema(schema).await?,
-                    None => None,
-                };
-                publishing.asked = None;
-                if publishing.schemas.len() >= SCHEMAS_MAX {
-                    publishing.schemas.clear();
-                }
-                publishing.schemas.insert(answer.version, version);
-                self.send_held(publishing, progress).await
+                publishing.take_schema(answer.version, answer.schema).await.map_err(Some)
             }
         }
     }
 
-    /// Sends what is held, up to an entry whose schema is not known yet.
+    /// Sends what waits, as long as the session lives.
+    async fn go_on(
+        &self,
+        publishing: &mut Publishing,
+        progress: &mut Progress,
+    ) -> Result<(), Option<Refusal>> {
+        tokio::select! {
+            biased;
+            () = self.lane.ended().cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
+            () = self.superseded.cancelled() => Err(Some(Refusal::of(Reason::Superseded, "a newer session came"))),
+            step = self.send_held(publishing, progress) => step,
+        }
+    }
+
+    /// Sends what waits, up to an entry that has to wait on.
     async fn send_held(
         &self,
         publishing: &mut Publishing,
         progress: &mut Progress,
     ) -> Result<(), Option<Refusal>> {
-        while publishing.asked.is_none() {
-            let Some((_, entry)) = publishing.held.front() else {
-                return Ok(());
-            };
-            let version = entry.facts().schema_version.clone().filter(|version| !version.is_empty());
-            if let Some(version) = version.filter(|version| !publishing.schemas.contains_key(version)) {
-                let Open { number, session, .. } = self.open;
-                publishing.asked = Some(version.clone());
-                self.allowance.asks_schema();
-                self.lane.tell(Kind::SchemaAsk(SchemaAsk { number, session, version })).await;
-                return Ok(());
+        loop {
+            let step = publishing.next_step()?;
+            if let Step::Send(head, entry) | Step::SetAside(head, entry) = &step {
+                // The source sends in order: what was refused before this one is done with.
+                if let Some(before) = head.sequence_id.checked_sub(1) {
+                    self.holes().forget_through(before);
+                }
+                progress.row.entries += 1;
+                progress.row.messages += u64::from(entry.facts().messages());
+                progress.row.bytes += entry.stored_len() as u64;
             }
-            let Some((head, entry)) = publishing.held.pop_front() else {
-                return Ok(());
-            };
-            progress.row.entries += 1;
-            progress.row.messages += u64::from(entry.facts().messages());
-            progress.row.bytes += entry.stored_len() as u64;
-            publishing.send(&head, &entry).await?;
+            match step {
+                Step::Wait => return Ok(()),
+                Step::Ask(version) => {
+                    let Open { number, session, .. } = self.open;
+                    self.lane.tell(Kind::SchemaAsk(SchemaAsk { number, session, version })).await;
+                    return Ok(());
+                }
+                Step::Send(head, entry) => publishing.send(&head, &entry).await?,
+                Step::SetAside(head, entry) => self.set_aside(publishing, &head, &entry).await?,
+            }
+        }
+    }
+
+    /// Writes a refused entry to the quarantine.
+    async fn set_aside(
+        &self,
+        publishing: &mut Publishing,
+        head: &EntryHead,
+        entry: &Entry,
+    ) -> Result<(), Refusal> {
+        let is_schema = publishing.is_schema_refused(entry);
+        let reason = if is_schema { Reason::SchemaRefused } else { Reason::Poison };
+        let source = TopicName::parse(&self.open.topic)
+            .map_err(|error| Refusal::of(Reason::RefusedByPolicy, &error.to_string()))?;
+        let record = Record {
+            reason: reason.code().into(),
+            from: self.open.from.clone(),
+            to: self.open.to.clone(),
+            route: self.open.route.clone(),
+            topic: source,
+            destination: publishing.destination.topic.clone(),
+            position: Position::of_sequence_id(head.sequence_id),
+            generation: self.open.generation,
+            messages: entry.facts().messages(),
+            publish_time: entry.facts().publish_time,
+            schema_version: publishing.mapped(entry),
+        };
+        let Some(quarantine) = &mut publishing.quarantine else {
+            return Ok(());
+        };
+        tracing::warn!(
+            route = %record.route, topic = %record.topic, position = %record.position, reason = record.reason,
+            quarantine = %quarantine.topic(), "a refused entry goes to the quarantine"
+        );
+        quarantine.publish(head.sequence_id, &record, entry.stored().clone()).await
+    }
+
+    async fn on_quarantine(
+        &self,
+        publishing: &mut Publishing,
+        progress: &mut Progress,
+        event: Option<ProducerEvent>,
+    ) -> Result<(), Option<Refusal>> {
+        let Some(quarantine) = &mut publishing.quarantine else {
+            return Ok(());
+        };
+        if let Some((id, entry_len)) = quarantine.answered(event)? {
+            publishing.allowance.confirmed(entry_len);
+            progress.row.confirmed += 1;
+            progress.row.quarantined += 1;
+            progress.advanced();
+            self.holes().forget_through(id);
+            self.report(vec![Receipts::mark(id, false)]).await;
         }
         Ok(())
     }
@@ -309,11 +345,12 @@ impl Sink {
                     marked.push(Receipts::mark(sequence_id, duplicate));
                 }
                 Some(ProducerEvent::SendError { sequence_id, error, message }) => {
-                    let first = publishing.first_of(sequence_id);
-                    break Err(Refusal::at(send_error_reason(error, &message), first, &message));
+                    break Err((sequence_id, send_error_reason(error, &message), message));
                 }
                 Some(ProducerEvent::Closed) => {
-                    break Err(Refusal::of(Reason::DestinationMoved, "the broker closed the producer"));
+                    let refusal = Refusal::of(Reason::DestinationMoved, "the broker closed the producer");
+                    self.report(marked).await;
+                    return Err(Some(refusal));
                 }
                 None => break Ok(()),
             }
@@ -321,29 +358,39 @@ impl Sink {
         };
         progress.advanced();
         self.report(marked).await;
-        if let Err(refusal) = outcome {
-            if refusal.halt.reason == Reason::Poison {
-                // Before anything else can end this session.
-                self.hole.store(refusal.sequence_id.unwrap_or_default(), Ordering::Relaxed);
-                publishing.answered(refusal.sequence_id.unwrap_or_default());
-                self.collect_rest(publishing).await;
-            }
-            return Err(Some(refusal));
+        let Err((id, reason, message)) = outcome else {
+            return Ok(());
+        };
+        let range = publishing.answered(id).unwrap_or(Range { first: id, last: id });
+        if reason != Reason::Poison {
+            return Err(Some(Refusal::at(reason, range.first, &message)));
         }
-        Ok(())
+        // Before anything else can end this session.
+        self.holes().insert(range);
+        let mut refused = Refused::default();
+        refused.insert(range);
+        self.collect_rest(publishing, &mut refused).await;
+        Err(Some(Refusal::entries(Reason::Poison, refused, &message)))
     }
 
     /// After a refused entry: its successors' answers still count, for what lies below it and for the record.
-    async fn collect_rest(&self, publishing: &mut Publishing) {
+    async fn collect_rest(&self, publishing: &mut Publishing, refused: &mut Refused) {
         let collect = async {
             let mut marked = Vec::new();
-            while !publishing.outstanding.is_empty() {
+            while publishing.unanswered() > 0 {
                 match publishing.publisher.next().await {
                     Some(ProducerEvent::Receipt { sequence_id, duplicate }) => {
                         publishing.answered(sequence_id);
                         marked.push(Receipts::mark(sequence_id, duplicate));
                     }
-                    Some(ProducerEvent::SendError { sequence_id, .. }) => publishing.answered(sequence_id),
+                    Some(ProducerEvent::SendError { sequence_id, error, message }) => {
+                        let range = publishing.answered(sequence_id);
+                        let is_poison = send_error_reason(error, &message) == Reason::Poison;
+                        if let Some(range) = range.filter(|_| is_poison) {
+                            self.holes().insert(range);
+                            refused.insert(range);
+                        }
+                    }
                     Some(ProducerEvent::Closed) | None => break,
                 }
             }
@@ -361,73 +408,15 @@ impl Sink {
     }
 }
 
-impl Publishing {
-    async fn send(&mut self, head: &EntryHead, entry: &Entry) -> Result<(), Option<Refusal>> {
-        let facts = entry.facts();
-        let version =
-            facts.schema_version.as_ref().and_then(|version| self.schemas.get(version).cloned().flatten());
-        let heading = Heading {
-            producer_name: &self.producer_name,
-            sequence_id: head.sequence_id,
-            highest_sequence_id: head.highest_sequence_id,
-            schema_version: version.as_deref().map_or(SchemaVersion::Remove, SchemaVersion::Set),
-        };
-        let new_head = entry.rehead(&heading);
-        let len = new_head.len() + entry.payload().len();
-        if len > self.publisher.max_message_size() as usize + HEAD_PADDING {
-            let detail = format!("{len} bytes, the broker takes {}", self.publisher.max_message_size());
-            return Err(Some(Refusal::at(Reason::EntryTooLarge, head.sequence_id, &detail)));
-        }
-        self.outstanding.push_back(Sent {
-            first: head.sequence_id,
-            highest: head.highest_sequence_id.unwrap_or(head.sequence_id),
-            entry_len: entry.stored_len(),
-        });
-        let outbound = Outbound {
-            sequence_id: head.sequence_id,
-            highest_sequence_id: head.highest_sequence_id,
-            messages: facts.messages(),
-            head: new_head,
-            payload: entry.payload().clone(),
-        };
-        self.publisher.send(outbound).await.map_err(|error| Some(refusal_of(&error)))
-    }
-
-    async fn register_schema(&self, schema: Bytes) -> Result<Option<Bytes>, Refusal> {
-        self.publisher.register_schema(&self.destination.topic.base(), schema).await.map_err(|error| {
-            let refusal = refusal_of(&error);
-            match error.server_error() {
-                Some(ServerError::IncompatibleSchema | ServerError::NotAllowed) => {
-                    Refusal::of(Reason::SchemaRefused, &error.to_string())
-                }
-                Some(_) | None => refusal,
-            }
-        })
-    }
-
-    /// Receipts echo the first id; refusals name the highest.
-    fn answered(&mut self, id: u64) {
-        let sent = self.outstanding.iter().position(|sent| sent.first == id || sent.highest == id);
-        if let Some(sent) = sent.and_then(|index| self.outstanding.remove(index)) {
-            self.allowance.confirmed(sent.entry_len);
-        }
-    }
-
-    fn first_of(&self, highest: u64) -> u64 {
-        let sent = self.outstanding.iter().find(|sent| sent.highest == highest);
-        sent.map_or(highest, |sent| sent.first)
+/// The next answer from the quarantine topic, where there is one.
+async fn next_of(quarantine: &mut Option<Quarantine>) -> Option<ProducerEvent> {
+    match quarantine {
+        Some(quarantine) => quarantine.next().await,
+        None => std::future::pending().await,
     }
 }
 
-const BUSY_RETRY_FIRST: Duration = Duration::from_millis(50);
-const BUSY_RETRY_MAX: Duration = Duration::from_millis(500);
-/// A broker finds a dead holder of the name within 5 s (`connectionLivenessCheckTimeoutMillis`).
-const BUSY_DEADLINE: Duration = Duration::from_secs(8);
 /// A broker that answers nothing for so long will not: its producer has to be made anew, perhaps elsewhere.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(45);
 /// How long the successors of a refused entry may take to be answered.
 const COLLECT_DEADLINE: Duration = Duration::from_secs(10);
-/// `Commands.MESSAGE_SIZE_FRAME_PADDING` is 10 KiB; the SEND command needs some of it.
-const HEAD_PADDING: usize = 10 * 1024 - 128;
-/// Versions remembered in one session; a topic has a handful.
-const SCHEMAS_MAX: usize = 1024;

@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, RouteSpec, Start};
 use super::drained;
-use super::hole;
+use super::hole::{self, Hole};
 use super::lane::LaneHandle;
 use super::progress::Progress;
 use super::reason::{Reason, Verdict};
+use super::refused::Refused;
 use super::session::{self, Halt, SessionEnd};
 use super::status::{End, State};
 use super::window::Position;
@@ -44,6 +45,8 @@ pub struct Source {
     seen_feeders: BTreeSet<String>,
     /// What this process acknowledged last.
     acknowledged: Option<Position>,
+    /// Refused as a joined batch: sent singly from now on.
+    apart: Refused,
     /// Behind other replicas, after an attachment that came to nothing.
     priority: i32,
 }
@@ -82,6 +85,7 @@ impl Source {
             resume_at: None,
             seen_feeders: BTreeSet::new(),
             acknowledged: None,
+            apart: Refused::default(),
             priority: 0,
         }
     }
@@ -199,14 +203,19 @@ impl Source {
             return Ok(());
         }
         // Only now, and each time: another replica may have stopped here while we stood by.
-        if hole::is_marked(&self.context.cluster, &self.topic, &self.route).await? {
-            let detail = "the subscription's cursor carries the marker";
-            return Err(Halt::new(Reason::HoleMarker, detail));
-        }
+        let refused = match hole::read(&self.context.cluster, &self.topic, &self.route).await? {
+            Hole::None => Refused::default(),
+            // It was read, so that there is an admin URL, as quarantine needs it.
+            Hole::Named(refused) if self.route.quarantine.is_some() => refused,
+            Hole::Named(_) | Hole::Unnamed => {
+                let detail = "the subscription's cursor carries the marker";
+                return Err(Halt::new(Reason::HoleMarker, detail));
+            }
+        };
         let give_up_at = Instant::now() + FRUITLESS_MAX;
         let mut retry = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
-            let end = self.run_session(&lane, subscription).await;
+            let end = self.run_session(&lane, subscription, refused.clone()).await;
             let had_run = self.progress.row.state == State::Running;
             let halt = match end {
                 SessionEnd::Drained => return Ok(()),
@@ -222,7 +231,7 @@ impl Source {
             let stays = subscription.is_untouched()
                 && Instant::now() < give_up_at
                 && halt.reason.verdict() == Verdict::Soon
-                && !matches!(halt.reason, Reason::NotReady | Reason::Starting);
+                && !matches!(halt.reason, Reason::NotReady | Reason::Starting | Reason::Quarantining);
             let next_lane = self.context.lanes.pick(&self.route.to, &self.topic.to_string());
             let (true, Some(next_lane)) = (stays, next_lane) else {
                 return Err(Halt { had_run, ..halt });
@@ -236,7 +245,12 @@ impl Source {
         }
     }
 
-    async fn run_session(&mut self, lane: &LaneHandle, subscription: &mut Subscription) -> SessionEnd {
+    async fn run_session(
+        &mut self,
+        lane: &LaneHandle,
+        subscription: &mut Subscription,
+        refused: Refused,
+    ) -> SessionEnd {
         let session = session::Session {
             context: &self.context,
             route: &self.route,
@@ -249,6 +263,8 @@ impl Source {
             resume_at: &mut self.resume_at,
             seen_feeders: &mut self.seen_feeders,
             acknowledged: &mut self.acknowledged,
+            refused,
+            apart: &mut self.apart,
         };
         session.run().await
     }

@@ -70,6 +70,9 @@ pub struct PartitionStatus {
     pub duplicates: u64,
     /// Entries skipped because a bridge wrote them.
     pub skipped: u64,
+    /// Refused entries that went to the quarantine topic instead.
+    #[serde(default)]
+    pub quarantined: u64,
     /// Entries sent and not yet confirmed; at a source also those of a session that ended before their receipts,
     /// until they are acknowledged.
     pub in_flight: u64,

@@ -150,8 +150,10 @@ class Pair:
 
     def configure(self):
         """Writes routes and policies into what `init` made; keys and tokens stay as they are."""
-        to_bank = [topic for route in self.routes if route["to"] == "bank" for topic in route["topics"]]
-        to_riskfuel = [topic for route in self.routes if route["to"] == "riskfuel" for topic in route["topics"]]
+        to_bank, to_riskfuel = (
+            [topic for route in self.routes if route["to"] == site for topic in written_by(route)]
+            for site in ("bank", "riskfuel")
+        )
         hub = read_json(self.folder / "hub/hub.json")
         hub["pulsar"] = self.pulsar["riskfuel"]
         hub["tunnel"]["listen"] = f"{PLACES['riskfuel'].address}:{places.LINK_PORT}"
@@ -222,6 +224,10 @@ class Pair:
         ]
         words = [f"{agent.place.name}'s agent:\n{agent.last_words()}" for agent in self.both]
         return "\n".join((lines or ["  no status rows"]) + words)
+
+
+def written_by(route):
+    return [*route["topics"], *([route["quarantine"]] if "quarantine" in route else [])]
 
 
 def initialise(binary, folder):

@@ -1,7 +1,7 @@
 //! A broker with one topic that follows a script: deduplicates, holds answers back, refuses, cuts. What it says on
 //! a connection is in `conversation.rs`; judges nothing, notes everything.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -62,11 +62,20 @@ pub struct State {
     /// The topic as a source: positions and stored bytes.
     pub log: Vec<((u64, u64), Bytes)>,
     pub mark_delete: Option<(u64, u64)>,
+    /// What the last acknowledgement left at the cursor.
+    pub properties: Vec<(String, u64)>,
+    /// Acknowledged singly.
+    pub acked: BTreeSet<(u64, u64)>,
     /// Entries up to here expire when somebody asks for the topic's end.
     pub expires: Option<(u64, u64)>,
     pub manner: Manner,
     /// The topic as a destination.
     pub stored: Vec<(u64, Bytes)>,
+    /// What came under a name that ends with `/quarantine`, and what becomes of it.
+    pub quarantined: Vec<(u64, Bytes)>,
+    pub quarantine_script: Box<dyn FnMut(u64) -> Answer + Send>,
+    /// What becomes of a joined batch, before the other script is asked.
+    pub joined_script: Box<dyn FnMut() -> Option<Answer> + Send>,
     /// By producer name.
     pub pushed: HashMap<String, i64>,
     pub script: Box<dyn FnMut(u64) -> Answer + Send>,
@@ -98,11 +107,16 @@ impl Broker {
         let state = State {
             log: Vec::new(),
             mark_delete: None,
+            properties: Vec::new(),
+            acked: BTreeSet::new(),
             expires: None,
             manner: Manner::Plain,
             stored: Vec::new(),
             pushed: HashMap::new(),
             script: Box::new(|_| Answer::Store),
+            quarantined: Vec::new(),
+            quarantine_script: Box::new(|_| Answer::Store),
+            joined_script: Box::new(|| None),
             held: Vec::new(),
             released: Vec::new(),
             owners: HashMap::new(),

@@ -121,6 +121,10 @@ impl Conversation {
             while let Some(((ledger, entry), stored)) =
                 state.log.get(consumer.next).filter(|_| consumer.permits > 0)
             {
+                if state.acked.contains(&(*ledger, *entry)) {
+                    consumer.next += 1;
+                    continue;
+                }
                 let message = Some(proto::CommandMessage {
                     consumer_id: consumer.id,
                     message_id: MessageId { ledger: *ledger, entry: *entry },
@@ -255,7 +259,11 @@ impl Conversation {
     fn after_mark_delete(&self) -> usize {
         let state = self.shared.lock();
         let mark = state.mark_delete;
-        state.log.iter().position(|(at, _)| mark.is_none_or(|mark| *at > mark)).unwrap_or(state.log.len())
+        state
+            .log
+            .iter()
+            .position(|(at, _)| mark.is_none_or(|mark| signed(*at) > signed(mark)))
+            .unwrap_or(state.log.len())
     }
 
     fn flow(&mut self, flow: proto::Flow) {
@@ -274,12 +282,20 @@ impl Conversation {
         if self.consumer.is_none() {
             return;
         }
-        let properties = ack.properties.into_iter().map(|pair| (pair.key, pair.value)).collect();
-        self.shared.journal.note(Event::Acked { at, properties });
+        if ack.ack_type == 0 {
+            self.shared.lock().acked.insert(at);
+            self.shared.changed.send_replace(());
+            return;
+        }
+        let properties: Vec<_> = ack.properties.into_iter().map(|pair| (pair.key, pair.value)).collect();
         {
             let mut state = self.shared.lock();
-            state.mark_delete = state.mark_delete.max(Some(at));
+            if state.mark_delete.is_none_or(|mark| signed(mark) <= signed(at)) {
+                state.mark_delete = Some(at);
+                state.properties.clone_from(&properties);
+            }
         }
+        self.shared.journal.note(Event::Acked { at, properties });
         if let Some(request_id) = ack.request_id {
             let ack_response = Some(proto::AckResponse {
                 consumer_id: ack.consumer_id,
@@ -340,23 +356,31 @@ impl Conversation {
             drop(state);
             return self.confirm(producer_id, sequence_id, true);
         }
-        let answer = (state.script)(sequence_id);
+        let highest = send.highest_sequence_id.unwrap_or(sequence_id);
+        let is_quarantine = name.ends_with("/quarantine");
+        let joined = send.highest_sequence_id.and_then(|_| (state.joined_script)());
+        let answer = match joined {
+            Some(answer) => answer,
+            None if is_quarantine => (state.quarantine_script)(sequence_id),
+            None => (state.script)(sequence_id),
+        };
         if !matches!(answer, Answer::Refuse(..) | Answer::RefuseLater(..)) {
-            let highest = send.highest_sequence_id.unwrap_or(sequence_id);
             state.pushed.insert(name, highest as i64);
-            state.stored.push((sequence_id, stored));
+            let topic = if is_quarantine { &mut state.quarantined } else { &mut state.stored };
+            topic.push((sequence_id, stored));
         }
-        let held = |refusal| Held { connection: self.number, producer_id, sequence_id, refusal };
+        let held = |refusal, sequence_id| Held { connection: self.number, producer_id, sequence_id, refusal };
         match answer {
-            Answer::StoreLater => state.held.push(held(None)),
-            Answer::RefuseLater(error, message) => state.held.push(held(Some((error, message)))),
+            Answer::StoreLater => state.held.push(held(None, sequence_id)),
+            // A refusal names the highest id, a receipt the first.
+            Answer::RefuseLater(error, message) => state.held.push(held(Some((error, message)), highest)),
             Answer::Store | Answer::Anothers | Answer::Refuse(..) => {}
         }
         drop(state);
         match answer {
             Answer::Store => self.confirm(producer_id, sequence_id, false),
             Answer::Anothers => self.confirm(producer_id, sequence_id, true),
-            Answer::Refuse(error, message) => self.refuse(producer_id, sequence_id, error, message),
+            Answer::Refuse(error, message) => self.refuse(producer_id, highest, error, message),
             Answer::StoreLater | Answer::RefuseLater(..) => {}
         }
         self.shared.changed.send_replace(());
@@ -379,6 +403,11 @@ impl Conversation {
             Some(proto::SendError { producer_id, sequence_id, error: error as i32, message: message.into() });
         self.say(kind::SEND_ERROR, |command| command.send_error = send_error);
     }
+}
+
+/// As a broker compares: its −1 are before everything.
+fn signed((ledger, entry): (u64, u64)) -> (i64, i64) {
+    (ledger.cast_signed(), entry.cast_signed())
 }
 
 fn of_kind(r#type: i32) -> BaseCommand {

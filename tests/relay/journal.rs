@@ -75,7 +75,9 @@ impl Journal {
                     confirmed.insert(*sequence_id);
                 }
                 Event::Acked { at, .. } => {
-                    for position in log.iter().filter(|position| *position <= at) {
+                    // At a broker's −1 nothing is acknowledged.
+                    let at_end = at.0 > i64::MAX as u64;
+                    for position in log.iter().filter(|position| *position <= at && !at_end) {
                         let id = position.0 << 28 | position.1;
                         assert!(
                             confirmed.contains(&id),

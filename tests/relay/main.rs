@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot set its stage has failed")]
 
+mod admin;
 mod broker;
 mod codec_test;
 mod conversation;
@@ -15,7 +16,9 @@ mod pair;
 mod peer;
 mod promise_test;
 mod protocol_test;
+mod quarantine_test;
 mod refusal_test;
+mod replay_test;
 #[cfg(feature = "embedded")]
 mod routes_test;
 mod said;

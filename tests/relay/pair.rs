@@ -8,6 +8,7 @@ use pulsar_bridge::policy::{Patterns, Policies, Policy, Renaming, TopicRules};
 use pulsar_bridge::pulsar::client::Client;
 use pulsar_bridge::pulsar::entry::Entry;
 use pulsar_bridge::pulsar::fields;
+use pulsar_bridge::pulsar::rest::AdminRest;
 use pulsar_bridge::pulsar::topic::TopicName;
 use pulsar_bridge::pulsar::transport::{Address, Dialer};
 use pulsar_bridge::relay::agent::Agent;
@@ -18,9 +19,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin;
 use crate::broker::Broker;
 use crate::journal::{Journal, PATIENCE};
 
+pub const QUARANTINE: &str = "persistent://public/default/refused";
 pub const TOPIC: &str = "persistent://public/default/orders";
 
 /// One agent.
@@ -43,11 +46,23 @@ impl Side {
     }
 
     pub fn start_at(site: &str, url: &str, routes: Vec<RouteSpec>, policy: Policy, exclusive: bool) -> Self {
+        Self::start_with(site, url, routes, policy, exclusive, None)
+    }
+
+    /// One that may ask an admin API.
+    pub fn start_with(
+        site: &str,
+        url: &str,
+        routes: Vec<RouteSpec>,
+        policy: Policy,
+        exclusive: bool,
+        rest: Option<AdminRest>,
+    ) -> Self {
         let (board, drain) = (Board::default(), CancellationToken::new());
         let service = vec![Address::parse(url).unwrap()];
         let cluster = Cluster {
             client: Client::new(service, Dialer::default(), Arc::new(|| Ok(None))),
-            rest: None,
+            rest,
             deduplication_asserted: true,
             single_replica: exclusive,
         };
@@ -149,6 +164,27 @@ impl Pair {
         Self { journal, source, sink, riskfuel, bank, lane: Mutex::new(None) }
     }
 
+    /// A route with a quarantine, and an admin API at its source.
+    pub async fn quarantining(joining: Option<pulsar_bridge::relay::batching::Limits>) -> Self {
+        let journal = Journal::new();
+        let source = Broker::start("source", journal.clone()).await;
+        let sink = Broker::start("sink", journal.clone()).await;
+        let riskfuel = Self::quarantining_source(&source, joining).await;
+        let bank = Side::start("bank", &sink, Vec::new(), quarantine_receiving(), true);
+        Self { journal, source, sink, riskfuel, bank, lane: Mutex::new(None) }
+    }
+
+    /// The source's agent of such a route.
+    pub async fn quarantining_source(
+        source: &Broker,
+        joining: Option<pulsar_bridge::relay::batching::Limits>,
+    ) -> Side {
+        let quarantine = Some(TopicName::parse(QUARANTINE).unwrap());
+        let route = RouteSpec { joining, quarantine, ..route() };
+        let rest = Some(admin::serve(source).await);
+        Side::start_with("riskfuel", &source.url(), vec![route], Policy::default(), true, rest)
+    }
+
     /// A new lane; the one before must have been cut.
     pub async fn connect(&self) {
         let (here, there) = tokio::io::duplex(1 << 16);
@@ -244,6 +280,7 @@ pub fn route() -> RouteSpec {
         subscription: "bridge.riskfuel.bank".into(),
         start: Start::Earliest,
         joining: None,
+        quarantine: None,
     }
 }
 
@@ -255,6 +292,11 @@ fn link(peer: &str) -> Arc<Link> {
 /// The bank lets exactly the topic in.
 pub fn receiving() -> Policy {
     Policy { receive: TopicRules::parse(&[TOPIC.into()]).unwrap(), ..Policy::default() }
+}
+
+/// And the topic for what it refuses.
+pub fn quarantine_receiving() -> Policy {
+    Policy { receive: TopicRules::parse(&[TOPIC.into(), QUARANTINE.into()]).unwrap(), ..Policy::default() }
 }
 
 pub fn entry(nth: u64) -> Bytes {

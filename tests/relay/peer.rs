@@ -50,6 +50,10 @@ pub struct Open {
     pub generation: u32,
     #[prost(string, tag = "9")]
     pub destination: String,
+    #[prost(string, optional, tag = "14")]
+    pub quarantine: Option<String>,
+    #[prost(uint64, repeated, tag = "15")]
+    pub refused: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -213,6 +217,8 @@ pub fn open() -> Open {
         partitions: 0,
         generation: 1,
         destination: String::new(),
+        quarantine: None,
+        refused: Vec::new(),
     }
 }
 

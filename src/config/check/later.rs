@@ -47,5 +47,4 @@ const LATER: &[(&str, &str, &str)] = &[
     ("policy", "gateway", "leave it out: only topics cross the link"),
     ("policy", "listen", "leave it out: only topics cross the link"),
     ("routes[]", "join", "leave it out: messages of one key are joined"),
-    ("routes[]", "quarantine", "leave it out: what the destination refuses stops the route"),
 ];

@@ -81,7 +81,7 @@ impl Checker<'_> {
         let tunnel = tunnel.and_then(|raw| self.tunnel(raw, site.as_deref(), &tunnel_place));
         let policy = self.own_policy(raw.policy, tunnel.as_ref(), &root.key("policy"));
         let routes = self.optional(raw.routes, &root.key("routes")).unwrap_or_default();
-        let sites = routes::Sites { own: site.as_deref(), tunnel: tunnel.as_ref() };
+        let sites = routes::Sites { own: site.as_deref(), tunnel: tunnel.as_ref(), pulsar: pulsar.as_ref() };
         let routes = self.routes(routes, &sites, &root.key("routes"));
         let admin = self.optional(raw.admin, &root.key("admin"));
         let admin = admin.map(|raw| self.admin(raw, &root.key("admin"))).unwrap_or_default();

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::text::Found;
+use super::topics::one_topic;
 use super::{Checker, site_name};
 use crate::config::field::Field;
 use crate::config::problem::{Place, Refusal};
 use crate::config::raw::{RawBatching, RawRoute};
-use crate::config::{Batching, Route, Start, Tunnel};
+use crate::config::{Batching, Pulsar, Route, Start, Tunnel};
 
 /// The sites that routes can join; `None` where they were refused themselves.
 pub(super) struct Sites<'a> {
     pub(super) own: Option<&'a str>,
     pub(super) tunnel: Option<&'a Tunnel>,
+    pub(super) pulsar: Option<&'a Pulsar>,
 }
 
 impl Checker<'_> {
@@ -33,6 +35,7 @@ impl Checker<'_> {
                 continue;
             };
             self.ends(&route, sites, &place);
+            self.quarantine(&route, sites, &place.key("quarantine"));
             routes.push(route);
             places.push(place);
         }
@@ -63,6 +66,7 @@ impl Checker<'_> {
         let batching = self.optional(raw.batching, &place.key("batching"));
         let batching = batching.map(|raw| self.batching(raw, &place.key("batching")));
         let (topics, patterns) = topics?;
+        let quarantine = self.text(raw.quarantine, &place.key("quarantine"), one_topic);
         Some(Route {
             name: name?,
             from: from?,
@@ -77,6 +81,7 @@ impl Checker<'_> {
             subscription,
             start,
             batching,
+            quarantine,
         })
     }
 
@@ -87,6 +92,25 @@ impl Checker<'_> {
         Batching {
             max_messages: self.number(raw.max_messages, &messages, 2..=10_000, 1000),
             max_bytes: self.number(raw.max_bytes, &bytes, 1024..=4 << 20, 128 << 10),
+        }
+    }
+
+    fn quarantine(&mut self, route: &Route, sites: &Sites<'_>, place: &Place) {
+        let Some(quarantine) = &route.quarantine else { return };
+        if route.topics.iter().any(|topic| route.renaming.destination(topic) == *quarantine) {
+            let refusal = Refusal::new(
+                format!("{quarantine} would hold the route's own messages and its refused ones"),
+                "name a topic that the route does not carry",
+            );
+            self.refuse(place, refusal);
+        }
+        let is_source = sites.own == Some(route.from.as_str());
+        if is_source && sites.pulsar.is_some_and(|pulsar| pulsar.admin_url.is_none()) {
+            let refusal = Refusal::new(
+                "needs the admin API: only there the marker of a refused entry can be read",
+                "set pulsar.admin_url, or leave it out: what the destination refuses then stops the route",
+            );
+            self.refuse(place, refusal);
         }
     }
 

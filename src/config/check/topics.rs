@@ -134,6 +134,14 @@ fn not_renamed(error: RenamingError) -> Refusal {
     Refusal::new(error.to_string(), remedy)
 }
 
+/// One topic, and no pattern.
+pub(super) fn one_topic(found: &Found) -> Result<TopicName, Refusal> {
+    match item(found)? {
+        Item::Topic(topic) => Ok(topic),
+        Item::Pattern(_) => Err(Refusal::new("a pattern does not name a topic", "name one topic")),
+    }
+}
+
 fn item(found: &Found) -> Result<Item, Refusal> {
     if is_pattern(&found.text) {
         let refused = |error: RuleError| Refusal::new(error.to_string(), error.remedy());

@@ -257,8 +257,16 @@ fn two_routes_on_one_topic_and_site_need_two_subscriptions() {
              subscription; give one of the routes a `subscription` of its own, or remove one"
         ]
     );
-    assert!(load(&second(json!("second")), &[]).is_ok());
-    assert_eq!(told(&with(second(json!("second")), "/routes/2/name", json!("requests"))).len(), 1);
+    assert_eq!(
+        told(&second(json!("second"))),
+        ["routes[2].topics[0]: route `requests` writes persistent://public/default/datagen-requests to \
+             persistent://public/default/datagen-requests too; give it another name there by `rename` in one of them, \
+             or remove one"]
+    );
+    let mut renamed = second(json!("second"));
+    renamed["routes"][2]["rename"] = json!({"persistent://public/default": "persistent://public/copies"});
+    assert!(load(&renamed, &[]).is_ok(), "{:?}", told(&renamed));
+    assert_eq!(told(&with(renamed, "/routes/2/name", json!("requests"))).len(), 1);
 }
 
 #[test]

@@ -42,6 +42,7 @@ impl Checker<'_> {
         self.unique_names(&routes, &places);
         self.answered(&routes, &places);
         self.subscriptions(&routes, &places);
+        self.writers(&routes, &places);
         self.patterns_beside(&routes, &places);
         if matches!(sites.tunnel, Some(Tunnel::Edge(_))) {
             self.one_hub(&routes, sites, &places);
@@ -187,6 +188,30 @@ impl Checker<'_> {
                     )
                 };
                 self.refuse(&place.key("topics").item(index), refusal);
+            }
+        }
+    }
+
+    /// Two routes that write a topic to one place at one site have one producer's name, which is a lock: each would
+    /// take it from the other for ever.
+    fn writers(&mut self, routes: &[Route], places: &[Place]) {
+        let mut writers = BTreeMap::new();
+        for (route, place) in routes.iter().zip(places) {
+            for (index, topic) in route.topics.iter().enumerate() {
+                let there = route.renaming.destination(topic);
+                let reader = route.subscription_name();
+                let writer = (&route.from, &route.to, topic, there.clone());
+                let Some((other, others)) = writers.insert(writer, (&route.name, reader.clone())) else {
+                    continue;
+                };
+                // One subscription for both is told already.
+                if others != reader {
+                    let refusal = Refusal::new(
+                        format!("route `{other}` writes {topic} to {there} too"),
+                        "give it another name there by `rename` in one of them, or remove one",
+                    );
+                    self.refuse(&place.key("topics").item(index), refusal);
+                }
             }
         }
     }

@@ -98,6 +98,9 @@ impl Rules<'_> {
 
 /// The topic's name here.
 fn destination(open: &Open, source: &TopicName) -> Result<TopicName, Refusal> {
+    if source.base().partition_index().is_some() {
+        return Err(refused("its topic is a partition of a partition"));
+    }
     if open.destination.is_empty() {
         return Ok(source.base());
     }

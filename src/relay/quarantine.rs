@@ -8,7 +8,7 @@ use super::destination;
 use super::frames::Open;
 use super::publishing::{create_producer, len_max};
 use super::reason::Reason;
-use super::record::Record;
+use super::record::{Record, producer_name};
 use super::refusal::{Refusal, refusal_of, send_error_reason};
 use super::refused::{Range, Refused};
 use super::replay;
@@ -23,7 +23,6 @@ use crate::pulsar::topic::TopicName;
 pub(super) struct Quarantine {
     topic: TopicName,
     publisher: Publisher,
-    producer_name: String,
     refused: Refused,
     /// At the broker and not answered: its id, and the length of the entry.
     waiting: Option<(u64, usize)>,
@@ -44,11 +43,10 @@ impl Quarantine {
         let name = TopicName::parse(topic)
             .map_err(|error| placed(Refusal::of(Reason::RefusedByPolicy, &error.to_string())))?;
         prepare(context, open, &name).await.map_err(placed)?;
-        let producer_name =
-            format!("bridge/{}/{}/{}/{}/quarantine", open.from, open.to, open.topic, open.generation);
+        let producer_name = producer_name(&open.from, &open.to, &open.topic, open.generation);
         let publisher =
             create_producer(&context.cluster.client, &name, &producer_name, &[]).await.map_err(placed)?;
-        Ok(Self { topic: name, publisher, producer_name, refused, waiting: None })
+        Ok(Self { topic: name, publisher, refused, waiting: None })
     }
 
     /// Whether this entry goes here.
@@ -75,7 +73,7 @@ impl Quarantine {
     ) -> Result<(), Refusal> {
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let entry_len = stored.len();
-        let metadata = record.metadata(&self.producer_name, id, now_ms);
+        let metadata = record.metadata(id, now_ms);
         let outbound = message::outbound(id, 1, &metadata, stored);
         let len = outbound.head.len() + entry_len;
         if len > len_max(&self.publisher) {

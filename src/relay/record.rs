@@ -41,10 +41,15 @@ pub struct Record {
 pub struct NoRecord(&'static str);
 
 impl Record {
-    /// Metadata of the message, as `producer` sends it.
-    pub fn metadata(&self, producer: &str, sequence_id: u64, now_ms: u64) -> Vec<u8> {
+    /// Who writes it. A bridge publishes what peers send under names of its own, so that no peer can take this one.
+    pub fn producer_name(&self) -> String {
+        producer_name(&self.from, &self.to, &self.topic.to_string(), self.generation)
+    }
+
+    /// Metadata of the message.
+    pub fn metadata(&self, sequence_id: u64, now_ms: u64) -> Vec<u8> {
         let mut metadata = Vec::new();
-        fields::put_bytes(&mut metadata, tag::PRODUCER_NAME, producer.as_bytes());
+        fields::put_bytes(&mut metadata, tag::PRODUCER_NAME, self.producer_name().as_bytes());
         fields::put_varint(&mut metadata, tag::SEQUENCE_ID, sequence_id);
         fields::put_varint(&mut metadata, tag::PUBLISH_TIME, now_ms);
         let numbers = [
@@ -70,8 +75,8 @@ impl Record {
         metadata
     }
 
-    /// Reads a message of a quarantine topic: what it says, and the entry that it holds. Anybody who may write there may
-    /// have written it.
+    /// Reads a message of a quarantine topic: what it says, and the entry that it holds. Whoever may publish there on the
+    /// cluster itself may have written it; a peer may not, for it cannot choose its producer's name.
     pub fn read(message: &Entry) -> Result<(Self, Entry), NoRecord> {
         let facts = message.facts();
         if facts.num_messages_in_batch.is_some() || facts.compression != 0 || facts.encrypted || facts.chunked
@@ -94,11 +99,22 @@ impl Record {
             publish_time: number(text(PUBLISH_TIME)?, PUBLISH_TIME)?,
             schema_version: property(message, SCHEMA_VERSION).and_then(unhex),
         };
-        record.position.sequence_id().ok_or(NoRecord(POSITION))?;
+        let sequence_id = record.position.sequence_id().ok_or(NoRecord(POSITION))?;
+        if facts.producer_name.as_deref() != Some(record.producer_name().as_bytes()) {
+            return Err(NoRecord("the name of the producer that writes it"));
+        }
+        if facts.sequence_id != sequence_id {
+            return Err(NoRecord("its sequence id"));
+        }
         let held =
             Entry::parse(message.payload().clone()).map_err(|_| NoRecord("the entry in its payload"))?;
         Ok((record, held))
     }
+}
+
+/// The producer of a route's records of one source topic-partition.
+pub fn producer_name(from: &str, to: &str, topic: &str, generation: u32) -> String {
+    format!("bridge/{from}/{to}/{topic}/{generation}/quarantine")
 }
 
 fn number<T: std::str::FromStr>(text: &str, name: &'static str) -> Result<T, NoRecord> {
@@ -155,6 +171,8 @@ mod tests {
     use super::*;
     use crate::pulsar::message;
 
+    const ID: u64 = 12 << 28 | 34;
+
     fn record() -> Record {
         Record {
             reason: "poison".into(),
@@ -189,7 +207,7 @@ mod tests {
     #[test]
     fn a_record_reads_back_with_the_entry_as_it_was() {
         for record in [record(), Record { schema_version: None, ..record() }] {
-            let (read, held) = Record::read(&message(&record.metadata("p", 7, 9), stored())).unwrap();
+            let (read, held) = Record::read(&message(&record.metadata(ID, 9), stored())).unwrap();
             assert_eq!(read, record);
             assert_eq!(held.stored(), &stored());
         }
@@ -197,12 +215,17 @@ mod tests {
 
     #[test]
     fn what_is_no_record_is_told_by_what_it_lacks() {
-        let whole = record().metadata("p", 7, 9);
+        let whole = record().metadata(ID, 9);
         let mut batch = whole.clone();
         fields::put_varint(&mut batch, tag::NUM_MESSAGES_IN_BATCH, 1);
         assert_eq!(read(&batch, stored()), Err(NoRecord("its plain payload")));
         let held = read(&whole, Bytes::from_static(b"no entry"));
         assert_eq!(held, Err(NoRecord("the entry in its payload")));
+        // What a peer sends into the same topic has the name that the sink gives to it.
+        let mut forged = whole.clone();
+        fields::put_bytes(&mut forged, tag::PRODUCER_NAME, b"bridge/other/bank/a/b/c-partition-3/2");
+        assert_eq!(read(&forged, stored()), Err(NoRecord("the name of the producer that writes it")));
+        assert_eq!(read(&record().metadata(ID + 1, 9), stored()), Err(NoRecord("its sequence id")));
         let mut plain = Vec::new();
         fields::put_varint(&mut plain, tag::PUBLISH_TIME, 5);
         assert!(read(&plain, stored()).is_err());

@@ -14,7 +14,7 @@ use super::window::Position;
 use crate::pulsar::client::Client;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, ProducerEvent};
 use crate::pulsar::entry::{Entry, Heading, SchemaVersion};
-use crate::pulsar::proto::MessageId;
+use crate::pulsar::proto::{MessageId, ServerError};
 use crate::pulsar::publisher::{Outbound, Publisher};
 use crate::pulsar::subscription::{SubscribeOptions, Subscription};
 use crate::pulsar::topic::TopicName;
@@ -197,12 +197,22 @@ impl Replay<'_> {
     async fn publish(&self, record: &Record, entry: &Entry) -> Result<Outcome, ConnectionError> {
         let Record { from, to, topic, generation, position, .. } = record;
         let name = format!("bridge/{from}/{to}/{topic}/{generation}/replay/{position}");
+        let index = record.destination.partition_index();
+        let partitions = self.client.partitions(&record.destination.base()).await?.unwrap_or_default();
+        if index.is_some_and(|index| index >= partitions) {
+            // Publishing would make an ordinary topic of that name, which no consumer of the whole sees.
+            return Ok(Outcome::RefusedAgain(format!("{} does not exist any more", record.destination)));
+        }
         let connection = self.client.connect_to_owner(&record.destination).await?;
         let mut publisher = match Publisher::create(connection.clone(), &record.destination, &name).await {
             Ok(publisher) => publisher,
             Err(error) => {
                 connection.close();
-                return Err(error);
+                // What this topic refuses holds up no record of another.
+                return match error.server_error() {
+                    Some(ServerError::ProducerBusy | ServerError::ServiceNotReady) | None => Err(error),
+                    Some(_) => Ok(Outcome::RefusedAgain(error.to_string())),
+                };
             }
         };
         let outcome = send(&mut publisher, &name, record, entry).await;

@@ -77,6 +77,9 @@ impl Sink {
                 let there = publishing.destination.topic.to_string();
                 progress.row.destination = (there != self.open.topic).then_some(there);
                 let refusal = self.publish(&mut publishing, &mut progress, &mut from_source).await;
+                // Whatever ended the session: a refusal that nobody read would be forgotten, and what it refused be taken
+                // for a duplicate when its successors are stored.
+                self.collect_rest(&mut publishing, &mut Refused::default(), LAST_ANSWERS_DEADLINE).await;
                 publishing.close().await;
                 refusal
             }
@@ -369,12 +372,13 @@ impl Sink {
         self.holes().insert(range);
         let mut refused = Refused::default();
         refused.insert(range);
-        self.collect_rest(publishing, &mut refused).await;
+        self.collect_rest(publishing, &mut refused, COLLECT_DEADLINE).await;
         Err(Some(Refusal::entries(Reason::Poison, refused, &message)))
     }
 
-    /// After a refused entry: its successors' answers still count, for what lies below it and for the record.
-    async fn collect_rest(&self, publishing: &mut Publishing, refused: &mut Refused) {
+    /// At a session's end, or after a refused entry: what is on its way is still answered, and counts, for what lies below
+    /// it and for the record.
+    async fn collect_rest(&self, publishing: &mut Publishing, refused: &mut Refused, deadline: Duration) {
         let collect = async {
             let mut marked = Vec::new();
             while publishing.unanswered() > 0 {
@@ -397,7 +401,7 @@ impl Sink {
             self.report(marked).await;
         };
         // What does not answer in time stays unconfirmed, as it would after a crash.
-        let _ = timeout(COLLECT_DEADLINE, collect).await;
+        let _ = timeout(deadline, collect).await;
     }
 
     async fn report(&self, marked: Vec<u64>) {
@@ -420,3 +424,5 @@ async fn next_of(quarantine: &mut Option<Quarantine>) -> Option<ProducerEvent> {
 const ANSWER_DEADLINE: Duration = Duration::from_secs(45);
 /// How long the successors of a refused entry may take to be answered.
 const COLLECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the answers on their way may keep the partition from the next session.
+const LAST_ANSWERS_DEADLINE: Duration = Duration::from_secs(2);

@@ -19,7 +19,7 @@ use crate::pair::{LEDGER, QUARANTINE, TOPIC, entry, id, stored};
 async fn with_records(entries: &[u64]) -> Broker {
     let broker = Broker::start("bank", Journal::new()).await;
     for (nth, number) in entries.iter().enumerate() {
-        let metadata = record(*number).metadata("somebody", id(*number), 1_700_000_000_000);
+        let metadata = record(*number).metadata(id(*number), 1_700_000_000_000);
         broker.with(|state| state.log.push(((77, nth as u64), stored(&metadata, &entry(*number)))));
     }
     broker
@@ -124,9 +124,8 @@ async fn a_list_changes_nothing_and_a_choice_leaves_the_others() {
 async fn a_record_cannot_name_a_topic_that_its_route_may_not_write() {
     let broker = with_records(&[]).await;
     let forged = Record { destination: TopicName::parse("public/default/salaries").unwrap(), ..record(4) };
-    let metadata = forged.metadata("somebody", id(4), 1_700_000_000_000);
-    let others =
-        Record { route: "others".into(), ..record(5) }.metadata("somebody", id(5), 1_700_000_000_000);
+    let metadata = forged.metadata(id(4), 1_700_000_000_000);
+    let others = Record { route: "others".into(), ..record(5) }.metadata(id(5), 1_700_000_000_000);
     broker.with(|state| {
         state.log.push(((77, 0), stored(&metadata, &entry(4))));
         state.log.push(((77, 1), stored(&others, &entry(5))));

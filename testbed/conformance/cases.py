@@ -325,7 +325,9 @@ def partitioned(place):
     found = [consumer.receive(PATIENCE_MS) for _ in range(30)]
     same(sorted(int(message.data()) for message in found), list(range(30)))
     assert len({message.message_id().partition() for message in found}) == 3
-    consumer.unsubscribe()
+    # Not unsubscribed: pulsar-client 3.13 at times dies of a segmentation fault when a consumer of several partitions
+    # is (5 of 60 runs). `unsubscribed` tries it with one topic.
+    consumer.close()
 
 
 def pattern(place):

@@ -55,10 +55,10 @@ def follow(stage, tenant):
     stage.say("a topic that was deleted and made anew is relayed")
     admin.post(f"{rest.topic_path(stage.topic('grows'))}/partitions", 4)
     expected["grows"] |= load("four", "grows", 4)
-    # Those that got no message of this load have nothing to acknowledge.
+    # Those that got no message of this load have nothing to acknowledge; a route looks once a minute.
     grown = f"{rest.topic_path(f'persistent://{tenant}/in/grows')}/partitions"
     bank = stage.brokers["bank"].admin
-    pair.wait(30, "the destination has grown", lambda _: bank.get(grown)["partitions"] == 4)
+    pair.wait(90, "the destination has grown", lambda _: bank.get(grown)["partitions"] == 4)
     stage.say("a topic that has grown is relayed")
     for name, due in expected.items():
         renamed = f"persistent://{tenant}/in/{name}"

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 
+import places
 import rest
 from places import TestbedError
 
@@ -181,6 +182,27 @@ class Broker:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         telling = [line for line in lines if " ERROR " in line or "Exception" in line] or lines
         return "\n".join(telling[-15:]) + f"\n(whole log: {self.log})"
+
+
+class Passing(Broker):
+    """One that lives as long as its `with` block, and its data too unless something failed."""
+
+    def __enter__(self):
+        places.up([self.place])
+        self.stop()
+        self.forget()
+        try:
+            self.start()
+            self.wait()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, fault, *_):
+        self.kill()
+        if not fault:
+            self.forget()
 
 
 def born(pid):

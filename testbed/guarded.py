@@ -5,7 +5,6 @@ import re
 import ssl
 
 import brokers
-import places
 import rest
 from credentials import Authority, Tokens
 from places import GUARDED
@@ -16,7 +15,7 @@ OPERATOR = "operator"
 REFRESHED = re.compile(r"\[(/[0-9.]+:[0-9]+)\] Refreshed authentication credentials for role (\S+)")
 
 
-class Guarded(brokers.Broker):
+class Guarded(brokers.Passing):
     """In the place of a site's own cluster; its certificates are made in `folder`."""
 
     # Beside three others, and with little to do.
@@ -29,23 +28,6 @@ class Guarded(brokers.Broker):
         self.cert, self.key = self.authority.server("broker")
         context = ssl.create_default_context(cafile=self.authority.cert)
         self.admin = rest.Admin(GUARDED, tls=context, token=self.tokens.issue(OPERATOR))
-
-    def __enter__(self):
-        places.up([GUARDED])
-        self.stop()
-        self.forget()
-        try:
-            self.start()
-            self.wait()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, fault, *_):
-        self.kill()
-        if not fault:
-            self.forget()
 
     def settings(self):
         trusted = str(self.authority.cert)

@@ -4,11 +4,10 @@ does its data unless something failed."""
 import contextlib
 
 import brokers
-import places
 from places import GUEST
 
 
-class Guest(brokers.Broker):
+class Guest(brokers.Passing):
     """A standalone; `settings` may be changed between two starts."""
 
     # Beside the others, and with little to do.
@@ -17,23 +16,6 @@ class Guest(brokers.Broker):
     def __init__(self, site, **settings):
         super().__init__(GUEST)
         self.site, self.own = site, settings
-
-    def __enter__(self):
-        places.up([GUEST])
-        self.stop()
-        self.forget()
-        try:
-            self.start()
-            self.wait()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, fault, *_):
-        self.kill()
-        if not fault:
-            self.forget()
 
     def settings(self):
         return super().settings() | {"clusterName": self.site} | self.own

@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import os
+import signal
+import sys
 import time
 
 import brokers
@@ -30,6 +32,19 @@ def hold(purpose, patience=0.0):
         finally:
             del os.environ[HOLDER]
             lock.truncate(0)
+
+
+def run_holding(program, purpose, patience, run):
+    """A program of the testbed from its start to its exit code: holds the testbed, and says what is wrong with it."""
+    # Ends like any other way out, so that what it started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{program}: told to stop"))
+    try:
+        with hold(purpose, patience):
+            return run()
+    except TestbedError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        print("0 passed, 1 failed")
+        return 1
 
 
 def take(lock, patience):

@@ -96,25 +96,25 @@ def move(leg):
 
 
 def cut(leg):
-    leg.link.tell("cut", seconds=(seconds := leg.lasting(0, 3)))
-    time.sleep(seconds)
-    return f"and no connection for {seconds:.1f} s"
+    return f"and no connection {link_does(leg, 'cut', 0, 3)}"
 
 
 def vanish(leg):
-    leg.link.tell("vanish", seconds=(seconds := leg.lasting(3, 15)))
-    time.sleep(seconds)
-    return f"new ones too for {seconds:.1f} s"
+    return f"new ones too {link_does(leg, 'vanish', 3, 15)}"
 
 
 def trickle(leg):
-    leg.link.tell("trickle", seconds=(seconds := leg.lasting(5, 15)))
-    time.sleep(seconds)
-    return f"for {seconds:.1f} s"
+    return link_does(leg, "trickle", 5, 15)
 
 
 def stall(leg):
-    leg.link.tell("stall", seconds=(seconds := leg.lasting(4, 15)))
+    return link_does(leg, "stall", 4, 15)
+
+
+def link_does(leg, order, least, most):
+    """For so many seconds, and until they are over."""
+    seconds = leg.lasting(least, most)
+    leg.link.tell(order, seconds=seconds)
     time.sleep(seconds)
     return f"for {seconds:.1f} s"
 

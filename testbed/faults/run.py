@@ -18,7 +18,6 @@ import argparse
 import pathlib
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "link"), str(HERE.parent / "suite")
 
 import brokers  # noqa: E402
 import rest  # noqa: E402
-from hold import hold  # noqa: E402
+from hold import run_holding  # noqa: E402
 from kinds import KINDS  # noqa: E402
 from leg import Leg  # noqa: E402
 from places import TestbedError  # noqa: E402
@@ -42,13 +41,7 @@ from twin import Twin  # noqa: E402
 
 def main():
     arguments = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("faults: told to stop"))
-    try:
-        with hold("faults", arguments.wait):
-            return run(arguments)
-    except TestbedError as error:
-        print(f"faults: {error}", file=sys.stderr)
-        return 1
+    return run_holding("faults", "faults", arguments.wait, lambda: run(arguments))
 
 
 def run(arguments):

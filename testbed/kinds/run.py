@@ -10,7 +10,6 @@ import argparse
 import concurrent.futures
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import brokers  # noqa: E402
 import programs  # noqa: E402
 import shapes  # noqa: E402
 import table  # noqa: E402
-from hold import hold  # noqa: E402
+from hold import run_holding  # noqa: E402
 from kinds import BOTH, KINDS  # noqa: E402
 from places import TestbedError  # noqa: E402
 from stage import Stage  # noqa: E402
@@ -37,14 +36,7 @@ FLEETING = "non-persistent topics: refused by name"
 
 def main():
     arguments = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("kinds: told to stop"))
-    try:
-        with hold("kinds", arguments.wait):
-            return run(arguments)
-    except TestbedError as error:
-        print(f"kinds: {error}", file=sys.stderr)
-        print("0 passed, 1 failed")
-        return 1
+    return run_holding("kinds", "kinds", arguments.wait, lambda: run(arguments))
 
 
 def run(arguments):

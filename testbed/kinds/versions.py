@@ -9,7 +9,6 @@ writes its section of docs/kinds.md. What it needs is fetched by testbed/long/ve
 import argparse
 import pathlib
 import shutil
-import signal
 import sys
 import tempfile
 
@@ -23,7 +22,7 @@ import places  # noqa: E402
 import programs  # noqa: E402
 import run  # noqa: E402
 import table  # noqa: E402
-from hold import hold  # noqa: E402
+from hold import run_holding  # noqa: E402
 from kinds import BOTH, KINDS  # noqa: E402
 from places import TestbedError  # noqa: E402
 from stage import Stage  # noqa: E402
@@ -79,14 +78,7 @@ class Lite(guest.Guest):
 
 def main():
     arguments = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("versions: told to stop"))
-    try:
-        with hold("versions", arguments.wait):
-            return play_all(arguments)
-    except TestbedError as error:
-        print(f"versions: {error}", file=sys.stderr)
-        print("0 passed, 1 failed")
-        return 1
+    return run_holding("versions", "versions", arguments.wait, lambda: play_all(arguments))
 
 
 def play_all(arguments):

@@ -8,7 +8,6 @@ when anything failed. --scale shrinks the loads, never the number of kills or wh
 import argparse
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ import case_routes  # noqa: E402
 import case_traps  # noqa: E402
 import case_upgrade  # noqa: E402
 import rest  # noqa: E402
-from hold import hold  # noqa: E402
+from hold import run_holding  # noqa: E402
 from places import TestbedError  # noqa: E402
 from stage import Failed, Stage  # noqa: E402
 
@@ -61,15 +60,8 @@ COLUMNS = (
 
 def main():
     arguments = parse()
-    # Ends like any other way out, so that agents and loads end with it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("suite: told to stop"))
-    try:
-        with hold("suite " + " ".join(arguments.case or ["all"]), arguments.wait):
-            return run(arguments)
-    except TestbedError as error:
-        print(f"suite: {error}", file=sys.stderr)
-        print("0 passed, 1 failed")
-        return 1
+    purpose = "suite " + " ".join(arguments.case or ["all"])
+    return run_holding("suite", purpose, arguments.wait, lambda: run(arguments))
 
 
 def run(arguments):

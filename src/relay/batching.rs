@@ -176,6 +176,12 @@ impl Batching {
 }
 
 impl Limits {
+    /// After a batch was refused, most likely for its size; `None`: what is so small goes singly.
+    pub fn smaller(self) -> Option<Self> {
+        let bytes = self.bytes / 4;
+        (bytes >= SMALLEST_BATCH).then_some(Self { bytes, ..self })
+    }
+
     /// Whether two joinable entries may share a batch: one schema version and one sticky key (a broker reads
     /// the ordering key, else the partition key, from the batch's metadata).
     fn together(&self, one: &Facts, other: &Facts) -> bool {
@@ -239,6 +245,9 @@ pub enum Judgement {
     /// anew, begin at the lowest entry without a receipt.
     OtherWriter,
 }
+
+/// A batch of less saves nothing.
+const SMALLEST_BATCH: usize = 1024;
 
 #[cfg(test)]
 mod model;

@@ -4,8 +4,7 @@
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::batching::{Batching, Boundary, Unit};
-use super::context::RouteSpec;
+use super::batching::{Batching, Boundary, Limits, Unit};
 use super::frames::{self, EntryHead, Ready};
 use super::lane::{SourceRegistration, WINDOW_ENTRIES};
 use super::onward::Fed;
@@ -39,11 +38,11 @@ impl Flow {
         registration: SourceRegistration,
         session: u64,
         ready: &Ready,
-        route: &RouteSpec,
+        joining: Option<Limits>,
         fed: Fed,
         refused: Refused,
     ) -> Self {
-        let mut batching = Batching::new(route.joining);
+        let mut batching = Batching::new(joining);
         batching.begin(Boundary::new(ready.last_sequence_id));
         batching.keep_apart(&refused);
         let bytes_max = usize::try_from(ready.window_bytes).unwrap_or(usize::MAX);

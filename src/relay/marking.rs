@@ -67,24 +67,12 @@ impl Session<'_> {
         self.route.quarantine.as_ref().filter(|_| self.context.cluster.rest.is_some())
     }
 
-    /// What was refused before is not sent under the main name, except a batch above which nothing was sent: its
-    /// entries go singly, in a session that begins without their marker.
-    pub(super) async fn take_refused(&mut self, ready: &Ready) -> Result<(), SessionEnd> {
-        if self.refused.is_empty() {
+    /// What was refused before is sent to a sink that sets it aside, and to no other.
+    pub(super) fn hold_to_quarantine(&self, ready: &Ready) -> Result<(), SessionEnd> {
+        if self.refused.is_empty() || ready.quarantines {
             return Ok(());
         }
-        if !ready.quarantines {
-            let detail = format!("the bridge of {} knows no quarantine: upgrade it", self.route.to);
-            return Err(SessionEnd::Halted(Halt::new(Reason::HoleMarker, &detail)));
-        }
-        let apart = self.refused.take_resendable(ready.last_sequence_id);
-        if apart.is_empty() {
-            return Ok(());
-        }
-        let marker = hole::properties(self.route.generation, &self.refused);
-        hole::mark(self.subscription, marker, None).await.map_err(|_| SessionEnd::ConsumerLost)?;
-        self.apart.merge(&apart);
-        let detail = "a joined batch was refused, nothing was sent after it: it goes again singly";
-        Err(SessionEnd::Halted(Halt::new(Reason::Quarantining, detail)))
+        let detail = format!("the bridge of {} knows no quarantine: upgrade it", self.route.to);
+        Err(SessionEnd::Halted(Halt::new(Reason::HoleMarker, &detail)))
     }
 }

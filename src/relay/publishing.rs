@@ -23,9 +23,13 @@ use crate::pulsar::topic::TopicName;
 use crate::tunnel::backoff::Backoff;
 
 /// An entry at the broker.
-struct Sent {
-    range: Range,
+pub(super) struct Sent {
+    pub(super) range: Range,
     entry_len: usize,
+    /// On the wire.
+    len: usize,
+    /// A joined batch behind which nothing is sent until it is answered.
+    pub(super) alone: bool,
 }
 
 /// A sink that publishes.
@@ -37,6 +41,8 @@ pub(super) struct Publishing {
     pub(super) quarantine: Option<Quarantine>,
     /// Sent and not answered.
     outstanding: VecDeque<Sent>,
+    /// The largest that the broker stored in this session, on the wire.
+    stored_len_max: usize,
     pub(super) allowance: Arc<Allowance>,
     /// The destination's version for each of the source's; `None`: it knows none.
     schemas: HashMap<Bytes, Option<Bytes>>,
@@ -73,6 +79,7 @@ impl Publishing {
             producer_name,
             quarantine,
             outstanding: VecDeque::new(),
+            stored_len_max: 0,
             allowance,
             schemas: HashMap::new(),
             refused_schemas: HashMap::new(),
@@ -99,8 +106,12 @@ impl Publishing {
 
     /// What becomes of the first entry that waits. One that is set aside waits until everything before it is answered,
     /// and everything behind it until it is: so what lies in the quarantine is in order, and a duplicate there is its own.
+    /// A joined batch larger than all that was stored may be too large for the topic (`PersistentTopic` asks that before
+    /// deduplication), though its entries are not: were anything stored behind it, those would be taken for duplicates.
     pub(super) fn next_step(&mut self) -> Result<Step, Refusal> {
-        if self.asked.is_some() || self.quarantine.as_ref().is_some_and(Quarantine::is_waiting) {
+        let behind_batch = self.outstanding.back().is_some_and(|sent| sent.alone);
+        let behind_aside = self.quarantine.as_ref().is_some_and(Quarantine::is_waiting);
+        if self.asked.is_some() || behind_batch || behind_aside {
             return Ok(Step::Wait);
         }
         let Some((head, entry)) = self.held.front() else {
@@ -156,7 +167,8 @@ impl Publishing {
         }
         let last = head.highest_sequence_id.unwrap_or(head.sequence_id);
         let range = Range { first: head.sequence_id, last };
-        self.outstanding.push_back(Sent { range, entry_len: entry.stored_len() });
+        let alone = head.highest_sequence_id.is_some() && len > self.stored_len_max;
+        self.outstanding.push_back(Sent { range, entry_len: entry.stored_len(), len, alone });
         let outbound = Outbound {
             sequence_id: head.sequence_id,
             highest_sequence_id: head.highest_sequence_id,
@@ -213,12 +225,21 @@ impl Publishing {
         })
     }
 
+    /// The broker has stored it, or had it.
+    pub(super) fn confirmed(&mut self, id: u64, duplicate: bool) {
+        if let Some(sent) = self.answered(id)
+            && !duplicate
+        {
+            self.stored_len_max = self.stored_len_max.max(sent.len);
+        }
+    }
+
     /// The broker answered; gives what for. Receipts echo the first id; refusals name the highest.
-    pub(super) fn answered(&mut self, id: u64) -> Option<Range> {
+    pub(super) fn answered(&mut self, id: u64) -> Option<Sent> {
         let sent = self.outstanding.iter().position(|sent| sent.range.first == id || sent.range.last == id);
         let sent = sent.and_then(|index| self.outstanding.remove(index))?;
         self.allowance.confirmed(sent.entry_len);
-        Some(sent.range)
+        Some(sent)
     }
 
     /// Closes its producers.

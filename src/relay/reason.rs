@@ -109,6 +109,8 @@ reasons! {
     DuplicateRun "duplicate_run" Stop "the source topic was restored or re-created, so that its ids went back: raise the route's \"generation\" by one";
     /// The destination broker refuses this very entry.
     Poison "poison" Stop "the log of the destination's bridge says why (`detail`): stop the bridge, raise the route's \"generation\" by one, then mend the cause at the destination, start again (what was not acknowledged is sent again)";
+    /// The destination topic refuses a joined batch, and nothing was sent behind it.
+    BatchRefused "batch_refused" Soon "none needed: the same entries go again in smaller batches, at last singly; to join as much as the destination takes, keep the route's `batching.max_bytes` below the topic's own maxMessageSize";
     /// The destination broker refused an entry, which goes to the route's quarantine topic.
     Quarantining "quarantining" Soon "none needed: the refused entry goes to the route's quarantine topic, and the route goes on behind it";
     /// An earlier run stopped on a refused entry, and the subscription says so.

@@ -2,7 +2,7 @@
 //!
 //! A range is a single entry, or a joined batch from its first entry to its last. What lies above a refused range may
 //! be stored, and then nothing of the range can go under the main name any more: the broker would call it a duplicate.
-//! So it goes to the quarantine; but a joined batch above which nothing was sent goes once more, its entries singly.
+//! So it goes to the quarantine. A batch that was sent alone is never here (`Reason::BatchRefused`).
 
 /// A refused entry, or a refused joined batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,12 +11,6 @@ pub struct Range {
     pub first: u64,
     /// Its last; the same for an entry on its own.
     pub last: u64,
-}
-
-impl Range {
-    fn is_joined(self) -> bool {
-        self.first != self.last
-    }
 }
 
 /// Refused ranges of one topic-partition and generation: in order, apart, few.
@@ -98,21 +92,6 @@ impl Refused {
     pub fn forget_through(&mut self, id: u64) {
         self.ranges.retain(|range| range.last > id);
     }
-
-    /// Drops all of these.
-    pub fn forget(&mut self, others: &Self) {
-        self.ranges.retain(|range| !others.ranges.contains(range));
-    }
-
-    /// Takes out the joined batches that a session may send again singly: those above everything that the destination
-    /// had been sent when the session's producer was created. All others go to the quarantine.
-    pub fn take_resendable(&mut self, last_sequence_id: i64) -> Self {
-        let above = |first: u64| u64::try_from(last_sequence_id).is_err() || first > last_sequence_id as u64;
-        let resendable = |range: &Range| range.is_joined() && above(range.first);
-        let (taken, kept) = self.ranges.iter().partition(|range| resendable(range));
-        self.ranges = kept;
-        Self { ranges: taken }
-    }
 }
 
 /// Refused ranges of one partition that are remembered. A window holds up to 2000 entries; where more of them than
@@ -167,27 +146,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_batch_above_all_that_was_sent_goes_again_singly() {
-        for (last, again, stays) in [
-            (-1, &[4, 8, 20, 22][..], &[10, 10][..]),
-            (3, &[4, 8, 20, 22], &[10, 10]),
-            (4, &[20, 22], &[4, 8, 10, 10]),
-            (22, &[], &[4, 8, 10, 10, 20, 22]),
-        ] {
-            let mut some = refused(&[4, 8, 10, 10, 20, 22]);
-            assert_eq!(some.take_resendable(last).pairs(), again, "{last}");
-            assert_eq!(some.pairs(), stays, "{last}");
-        }
-    }
-
-    #[test]
     fn what_was_passed_is_forgotten_but_a_batch_only_as_a_whole() {
         let mut some = refused(&[1, 1, 4, 8, 10, 10]);
         some.forget_through(6);
         assert_eq!(some.pairs(), [4, 8, 10, 10]);
         some.forget_through(8);
         assert_eq!(some.pairs(), [10, 10]);
-        some.forget(&refused(&[10, 10]));
-        assert!(some.is_empty());
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::batching::Limits;
 use super::context::{Context, RouteSpec};
 use super::flow::Flow;
 use super::frames::{ENTRY_LEN_MAX, Kind, Open, Ready, SchemaAnswer, SchemaAsk, Stop};
@@ -79,8 +80,8 @@ pub struct Session<'a> {
     pub(super) acknowledged: &'a mut Option<Position>,
     /// What the subscription's marker says was refused: it goes to the quarantine.
     pub(super) refused: Refused,
-    /// Refused as a batch, and to be sent singly.
-    pub(super) apart: &'a mut Refused,
+    /// Whether small entries are joined, and how far.
+    pub(super) joining: Option<Limits>,
 }
 
 impl Session<'_> {
@@ -114,7 +115,7 @@ impl Session<'_> {
         };
         self.lane.tell(Kind::Open(open)).await;
         let ready = match self.await_ready(&mut from_sink, session).await {
-            Ok(ready) => self.take_refused(&ready).await.map(|()| ready),
+            Ok(ready) => self.hold_to_quarantine(&ready).map(|()| ready),
             Err(end) => Err(end),
         };
         let end = match ready {
@@ -122,8 +123,7 @@ impl Session<'_> {
                 let promise = if ready.effectively_once { "effectively-once" } else { "at-least-once" };
                 self.progress.running(promise);
                 let refused = self.refused.clone();
-                let mut flow = Flow::new(registration, session, &ready, self.route, fed, refused);
-                flow.batching.keep_apart(self.apart);
+                let mut flow = Flow::new(registration, session, &ready, self.joining, fed, refused);
                 let end = self.stream(&mut flow, &mut from_sink).await;
                 if flow.has_read {
                     *self.resume_at = flow.lowest_unconfirmed();
@@ -368,7 +368,6 @@ impl Session<'_> {
         // An acknowledgement before a refused entry has to keep the marker; one behind it ends it.
         if let Some(id) = position.sequence_id() {
             flow.refused.forget_through(id);
-            self.apart.forget_through(id);
         }
         let marker = hole::properties(self.route.generation, &flow.refused);
         self.subscription.acknowledge(id, marker).await.map_err(|_| SessionEnd::ConsumerLost)?;

@@ -15,7 +15,7 @@ use super::feeders;
 use super::frames::{EntryHead, Kind, Open, Ready, Receipts, SchemaAsk, Stop};
 use super::lane::{Allowance, FromSource, LaneHandle, WINDOW_ENTRIES};
 use super::progress::Progress;
-use super::publishing::{Publishing, Step, create_producer};
+use super::publishing::{Publishing, Sent, Step, create_producer};
 use super::quarantine::Quarantine;
 use super::reason::Reason;
 use super::record::Record;
@@ -119,9 +119,7 @@ impl Sink {
         let client = &self.context.cluster.client;
         let said = feeders::said(&self.open.fed_by);
         let publisher = create_producer(client, &destination.topic, &producer_name, &said).await?;
-        let mut refused = Refused::of_pairs(&self.open.refused).unwrap_or_default();
-        // The source decides the same, and begins a session in which they are nothing special.
-        self.holes().forget(&refused.take_resendable(publisher.last_sequence_id()));
+        let refused = Refused::of_pairs(&self.open.refused).unwrap_or_default();
         let quarantine = match &self.open.quarantine {
             Some(topic) if !refused.is_empty() => {
                 Some(Quarantine::open(&self.context, &self.open, topic, refused).await?)
@@ -342,7 +340,7 @@ impl Sink {
         let outcome = loop {
             match next {
                 Some(ProducerEvent::Receipt { sequence_id, duplicate }) => {
-                    publishing.answered(sequence_id);
+                    publishing.confirmed(sequence_id, duplicate);
                     progress.row.confirmed += 1;
                     progress.row.duplicates += u64::from(duplicate);
                     marked.push(Receipts::mark(sequence_id, duplicate));
@@ -364,8 +362,11 @@ impl Sink {
         let Err((id, reason, message)) = outcome else {
             return Ok(());
         };
-        let range = publishing.answered(id).unwrap_or(Range { first: id, last: id });
-        if reason != Reason::Poison {
+        let sent = publishing.answered(id);
+        let is_alone = sent.as_ref().is_some_and(|sent| sent.alone);
+        let range = sent.map_or(Range { first: id, last: id }, |sent| sent.range);
+        if reason != Reason::Poison || is_alone {
+            let reason = if reason == Reason::Poison { Reason::BatchRefused } else { reason };
             return Err(Some(Refusal::at(reason, range.first, &message)));
         }
         // Before anything else can end this session.
@@ -384,13 +385,14 @@ impl Sink {
             while publishing.unanswered() > 0 {
                 match publishing.publisher.next().await {
                     Some(ProducerEvent::Receipt { sequence_id, duplicate }) => {
-                        publishing.answered(sequence_id);
+                        publishing.confirmed(sequence_id, duplicate);
                         marked.push(Receipts::mark(sequence_id, duplicate));
                     }
                     Some(ProducerEvent::SendError { sequence_id, error, message }) => {
-                        let range = publishing.answered(sequence_id);
+                        // Nothing was sent behind one that went alone: it leaves no hole.
+                        let sent = publishing.answered(sequence_id).filter(|sent| !sent.alone);
                         let is_poison = send_error_reason(error, &message) == Reason::Poison;
-                        if let Some(range) = range.filter(|_| is_poison) {
+                        if let Some(Sent { range, .. }) = sent.filter(|_| is_poison) {
                             self.holes().insert(range);
                             refused.insert(range);
                         }

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::batching::Limits;
 use super::context::{Context, RouteSpec, Start};
 use super::drained;
 use super::hole::{self, Hole};
@@ -45,8 +46,8 @@ pub struct Source {
     seen_feeders: BTreeSet<String>,
     /// What this process acknowledged last.
     acknowledged: Option<Position>,
-    /// Refused as a joined batch: sent singly from now on.
-    apart: Refused,
+    /// Whether small entries are joined, and how far: as the route says, less after a refusal.
+    joining: Option<Limits>,
     /// Behind other replicas, after an attachment that came to nothing.
     priority: i32,
 }
@@ -73,6 +74,7 @@ impl Source {
         let known = if route.any_partitions { topic.base() } else { topic.clone() };
         let there = route.renaming.destination(&known);
         progress.row.destination = (there != known).then(|| there.to_string());
+        let joining = route.joining;
         Self {
             context,
             route,
@@ -85,7 +87,7 @@ impl Source {
             resume_at: None,
             seen_feeders: BTreeSet::new(),
             acknowledged: None,
-            apart: Refused::default(),
+            joining,
             priority: 0,
         }
     }
@@ -226,6 +228,9 @@ impl Source {
                 SessionEnd::LaneLost => Halt::new(Reason::LinkDown, "the lane ended"),
                 SessionEnd::Halted(halt) => halt,
             };
+            if halt.reason == Reason::BatchRefused {
+                self.joining = self.joining.and_then(Limits::smaller);
+            }
             // One whose sink is not ready leaves the partition to another replica.
             self.priority = i32::from(!had_run);
             let stays = subscription.is_untouched()
@@ -264,7 +269,7 @@ impl Source {
             seen_feeders: &mut self.seen_feeders,
             acknowledged: &mut self.acknowledged,
             refused,
-            apart: &mut self.apart,
+            joining: self.joining,
         };
         session.run().await
     }

@@ -1,5 +1,6 @@
 """What relays of Pulsar topics have lost messages or stood still by, one case each: ids that claim too much, batches
-of a thousand, a destination without partitions, one that takes less, a subscription that was rewound."""
+of a thousand, a destination without partitions, one that takes less, a topic that takes less than what is joined, a
+subscription that was rewound."""
 
 import struct
 import threading
@@ -10,6 +11,7 @@ import rest
 import wire
 from case_entries import EARLIEST_TIME, HIGHEST, publish
 from case_faults import cli_status, stage_wait, stopped_by
+from case_quarantine import limit
 from payload import Writer
 from stage import Load, explain, hold_that, verdict
 from wire import Crafted, field
@@ -17,6 +19,7 @@ from wire import Crafted, field
 SINGLE_MESSAGE_PAYLOAD_SIZE = 3
 UNLOADS = 4
 SMALL, LARGE = 1 << 20, 5 << 20
+CAP, CAPPED_KILLS = 3000, 6
 
 
 def claims(stage):
@@ -136,6 +139,39 @@ def rewound(stage):
     report = stage.judge("bank", topic, expected)
     hold_that(report["clean"], f"after the rewind: {explain(report)}")
     stage.record("rewound to the start", messages=3500, **verdict(report))
+    pair.stop()
+
+
+def capped(stage):
+    """A destination topic takes less than the batches that the route joins, and hub and edge are killed while it
+    refuses them: what was refused as a batch arrives in smaller ones, nothing lost, nothing repeated."""
+    topic = stage.topic("capped")
+    for site in ("riskfuel", "bank"):
+        stage.create_topic(site, topic)
+    limit(stage, (topic,), CAP)
+    routes = [stage.route("capped", "riskfuel", "bank", topic, start="earliest", batching={"max_bytes": 65536})]
+    pair = stage.pair(routes)
+    pair.start()
+    begun = stage.begin(Load("capped", "riskfuel", topic, 30_000, size=100, rate=3000, batch=0), hold=True)
+    for _ in range(CAPPED_KILLS):
+        before = len(pair.edge.log_lines())
+
+        def refused(_, before=before):
+            return any("batch_refused" in line for line in pair.edge.log_lines()[before:])
+
+        pair.wait(20, "a batch is refused", refused)
+        time.sleep(stage.random.uniform(0, 0.2))
+        # The hub as well: it would remember what is too large.
+        for agent in (pair.edge, pair.hub):
+            hold_that(agent.kill(), "it was dead before it was killed")
+        for agent in (pair.hub, pair.edge):
+            agent.start()
+    expected = stage.finish(begun)
+    stage.wait_drained(pair, routes, 60)
+    report = stage.verify("bank", topic, expected)
+    stored = stage.brokers["bank"].admin.get(f"{rest.topic_path(topic)}/internalStats")["entriesAddedCounter"]
+    hold_that(stored < sum(expected.values()), f"{stored} entries for {sum(expected.values())}: nothing was joined")
+    stage.record(f"{2 * CAPPED_KILLS} kills, {stored} entries", messages=sum(expected.values()), **verdict(report))
     pair.stop()
 
 

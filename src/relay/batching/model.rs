@@ -27,10 +27,20 @@ struct Rules {
     shifted_boundaries: bool,
     /// Mutation: takes every duplicate receipt for an acknowledgement.
     trusting: bool,
+    /// A joined unit larger than all that were stored in the session goes alone (`Publishing::next_step`).
+    alone: bool,
+    /// Entries in the largest joined unit that the topic stores; it refuses others before deduplication.
+    stores_max: u32,
 }
 
-const DESIGNED: Rules =
-    Rules { name_lock: true, in_flight_max: 100, shifted_boundaries: false, trusting: false };
+const DESIGNED: Rules = Rules {
+    name_lock: true,
+    in_flight_max: 100,
+    shifted_boundaries: false,
+    trusting: false,
+    alone: true,
+    stores_max: LIMITS.messages,
+};
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -71,15 +81,19 @@ enum Fate {
     Stored,
     Duplicate,
     CannotDetermine,
+    Refused,
 }
 
 struct Answer {
     session: u32,
     last: u64,
+    entries: u32,
     fate: Fate,
 }
 
 struct Writer {
+    /// What it joins at most: less after a refusal.
+    limits: Limits,
     batching: Batching,
     boundary: Boundary,
     session: Option<u32>,
@@ -91,6 +105,10 @@ struct Writer {
     /// Frames on their way to the broker, answers on their way back.
     wire: VecDeque<Frame>,
     answers: VecDeque<Answer>,
+    /// Entries in the largest joined unit that was stored in this session.
+    stored_max: u32,
+    /// The last id of a unit behind which nothing is sent.
+    alone: Option<u64>,
 }
 
 struct World {
@@ -143,6 +161,7 @@ fn indexes(unit: &Unit) -> Vec<usize> {
 impl Writer {
     fn new() -> Self {
         Self {
+            limits: LIMITS,
             batching: Batching::new(Some(LIMITS)),
             boundary: Boundary::default(),
             session: None,
@@ -151,6 +170,8 @@ impl Writer {
             sent: VecDeque::new(),
             wire: VecDeque::new(),
             answers: VecDeque::new(),
+            stored_max: 1,
+            alone: None,
         }
     }
 
@@ -215,9 +236,11 @@ impl World {
         writer.session = Some(self.sessions);
         writer.boundary = Boundary::new(self.pushed.map_or(-1, |pushed| pushed as i64));
         let known = if self.rules.shifted_boundaries { Boundary::default() } else { writer.boundary };
+        writer.batching = Batching::new(Some(writer.limits));
         writer.batching.begin(known);
         writer.read = writer.base;
         writer.sent.clear();
+        (writer.stored_max, writer.alone) = (1, None);
     }
 
     fn send(&mut self, who: usize, count: usize) {
@@ -228,8 +251,11 @@ impl World {
             writer.batching.push(id(index), entry(index)).unwrap();
         }
         writer.read = end;
-        while writer.sent.len() < self.rules.in_flight_max {
+        while writer.sent.len() < self.rules.in_flight_max && writer.alone.is_none() {
             let Some(unit) = writer.batching.take() else { break };
+            if self.rules.alone && unit.entries > writer.stored_max {
+                writer.alone = Some(unit.last);
+            }
             let start = writer.sent.back().map_or(writer.base, |(_, end, _)| *end);
             writer.sent.push_back((unit.last, start + unit.entries as usize, false));
             writer.wire.push_back(Frame { session, unit });
@@ -245,7 +271,9 @@ impl World {
                 continue;
             }
             let first = Some(frame.unit.first);
-            if first > self.pushed {
+            if frame.unit.entries > self.rules.stores_max {
+                self.tell(who, &frame, Fate::Refused);
+            } else if first > self.pushed {
                 self.pushed = Some(frame.unit.last);
                 self.pending.push_back((who, frame));
             } else if first <= self.persisted {
@@ -258,7 +286,8 @@ impl World {
 
     fn tell(&mut self, who: usize, frame: &Frame, fate: Fate) {
         if self.live[who] == Some(frame.session) {
-            let answer = Answer { session: frame.session, last: frame.unit.last, fate };
+            let Unit { last, entries, .. } = frame.unit;
+            let answer = Answer { session: frame.session, last, entries, fate };
             self.writers[who].answers.push_back(answer);
         }
     }
@@ -286,10 +315,18 @@ impl World {
             let duplicate = answer.fate == Fate::Duplicate;
             let trusted = self.rules.trusting && duplicate;
             let judged = writer.boundary.judge(answer.last, duplicate);
-            if answer.fate == Fate::CannotDetermine || (judged == Judgement::OtherWriter && !trusted) {
+            if answer.fate == Fate::Refused {
+                writer.limits.messages = 1.max(writer.limits.messages / 2);
+            }
+            let ends = matches!(answer.fate, Fate::CannotDetermine | Fate::Refused);
+            if ends || (judged == Judgement::OtherWriter && !trusted) {
                 // Closes in order: what was sent before is processed first.
                 self.cut(who, usize::MAX);
             } else {
+                writer.alone.take_if(|last| *last == answer.last);
+                if !duplicate {
+                    writer.stored_max = writer.stored_max.max(answer.entries);
+                }
                 writer.confirm(answer.last);
                 self.mark_delete = self.mark_delete.max(writer.base);
             }
@@ -370,6 +407,11 @@ proptest! {
     }
 
     #[test]
+    fn a_topic_that_refuses_batches_for_their_size_gets_the_list_all_the_same(ops in ops(), stores_max in 1u32..4) {
+        prop_assert_eq!(outcome(Rules { stores_max, ..DESIGNED }, &ops), Outcome::Exact);
+    }
+
+    #[test]
     fn one_unit_in_flight_is_safe_even_where_two_producers_hold_one_name(ops in ops()) {
         let rules = Rules { name_lock: false, in_flight_max: 1, ..DESIGNED };
         prop_assert_eq!(outcome(rules, &ops), Outcome::Exact);
@@ -379,14 +421,28 @@ proptest! {
 #[test]
 fn the_model_joins_and_repeats_at_all() {
     let mut world = World::new(DESIGNED);
-    for op in [Op::Open(0), Op::Send(0, 12), Op::Arrive(0, 2), Op::Persist(9), Op::Open(1), Op::Send(1, 12)] {
+    let sent = |world: &World, who: usize| -> Vec<_> {
+        world.writers[who].wire.iter().map(|frame| indexes(&frame.unit)).collect()
+    };
+    world.apply(Op::Open(0));
+    world.apply(Op::Send(0, 12));
+    // A first batch goes alone.
+    assert_eq!(sent(&world, 0), [[0, 1, 2, 3]]);
+    for op in [Op::Arrive(0, 1), Op::Persist(9), Op::Answer(0, 1), Op::Arrive(0, 1), Op::Persist(9)] {
         world.apply(op);
     }
+    world.apply(Op::Open(1));
+    world.apply(Op::Send(1, 12));
     // 0..4 and 4 were stored; the second writer repeats them singly and joins above.
     assert_eq!(world.log, [0, 1, 2, 3, 4]);
-    let sent: Vec<_> = world.writers[1].wire.iter().map(|frame| indexes(&frame.unit)).collect();
-    let expected: [&[usize]; 9] = [&[0], &[1], &[2], &[3], &[4], &[5], &[6, 7, 8, 9], &[10], &[11]];
-    assert_eq!(sent, expected);
+    let expected: [&[usize]; 7] = [&[0], &[1], &[2], &[3], &[4], &[5], &[6, 7, 8, 9]];
+    assert_eq!(sent(&world, 1), expected);
+}
+
+#[test]
+fn batches_that_do_not_go_alone_are_seen_losing_where_a_topic_refuses_them() {
+    let mutated = Rules { alone: false, stores_max: 2, ..DESIGNED };
+    assert!(loses(mutated));
 }
 
 #[test]
@@ -397,7 +453,8 @@ fn boundaries_that_shift_are_seen_losing() {
 
 #[test]
 fn joining_below_the_boundary_is_seen_losing_even_by_one_who_doubts_duplicates() {
-    let mutated = Rules { shifted_boundaries: true, ..DESIGNED };
+    // Where none goes alone: it would take more histories.
+    let mutated = Rules { shifted_boundaries: true, alone: false, ..DESIGNED };
     assert!(loses(mutated));
 }
 
@@ -409,6 +466,6 @@ fn trusting_every_duplicate_is_seen_losing_where_two_producers_hold_one_name() {
 
 #[test]
 fn many_joined_units_in_flight_lean_on_the_broker_s_name_lock() {
-    let rules = Rules { name_lock: false, ..DESIGNED };
+    let rules = Rules { name_lock: false, alone: false, ..DESIGNED };
     assert!(loses(rules));
 }

@@ -12,6 +12,7 @@ mod drain_test;
 mod faults_test;
 mod journal;
 mod malice_test;
+mod next_version_test;
 mod pair;
 mod peer;
 mod promise_test;

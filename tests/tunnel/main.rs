@@ -13,4 +13,5 @@ mod interceptor_test;
 mod leak_test;
 mod malicious_edge_test;
 mod malicious_hub_test;
+mod next_version_test;
 mod stolen_hub_test;

@@ -161,8 +161,13 @@ impl RawEdge {
 
 /// Writes a frame of the handshake.
 pub async fn say<W: AsyncWrite + Unpin>(to: &mut W, kind: u8, body: &[u8]) -> std::io::Result<()> {
+    to.write_all(&framed(kind, body)).await
+}
+
+/// A frame of the handshake.
+pub fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
     let len = u32::try_from(body.len() + 1).unwrap();
-    to.write_all(&[&len.to_be_bytes()[..], &[kind], body].concat()).await
+    [&len.to_be_bytes()[..], &[kind], body].concat()
 }
 
 /// Reads one.

@@ -95,6 +95,8 @@ reasons! {
     OnwardRing "onward_ring" Later "routes with \"onward\" form a ring, in which every message would go round for ever: take \"onward\" from one of them (the destination's log names the sites: `detail`)";
     /// The other side's policy does not allow the route.
     RefusedByPolicy "refused_by_policy" Later "have the topic added to the policy of the site that refused it";
+    /// The other side's version does not know what the route asks of it.
+    PeerTooOld "peer_too_old" Later "upgrade the other site's bridge: its version would pass over the route's `rename` or `onward`";
     /// The peer gave no reason that this version knows.
     RefusedByPeer "refused_by_peer" Later "look into the other site's log; its version may be newer";
     /// A newer session of the same partition took over.

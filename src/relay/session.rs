@@ -27,6 +27,7 @@ use crate::pulsar::entry::Entry;
 use crate::pulsar::proto::{self, MessageId};
 use crate::pulsar::subscription::Subscription;
 use crate::pulsar::topic::TopicName;
+use crate::tunnel::features::NAMES;
 
 /// Why something does not run.
 #[derive(Debug)]
@@ -113,6 +114,12 @@ impl Session<'_> {
             quarantine: self.quarantine().map(ToString::to_string),
             refused: self.refused.pairs(),
         };
+        let needs_names = !open.destination.is_empty() || !open.fed_by.is_empty();
+        if needs_names && self.lane.link().features & NAMES == 0 {
+            let detail =
+                format!("{}'s version knows neither other names nor what feeds a topic", self.route.to);
+            return SessionEnd::Halted(Halt::new(Reason::PeerTooOld, &detail));
+        }
         self.lane.tell(Kind::Open(open)).await;
         let ready = match self.await_ready(&mut from_sink, session).await {
             Ok(ready) => self.hold_to_quarantine(&ready).map(|()| ready),

@@ -170,6 +170,7 @@ impl Edge {
             peer: self.hub.clone(),
             instance: agreed.instance,
             relay_lanes: agreed.relay_lanes,
+            features: agreed.features,
             ended: ended.clone(),
         });
         self.processes().enter(agreed.instance, ended.clone());

@@ -3,6 +3,7 @@
 
 use prost::Message;
 
+use super::features::FEATURES;
 use super::link::CONTROL_MESSAGE_LEN_MAX;
 use super::reason::Reason;
 use super::refusal::Refusal;
@@ -16,6 +17,8 @@ pub type Instance = [u8; 16];
 pub struct Asked {
     /// The version to speak.
     pub version: u32,
+    /// The features that both have.
+    pub features: u64,
     /// The edge's process.
     pub instance: Instance,
     /// Grows with each dial of that process.
@@ -89,7 +92,14 @@ pub fn judge_hello(frame: &Frame, edge: &str) -> Result<Asked, Refusal> {
     }
     let instance = Instance::try_from(&hello.instance[..]).map_err(|_| Refusal::Malformed)?;
     let asked = hello.lane.ok_or(Refusal::Malformed)?;
-    Ok(Asked { version, instance, attempt: asked.attempt, lane: judge_lane(&asked)?, time_ms: hello.time_ms })
+    Ok(Asked {
+        version,
+        features: hello.features & FEATURES,
+        instance,
+        attempt: asked.attempt,
+        lane: judge_lane(&asked)?,
+        time_ms: hello.time_ms,
+    })
 }
 
 fn judge_lane(asked: &LaneAsked) -> Result<Lane, Refusal> {
@@ -118,7 +128,7 @@ pub fn welcome(
 ) -> Welcome {
     Welcome {
         version: asked.version,
-        features: FEATURES,
+        features: asked.features,
         site: site.to_owned(),
         instance: instance.to_vec(),
         link,
@@ -157,6 +167,8 @@ pub fn hello(site: &str, instance: Instance, lane: &Lane, attempt: u32, now_ms: 
 /// A Welcome, all fields checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreed {
+    /// The features that both have.
+    pub features: u64,
     /// The hub's process.
     pub instance: Instance,
     /// The link.
@@ -211,7 +223,8 @@ pub fn judge_answer(frame: &Frame, hub: &str, asked: &Lane) -> Result<Agreed, De
     if welcome.link == 0 {
         return Err(Reason::Malformed.into());
     }
-    Ok(Agreed { instance, link: welcome.link, relay_lanes, time_ms: welcome.time_ms })
+    let features = welcome.features & FEATURES;
+    Ok(Agreed { features, instance, link: welcome.link, relay_lanes, time_ms: welcome.time_ms })
 }
 
 fn judge_refused(frame: &Frame) -> Declined {
@@ -233,8 +246,6 @@ fn judge_refused(frame: &Frame) -> Declined {
 pub const SKEW_WORTH_TELLING_MS: i64 = 60_000;
 /// Versions that this build speaks.
 pub const VERSIONS: [u32; 1] = [1];
-/// Feature bits that this build has: none are defined yet.
-const FEATURES: u64 = 0;
 /// A hub cannot send an edge away for longer than this.
 pub const RETRY_AFTER_MS_MAX: u32 = 60_000;
 #[cfg(test)]
@@ -260,7 +271,14 @@ mod tests {
     fn a_right_hello_is_understood() {
         assert_eq!(
             asked(),
-            Asked { version: 1, instance: [7; 16], attempt: 3, lane: CONTROL, time_ms: 1_000 }
+            Asked {
+                version: 1,
+                features: FEATURES,
+                instance: [7; 16],
+                attempt: 3,
+                lane: CONTROL,
+                time_ms: 1_000,
+            }
         );
         let relay = Lane::Relay { link: 5, index: 1 };
         let asked = judge_hello(&frame(HELLO, &hello("bank", [7; 16], &relay, 4, 0)), "bank").unwrap();
@@ -280,6 +298,20 @@ mod tests {
         }
         let newer = Hello { versions: vec![1, 2, 3], ..a_hello() };
         assert_eq!(judge_hello(&frame(HELLO, &newer), "bank").unwrap().version, 1);
+    }
+
+    #[test]
+    fn what_only_one_side_has_is_not_counted_on() {
+        let of = |features| judge_hello(&frame(HELLO, &Hello { features, ..a_hello() }), "bank").unwrap();
+        assert_eq!(of(0).features, 0);
+        assert_eq!(of(u64::MAX).features, FEATURES);
+        let older = welcome(&of(0), "riskfuel", [9; 16], 5, 2, 1);
+        assert_eq!(older.features, 0);
+        for (said, counted) in [(0, 0), (u64::MAX, FEATURES)] {
+            let welcome = Welcome { features: said, ..older.clone() };
+            let agreed = judge_answer(&frame(WELCOME, &welcome), "riskfuel", &CONTROL).unwrap();
+            assert_eq!(agreed.features, counted);
+        }
     }
 
     #[test]

@@ -116,8 +116,14 @@ mod tests {
 
     async fn watched(meter: &Meter) -> (Reason, Duration) {
         let ended = CancellationToken::new();
-        let link =
-            Link { id: 1, peer: "bank".into(), instance: [0; 16], relay_lanes: 0, ended: ended.clone() };
+        let link = Link {
+            id: 1,
+            peer: "bank".into(),
+            instance: [0; 16],
+            relay_lanes: 0,
+            features: 0,
+            ended: ended.clone(),
+        };
         let shown = ShownLink::new(&Board::default(), &TunnelMetrics::default(), &link, String::new());
         let since = Instant::now();
         let reason = watch(meter, &shown, &ended).await;

@@ -19,6 +19,8 @@ pub struct Link {
     pub instance: [u8; 16],
     /// How many relay lanes the edge was told to dial.
     pub relay_lanes: u16,
+    /// What both sides know: bits of [`features`](super::features).
+    pub features: u64,
     /// Cancelled when the link is gone; cancelling it ends the link.
     pub ended: CancellationToken,
 }

@@ -47,6 +47,8 @@ pub struct Joining<'a> {
     pub attempt: u32,
     /// How many relay lanes it would like.
     pub relay_lanes: u16,
+    /// What both sides know.
+    pub features: u64,
     /// How many processes it may have.
     pub max_instances: u32,
 }
@@ -79,6 +81,7 @@ impl Links {
             peer: joining.edge.to_owned(),
             instance: joining.instance,
             relay_lanes: joining.relay_lanes.min(RELAY_LANES_MAX),
+            features: joining.features,
             ended,
         });
         let row = Row {
@@ -140,15 +143,21 @@ pub const RELAY_LANES_MAX: u16 = 16;
 mod tests {
     use super::*;
 
-    const ONE: Joining<'static> =
-        Joining { edge: "bank", instance: [1; 16], attempt: 1, relay_lanes: 2, max_instances: 2 };
+    const ONE: Joining<'static> = Joining {
+        edge: "bank",
+        instance: [1; 16],
+        attempt: 1,
+        relay_lanes: 2,
+        features: 0,
+        max_instances: 2,
+    };
 
     fn open(links: &mut Links, joining: Joining<'_>, id: u64) -> Result<Opened, Refusal> {
         links.open(&joining, id, CancellationToken::new())
     }
 
     fn relay(instance: Instance, attempt: u32, link: u64, index: u16) -> Asked {
-        Asked { version: 1, instance, attempt, lane: Lane::Relay { link, index }, time_ms: 0 }
+        Asked { version: 1, features: 0, instance, attempt, lane: Lane::Relay { link, index }, time_ms: 0 }
     }
 
     #[test]

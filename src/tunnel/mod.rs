@@ -2,6 +2,7 @@
 //! Carries frames and control messages; does not know what they mean. `tls://` only so far: WebSocket and
 //! egress proxies will stand between [`edge`]'s socket and its TLS, an own PKI beside `trust`.
 
+pub mod features;
 pub mod link;
 pub mod status;
 

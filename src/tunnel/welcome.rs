@@ -175,6 +175,7 @@ impl Hub {
             edge: &known.edge,
             instance: asked.instance,
             attempt: asked.attempt,
+            features: asked.features,
             relay_lanes,
             max_instances: known.max_instances,
         };

@@ -14,7 +14,7 @@ pub struct Hello {
     /// Protocol versions that the edge speaks.
     #[prost(uint32, repeated, tag = "1")]
     pub versions: Vec<u32>,
-    /// Feature bits; none are defined yet.
+    /// What the edge knows beyond its version: bits of [`features`](super::features).
     #[prost(uint64, tag = "2")]
     pub features: u64,
     /// The edge's name; must be the authenticated one.

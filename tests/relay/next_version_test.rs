@@ -1,12 +1,16 @@
 //! A peer of the next version, which has a field and a frame that ours does not know: the field is passed over, the
-//! frame ends the lane by name.
+//! frame ends the lane by name. And one of an earlier version, that would pass over what it has to know.
 
 use prost::Message;
+use pulsar_bridge::policy::{Policy, Renaming};
 use pulsar_bridge::pulsar::frame::encode_before;
+use pulsar_bridge::relay::context::RouteSpec;
+use pulsar_bridge::relay::status::{End, PartitionStatus};
+use pulsar_bridge::tunnel::features::FEATURES;
 
 use crate::broker::Broker;
 use crate::journal::Journal;
-use crate::pair::{Side, entry, id, receiving};
+use crate::pair::{Side, TOPIC, entry, id, receiving, route};
 use crate::peer::{Peer, entry_head, open, unknown_kind};
 use crate::said::Said;
 
@@ -58,4 +62,27 @@ async fn fields_of_the_next_version_are_passed_over_and_a_frame_of_it_ends_the_l
     drop(listening);
     let said = said.text();
     assert!(said.contains("unknown kind of relay frame") && said.contains("peer=riskfuel"), "{said}");
+}
+
+#[tokio::test]
+async fn a_peer_that_would_pass_over_another_name_is_sent_nothing() {
+    let there = "persistent://bank/in/orders";
+    let mut renaming = Renaming::default();
+    renaming.add(TOPIC, there).unwrap();
+    let source = Broker::start("source", Journal::new()).await;
+    let riskfuel = || {
+        let declared = vec![RouteSpec { renaming: renaming.clone(), ..route() }];
+        Side::start("riskfuel", &source, declared, Policy::default(), true)
+    };
+    let older = riskfuel();
+    let mut peer = Peer::meet_of(&older, "bank", 0).await;
+    let told = |row: &PartitionStatus| row.reason.as_deref() == Some("peer_too_old");
+    older.until(End::Source, "the version is named", told).await;
+    peer.ended.cancel();
+    assert_eq!(peer.hear().await, None);
+    older.stop().await;
+    let newer = riskfuel();
+    let mut peer = Peer::meet_of(&newer, "bank", FEATURES).await;
+    assert_eq!(peer.hear().await.unwrap().open.unwrap().destination, there);
+    newer.stop().await;
 }

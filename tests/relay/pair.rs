@@ -14,6 +14,7 @@ use pulsar_bridge::pulsar::transport::{Address, Dialer};
 use pulsar_bridge::relay::agent::Agent;
 use pulsar_bridge::relay::context::{Cluster, Context, RouteSpec, Start};
 use pulsar_bridge::relay::status::{Board, End, PartitionStatus, State};
+use pulsar_bridge::tunnel::features::FEATURES;
 use pulsar_bridge::tunnel::link::{LaneStream, Link, LinkUp, RelayLane, TunnelEvent};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -75,8 +76,18 @@ impl Side {
 
     /// Gives it one end of a new lane to `peer`.
     pub async fn give_lane(&self, peer: &str, stream: Box<dyn LaneStream>) -> CancellationToken {
+        self.give_lane_of(peer, FEATURES, stream).await
+    }
+
+    /// The same of a peer that knows only these features.
+    pub async fn give_lane_of(
+        &self,
+        peer: &str,
+        features: u64,
+        stream: Box<dyn LaneStream>,
+    ) -> CancellationToken {
         let ended = CancellationToken::new();
-        let lane = RelayLane { link: link(peer), index: 0, stream, ended: ended.clone() };
+        let lane = RelayLane { link: link(peer, features), index: 0, stream, ended: ended.clone() };
         assert!(self.events.send(TunnelEvent::RelayLane(lane)).await.is_ok());
         ended
     }
@@ -88,7 +99,7 @@ impl Side {
         outbound: mpsc::Sender<Bytes>,
         inbound: mpsc::Receiver<Bytes>,
     ) {
-        let up = LinkUp { link: link(peer), outbound, inbound };
+        let up = LinkUp { link: link(peer, FEATURES), outbound, inbound };
         assert!(self.events.send(TunnelEvent::LinkUp(up)).await.is_ok());
     }
 
@@ -284,9 +295,9 @@ pub fn route() -> RouteSpec {
     }
 }
 
-fn link(peer: &str) -> Arc<Link> {
+fn link(peer: &str, features: u64) -> Arc<Link> {
     let ended = CancellationToken::new();
-    Arc::new(Link { id: 7, peer: peer.into(), instance: [7; 16], relay_lanes: 1, ended })
+    Arc::new(Link { id: 7, peer: peer.into(), instance: [7; 16], relay_lanes: 1, features, ended })
 }
 
 /// The bank lets exactly the topic in.

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use prost::Message;
 use pulsar_bridge::pulsar::frame::{FrameSplitter, encode_before};
+use pulsar_bridge::tunnel::features::FEATURES;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_util::sync::CancellationToken;
 
@@ -165,8 +166,13 @@ pub struct Peer {
 impl Peer {
     /// A lane to this agent, on which the test is `name`.
     pub async fn meet(side: &Side, name: &str) -> Self {
+        Self::meet_of(side, name, FEATURES).await
+    }
+
+    /// The same of a peer that knows only these features.
+    pub async fn meet_of(side: &Side, name: &str, features: u64) -> Self {
         let (here, there) = tokio::io::duplex(1 << 16);
-        let ended = side.give_lane(name, Box::new(there)).await;
+        let ended = side.give_lane_of(name, features, Box::new(there)).await;
         Self { stream: here, splitter: FrameSplitter::new(1 << 20), ended }
     }
 

@@ -1,0 +1,8 @@
+//! What a version learned after it was first spoken, as bits of Hello and Welcome: each side counts on what both have.
+//! A field that an older peer passes over without harm needs no bit; one that it has to understand does.
+
+/// A session may have another name at its destination, and says which sites feed it.
+pub const NAMES: u64 = 1;
+
+/// All that this build has.
+pub const FEATURES: u64 = NAMES;

@@ -130,8 +130,13 @@ impl Replay<'_> {
     ) -> Result<(), ConnectionError> {
         let closed =
             || ConnectionError::Lost("the broker closed the consumer of the quarantine topic".into());
+        let end = subscription.last_message_id().await?.await?;
+        let last = order(&end.last_message_id);
+        if end.consumer_mark_delete_position.is_some_and(|marked| order(&marked) >= last) {
+            return Ok(());
+        }
         while summary.records < self.limit {
-            // What was acknowledged singly behind others does not come again, so that nothing says what comes last.
+            // Where the last ones were acknowledged singly, they do not come again, and silence is all that says so.
             let Ok(event) = timeout(QUIET, subscription.next()).await else {
                 return Ok(());
             };
@@ -147,7 +152,11 @@ impl Replay<'_> {
             if let Some(told) = self.one(message.ok(), subscription, id, summary).await? {
                 tell(&told);
             }
+            let is_last = order(&delivery.id) >= last;
             drop(delivery);
+            if is_last {
+                return Ok(());
+            }
             subscription.taken(messages, stored_len).await?;
         }
         Ok(())
@@ -259,8 +268,13 @@ async fn send(
     }
 }
 
+/// The order of a topic's messages; the broker's −1 are "before everything".
+fn order(id: &MessageId) -> (i64, i64) {
+    (id.ledger as i64, id.entry as i64)
+}
+
 /// A topic that gives nothing for so long has been read to its end.
-const QUIET: Duration = Duration::from_secs(3);
+const QUIET: Duration = Duration::from_secs(10);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(45);
 /// Unread records: one at a time is worked on.
 const INBOX_BYTES: usize = 1 << 20;

@@ -14,7 +14,7 @@ use super::lane::Allowance;
 use super::quarantine::Quarantine;
 use super::reason::Reason;
 use super::refusal::{Refusal, refusal_of};
-use super::refused::{Range, Refused};
+use super::refused::{REFUSED_MAX, Range, Refused};
 use crate::pulsar::client::Client;
 use crate::pulsar::entry::{Entry, Heading, SchemaVersion};
 use crate::pulsar::proto::ServerError;
@@ -138,14 +138,13 @@ impl Publishing {
         Ok(if aside { Step::SetAside(head, entry) } else { Step::Send(head, entry) })
     }
 
-    /// Everything that waits and has this schema.
+    /// What waits and has this schema, as far as it can be named. None of it was sent: the rest is refused in its turn.
     fn held_of(&self, version: &Bytes) -> Refused {
         let mut refused = Refused::default();
-        for (head, entry) in &self.held {
-            if schema_version(entry) == Some(version) {
-                let last = head.highest_sequence_id.unwrap_or(head.sequence_id);
-                refused.insert(Range { first: head.sequence_id, last });
-            }
+        let of_schema = self.held.iter().filter(|(_, entry)| schema_version(entry) == Some(version));
+        for (head, _) in of_schema.take(REFUSED_MAX - 1) {
+            let last = head.highest_sequence_id.unwrap_or(head.sequence_id);
+            refused.insert(Range { first: head.sequence_id, last });
         }
         refused
     }

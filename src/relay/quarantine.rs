@@ -26,6 +26,7 @@ pub(super) struct Quarantine {
     refused: Refused,
     /// At the broker and not answered: its id, and the length of the entry.
     waiting: Option<(u64, usize)>,
+    told: bool,
 }
 
 impl Quarantine {
@@ -46,7 +47,7 @@ impl Quarantine {
         let producer_name = producer_name(&open.from, &open.to, &open.topic, open.generation);
         let publisher =
             create_producer(&context.cluster.client, &name, &producer_name, &[]).await.map_err(placed)?;
-        Ok(Self { topic: name, publisher, refused, waiting: None })
+        Ok(Self { topic: name, publisher, refused, waiting: None, told: false })
     }
 
     /// Whether this entry goes here.
@@ -57,6 +58,11 @@ impl Quarantine {
     /// A record is on its way.
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.is_some()
+    }
+
+    /// Nobody was told of this session's: status and metrics count each, the log names the first.
+    pub(super) fn is_news(&mut self) -> bool {
+        !std::mem::replace(&mut self.told, true)
     }
 
     /// The topic.

@@ -301,10 +301,13 @@ impl Sink {
         let Some(quarantine) = &mut publishing.quarantine else {
             return Ok(());
         };
-        tracing::warn!(
-            route = %record.route, topic = %record.topic, position = %record.position, reason = record.reason,
-            quarantine = %quarantine.topic(), "a refused entry goes to the quarantine"
-        );
+        if quarantine.is_news() {
+            tracing::warn!(
+                route = %record.route, topic = %record.topic, position = %record.position, reason = record.reason,
+                quarantine = %quarantine.topic(), "refused entries go to the quarantine"
+            );
+        }
+        tracing::debug!(topic = %record.topic, position = %record.position, "a refused entry goes to the quarantine");
         quarantine.publish(head.sequence_id, &record, entry.stored().clone()).await
     }
 

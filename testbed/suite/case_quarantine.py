@@ -1,10 +1,14 @@
 """What the destination refuses goes to a quarantine topic, and comes back by `bridge replay`."""
 
+import struct
 import subprocess
 import time
 
 import rest
+import wire
+from case_entries import plain, publish, read
 from case_faults import cli_status, stage_wait
+from case_reasons import avro
 from stage import HERE, Load, hold_that, last_line, verdict
 
 BIG = 5000
@@ -57,6 +61,37 @@ def quarantine(stage):
     bigs = {"big": 1} | {f"big-{nth}": 1 for nth in range(STORM)}
     report = stage.verify("bank", main, expected | bigs)
     stage.record(f"{1 + STORM} replayed", messages=sum((expected | bigs).values()), **verdict(report))
+    pair.stop()
+
+
+FOREIGN = 300
+
+
+def foreign_schema(stage):
+    """More entries than one marker names have a schema that the destination refuses: all of them go to the quarantine,
+    in order, once, and what has none arrives behind them."""
+    topic, aside = stage.topic("foreign"), stage.topic("foreign-aside")
+    for site, kind in (("riskfuel", "int"), ("bank", "string")):
+        stage.create_topic(site, topic)
+        path = rest.topic_path(topic).replace("/v2/persistent/", "/v2/schemas/") + "/schema"
+        stage.brokers[site].admin.post(path, avro(kind))
+    version = wire.field(wire.SCHEMA_VERSION, struct.pack(">Q", 0))
+    entries = [plain(nth, b"\x02", version) for nth in range(FOREIGN)] + [plain(FOREIGN, b"behind")]
+    publish(stage, topic, "a writer", entries)
+    routes = [stage.route("foreign", "riskfuel", "bank", topic, start="earliest", quarantine=aside)]
+    pair = stage.pair(routes)
+    pair.start()
+    stage.wait_drained(pair, routes, 90)
+    found = [record["properties"] for record in records(stage, aside)]
+    reasons = {record["bridge.reason"] for record in found}
+    hold_that(reasons == {"schema_refused"}, f"in quarantine because of {reasons}")
+    positions = [tuple(map(int, record["bridge.position"].split(":"))) for record in found]
+    hold_that(len(positions) == FOREIGN and positions == sorted(set(positions)), f"in quarantine: {positions}")
+    arrived = read(stage, "bank", topic, "who-arrived", 1)
+    hold_that(len(arrived) == 1, f"{len(arrived)} entries arrived: {arrived}")
+    told = [line for line in pair.edge.log_lines() if "go to the quarantine" in line and "WARN" in line]
+    hold_that(0 < len(told) < FOREIGN / 10, f"the log tells of it {len(told)} times")
+    stage.record(f"{FOREIGN} in quarantine", messages=1, lost=0, repeated=0, disordered=0)
     pair.stop()
 
 

@@ -40,6 +40,7 @@ CASES = {
         case_flow.verifier, case_entries.entries, case_faults.bad_start, case_faults.source_missing,
         case_faults.reshaped, case_faults.restart_stays_stopped, case_reasons.reasons, case_auth.auth,
         case_routes.patterns, case_routes.chain, case_routes.mesh, case_traps.claims, case_quarantine.quarantine,
+        case_quarantine.foreign_schema,
         case_traps.thousands, case_traps.unprepared, case_traps.smaller, case_traps.capped,
         case_traps.rewound,
         case_flow.active_active, case_flow.bulk, case_flow.backlog, case_replicas.replicas, case_faults.kills,

@@ -63,6 +63,11 @@ GUARDED = Place("guarded", "198.18.4.1", accepts_inbound=True, tls=True)
 # Likewise, of any version and with settings of its own (guest.py).
 GUEST = Place("guest", "198.18.5.1", accepts_inbound=True)
 EVERY = (*PLACES.values(), GUARDED, GUEST)
+# Machines of a site beside its broker's, for agents that shall vanish alone (hosts.py).
+HOSTS = {
+    "riskfuel": (Place("riskfuel-a", "198.18.1.11", True), Place("riskfuel-b", "198.18.1.12", True)),
+    "bank": (Place("bank-a", "198.18.2.11", False), Place("bank-b", "198.18.2.12", False)),
+}
 
 
 def run(*command, check=True):
@@ -112,19 +117,23 @@ def join(place):
 
 def shut(place):
     """Lets no connection in; answers to what was dialled from inside still come."""
+    try:
+        filter_packets(place.namespace, "-A", "INPUT", "-i", "eth0", "-p", "tcp", "--syn", "-j", "DROP")
+    except TestbedError:
+        run("ip", "netns", "del", place.namespace)
+        raise
+
+
+def filter_packets(namespace, *rule):
+    """A rule of the packet filter inside a namespace of ours."""
     refusals = []
     # Kernels have one of iptables' two back ends, or both.
     for filter_tool in ("iptables", "iptables-legacy", "iptables-nft"):
-        command = (filter_tool, "-A", "INPUT", "-i", "eth0", "-p", "tcp", "--syn", "-j", "DROP")
-        done = run("ip", "netns", "exec", place.namespace, *command, check=False)
+        done = run("ip", "netns", "exec", namespace, filter_tool, *rule, check=False)
         if done.returncode == 0:
             return
         refusals.append(f"{filter_tool}: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
-    run("ip", "netns", "del", place.namespace)
-    raise TestbedError(
-        f"{place.name} must accept no inbound connection, but no packet filter works here "
-        f"({'; '.join(refusals)}): run testbed/setup"
-    )
+    raise TestbedError(f"no packet filter works in {namespace} ({'; '.join(refusals)}): run testbed/setup")
 
 
 def prove(places):
@@ -149,8 +158,8 @@ def reaches(namespace, there, port=6650, patience=0.5):
         return False
 
 
-def down(places):
-    for namespace in [place.namespace for place in places] + [WIRE]:
+def down(places, wire=True):
+    for namespace in [place.namespace for place in places] + [WIRE] * wire:
         if exists(namespace):
             run("ip", "netns", "del", namespace)
 

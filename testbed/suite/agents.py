@@ -25,13 +25,17 @@ class Agent:
     """One `bridge run`."""
 
     def __init__(self, binary, place, config, admin_port=ADMIN_PORT):
-        self.binary, self.place, self.config = binary, place, config
+        self.binary, self.config, self.admin_port = binary, config, admin_port
         self.log = config.with_suffix(".log")
         # `BRIDGE_LOG`; what it is for the suite itself where a case says nothing.
         self.verbosity = None
-        self.http = rest.Admin(place, admin_port, address="127.0.0.1")
+        self.move(place)
         self.process = None
         self.forget_figures()
+
+    def move(self, place):
+        """Where it runs from its next start on."""
+        self.place, self.http = place, rest.Admin(place, self.admin_port, address="127.0.0.1")
 
     def start(self):
         if self.is_alive():
@@ -134,19 +138,24 @@ class Pair:
         self.edge = Agent(binary, PLACES["bank"], folder / "bank/edge.json")
         self.both = (self.hub, self.edge)
 
-    def replicate(self):
-        """A second process of each site, by the keys of the first. Each edge dials another hub first."""
-        urls = [f"tls://{PLACES['riskfuel'].address}:{port}" for port in (places.LINK_PORT, REPLICA_LINK_PORT)]
+    def replicate(self, machines=None):
+        """A second process of each site, by the keys of the first; all four on `machines` of their own where given (the
+        hubs', the edges'). Each edge dials another hub first."""
+        hubs, edges = machines or ([PLACES["riskfuel"]] * 2, [PLACES["bank"]] * 2)
+        ports = (places.LINK_PORT, REPLICA_LINK_PORT)
+        listens = [f"{place.address}:{port}" for place, port in zip(hubs, ports, strict=True)]
+        urls = [f"tls://{listen}" for listen in listens]
         hub, edge = read_json(self.hub.config), read_json(self.edge.config)
-        edge["tunnel"]["connect"] = urls
-        write_json(self.edge.config, edge)
-        hub["tunnel"]["listen"] = urls[1].removeprefix("tls://")
-        edge["tunnel"]["connect"] = urls[::-1]
-        for first, config in ((self.hub, hub), (self.edge, edge)):
+        hub["tunnel"]["listen"], edge["tunnel"]["connect"] = listens[0], urls
+        for first, config, place in ((self.hub, hub, hubs[0]), (self.edge, edge, edges[0])):
+            write_json(first.config, config)
+            first.move(place)
+        hub["tunnel"]["listen"], edge["tunnel"]["connect"] = listens[1], urls[::-1]
+        for first, config, place in ((self.hub, hub, hubs[1]), (self.edge, edge, edges[1])):
             config["admin"]["listen"] = f"127.0.0.1:{REPLICA_ADMIN_PORT}"
             path = first.config.with_stem(first.config.stem + "-2")
             write_json(path, config)
-            self.both += (Agent(first.binary, first.place, path, REPLICA_ADMIN_PORT),)
+            self.both += (Agent(first.binary, place, path, REPLICA_ADMIN_PORT),)
 
     def configure(self):
         """Writes routes and policies into what `init` made; keys and tokens stay as they are."""

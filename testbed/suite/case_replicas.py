@@ -6,11 +6,13 @@ import statistics
 import threading
 import time
 
+import hosts
 from case_faults import stage_wait
 from stage import HERE, Load, hold_that, verdict
 
 PARTITIONS = 4
 TAKEOVERS = 20
+VANISHED = 6
 # Everything that was lost with a process has to flow again within this.
 TAKEOVER_MAX = 5.0
 
@@ -46,10 +48,24 @@ def frozen(stage):
         quartet.end(f"4 frozen, silent {rounded(outages)} s")
 
 
+def vanished(stage):
+    """How long a partition is silent when the machine of one of four replicas vanishes: its packets are dropped both
+    ways, so that neither its brokers nor the other end of its link see a connection end. It comes back when the others
+    have taken over, and still believes that what it had is its own."""
+    with hosts.two_each() as machines, Quartet(stage, machines) as quartet:
+        outages = {"hub": [], "edge": []}
+        for turn in range(VANISHED):
+            agent = quartet.busiest(turn % 2)
+            outages["edge" if turn % 2 else "hub"].append(quartet.vanish(agent))
+        told = "; ".join(f"{what}s {rounded(silent)} s" for what, silent in outages.items())
+        stage.say(f"vanished one after the other, silent: {told}")
+        quartet.end(f"{VANISHED} vanished, silent: {told}")
+
+
 class Quartet:
     """Two hubs, two edges, a partitioned topic each way under load, and who watches what arrives."""
 
-    def __init__(self, stage):
+    def __init__(self, stage, machines=None):
         self.stage = stage
         rate = 1000
         # Longer than any case: the load goes on until it is told to end.
@@ -65,7 +81,7 @@ class Quartet:
             stage.route("results", "bank", "riskfuel", self.loads[1].topic, start="earliest"),
         ]
         self.pair = stage.pair(self.routes)
-        self.pair.replicate()
+        self.pair.replicate(machines)
         self.agents = self.pair.both
 
     def __enter__(self):
@@ -153,6 +169,18 @@ class Quartet:
             agent.process.send_signal(signal.SIGCONT)
         self.wait_shared()
         self.stage.say(f"froze {agent.config.stem}: silent for {silent:.2f} s")
+        return silent
+
+    def vanish(self, agent):
+        """Nothing comes from its machine or gets there until the others have taken over."""
+        vanished_at = time.monotonic()
+        hosts.vanish(agent.place)
+        try:
+            silent = self.wait_others(agent, vanished_at)
+        finally:
+            hosts.come_back(agent.place)
+        self.wait_shared()
+        self.stage.say(f"{agent.config.stem} vanished: silent for {silent:.2f} s")
         return silent
 
     def leave(self, agent):

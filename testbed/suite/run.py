@@ -50,8 +50,8 @@ CASES = {
 MEASURES = {
     case.__name__: case
     for case in (
-        case_compare.against_pulsar_rs, case_replicas.takeover, case_replicas.frozen, case_upgrade.upgrade,
-        case_routes.ring,
+        case_compare.against_pulsar_rs, case_replicas.takeover, case_replicas.frozen, case_replicas.vanished,
+        case_upgrade.upgrade, case_routes.ring,
     )
 }  # fmt: skip
 COLUMNS = (

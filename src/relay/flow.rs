@@ -23,6 +23,9 @@ pub(super) struct Flow {
     pub(super) batching: Batching,
     /// Read, but not to be sent; waits until everything before it is sent.
     pub(super) skip: Option<Position>,
+    /// Why nothing is read any more: what was read before is confirmed and acknowledged first, so that the subscription
+    /// stands at the entry that it is about.
+    pub(super) ends_with: Option<Halt>,
     pub(super) ack_at: Option<Instant>,
     pub(super) last_acknowledged: Option<Position>,
     /// This session has read an entry.
@@ -53,6 +56,7 @@ impl Flow {
             window: Window::new(bytes_max, entries_max, Boundary::new(ready.last_sequence_id)),
             batching,
             skip: None,
+            ends_with: None,
             ack_at: None,
             last_acknowledged: None,
             has_read: false,
@@ -63,7 +67,10 @@ impl Flow {
     }
 
     pub(super) fn wants_more(&self) -> bool {
-        self.skip.is_none() && self.window.has_room() && self.batching.waiting_len() < WAITING_LEN_MAX
+        self.skip.is_none()
+            && self.ends_with.is_none()
+            && self.window.has_room()
+            && self.batching.waiting_len() < WAITING_LEN_MAX
     }
 
     /// The lowest position that was read and not confirmed; reading has to go on there at the latest.

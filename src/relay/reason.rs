@@ -92,7 +92,7 @@ reasons! {
     /// Somebody else published under our producer name.
     AnotherWriter "another_writer" Soon "none needed once: the session is opened anew; if it lasts, two bridges use the same site names";
     /// The route would bring the destination's own messages back to it.
-    OnwardRing "onward_ring" Later "routes with \"onward\" form a ring, in which every message would go round for ever: take \"onward\" from one of them (the destination's log names the sites: `detail`)";
+    OnwardRing "onward_ring" Later "routes with \"onward\" form a ring, in which messages would come back to where they began: take \"onward\" from this one, and from the next that is refused then (the destination's log names the sites: `detail`)";
     /// The other side's policy does not allow the route.
     RefusedByPolicy "refused_by_policy" Later "have the topic added to the policy of the site that refused it";
     /// The other side's version does not know what the route asks of it.
@@ -118,9 +118,9 @@ reasons! {
     /// An earlier run stopped on a refused entry, and the subscription says so.
     HoleMarker "hole_marker" Stop "an earlier run stopped at a refused entry: stop the bridge, raise the route's \"generation\" by one, then mend the cause at the destination, start again (what was not acknowledged is sent again)";
     /// A position that does not fit into a sequence id.
-    PositionOverflow "position_overflow" Stop "ledger ids beyond 2^35 or entry ids beyond 2^28 cannot be relayed in order: re-create the source topic";
+    PositionOverflow "position_overflow" Stop "a sequence id has room for entry ids below 2^28 and ledger ids below 2^35. For an entry id: stop the source site's bridge, unload the source topic (a new ledger begins) and keep managedLedgerMaxEntriesPerLedger below that, skip the entries that are beyond it (`pulsar-admin topics skip`; the log names the first), start again. For a ledger id: move the topic to a new cluster and raise the route's \"generation\" by one";
     /// The entry's bytes are no entry.
-    EntryMalformed "entry_malformed" Stop "the source's storage holds an entry that cannot be read: see the log for its position; skip it with `pulsar-admin topics skip`";
+    EntryMalformed "entry_malformed" Stop "the source's storage holds an entry that cannot be read, and all before it is relayed (the log has its position): stop the source site's bridge, skip it (`pulsar-admin topics skip -n 1`, with the route's subscription), start again";
     /// The entry is larger than the destination takes.
     EntryTooLarge "entry_too_large" Stop "raise maxMessageSize at the destination brokers to the source's, then restart the source site's bridge";
     /// The destination refuses the entry's schema.

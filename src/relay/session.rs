@@ -184,12 +184,13 @@ impl Session<'_> {
         let mut last_position: Option<Answer> = None;
         let mut settle_by = None;
         loop {
-            if drain.is_cancelled() && settle_by.is_none() {
+            let settles = drain.is_cancelled() || flow.ends_with.is_some();
+            if settles && settle_by.is_none() {
                 settle_by = Some(Instant::now() + SETTLE_DEADLINE);
             }
-            if drain.is_cancelled() && flow.is_settled() {
+            if settles && flow.is_settled() {
                 return match self.acknowledge(flow).await {
-                    Ok(()) => SessionEnd::Drained,
+                    Ok(()) => settled(flow),
                     Err(end) => end,
                 };
             }
@@ -214,7 +215,7 @@ impl Session<'_> {
                 () = source.closed() => Err(SessionEnd::ConsumerLost),
                 event = from_sink.recv() => self.on_sink(flow, event).await,
                 // A sink that confirms nothing keeps nobody from stopping: what is open is sent again some day.
-                () = at(settle_by), if settle_by.is_some() => Err(SessionEnd::Drained),
+                () = at(settle_by), if settle_by.is_some() => Err(unsettled(flow)),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
                 grown = flow.fed.grown(self.context, self.route, self.topic), if !drain.is_cancelled() => Err(grown),
                 place = lane.entry_place(), if sends => match place {
@@ -291,13 +292,13 @@ impl Session<'_> {
                 self.tell_rewind(&format!("{acknowledged} was acknowledged, {position} came again"));
             }
         }
-        let halt =
-            |reason, detail: &str| SessionEnd::Halted(Halt::new(reason, &format!("{position}: {detail}")));
-        let entry = Entry::parse(delivery.stored.clone())
-            .map_err(|error| halt(Reason::EntryMalformed, &error.to_string()))?;
-        if entry.stored_len() > ENTRY_LEN_MAX {
-            return Err(halt(Reason::EntryTooLarge, "larger than a lane carries"));
-        }
+        let entry = match readable(&delivery, position) {
+            Ok(entry) => entry,
+            Err(halt) => {
+                flow.ends_with = Some(halt);
+                return Ok(());
+            }
+        };
         let (messages, stored_len) = (entry.facts().messages(), delivery.stored.len());
         let skips = flow.fed.skips(self.route, entry.facts(), self.seen_feeders)?;
         if skips {
@@ -305,9 +306,13 @@ impl Session<'_> {
             flow.skip = Some(position);
             flow.settle_skip();
             flow.ack_at.get_or_insert_with(|| Instant::now() + ACK_DELAY);
+        } else if let Some(id) = position.sequence_id() {
+            let went_back =
+                |error: &dyn std::error::Error| halt(Reason::DuplicateRun, position, &error.to_string());
+            flow.batching.push(id, entry).map_err(|error| SessionEnd::Halted(went_back(&error)))?;
         } else {
-            let id = position.sequence_id().ok_or_else(|| halt(Reason::PositionOverflow, "does not fit"))?;
-            flow.batching.push(id, entry).map_err(|error| halt(Reason::DuplicateRun, &error.to_string()))?;
+            flow.ends_with = Some(halt(Reason::PositionOverflow, position, "no sequence id has room for it"));
+            return Ok(());
         }
         // Last: what cannot be told to the broker any more has been taken all the same.
         self.subscription.taken(messages, stored_len).await.map_err(|_| SessionEnd::ConsumerLost)
@@ -427,6 +432,34 @@ fn covers(marked: &MessageId, position: Position) -> bool {
 fn renamed(route: &RouteSpec, topic: &TopicName) -> String {
     let (base, there) = (topic.base(), route.renaming.destination(&topic.base()));
     if there == base { String::new() } else { there.to_string() }
+}
+
+/// The entry, or why it is none that can be relayed.
+fn readable(delivery: &Delivery, position: Position) -> Result<Entry, Halt> {
+    let entry = Entry::parse(delivery.stored.clone());
+    let entry = entry.map_err(|error| halt(Reason::EntryMalformed, position, &error.to_string()))?;
+    if entry.stored_len() > ENTRY_LEN_MAX {
+        return Err(halt(Reason::EntryTooLarge, position, "larger than a lane carries"));
+    }
+    Ok(entry)
+}
+
+fn halt(reason: Reason, position: Position, detail: &str) -> Halt {
+    Halt::new(reason, &format!("{position}: {detail}"))
+}
+
+/// How a session ends that has nothing left to confirm.
+fn settled(flow: &mut Flow) -> SessionEnd {
+    flow.ends_with.take().map_or(SessionEnd::Drained, SessionEnd::Halted)
+}
+
+/// And one that has waited for it long enough.
+fn unsettled(flow: &mut Flow) -> SessionEnd {
+    let Some(Halt { reason, detail, had_run }) = flow.ends_with.take() else {
+        return SessionEnd::Drained;
+    };
+    let detail = format!("{detail}; not all before it is acknowledged: restart, and skip nothing until then");
+    SessionEnd::Halted(Halt { reason, detail, had_run })
 }
 
 async fn at(instant: Option<Instant>) {

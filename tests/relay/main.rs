@@ -19,6 +19,8 @@ mod promise_test;
 mod protocol_test;
 mod quarantine_test;
 mod refusal_test;
+#[cfg(feature = "embedded")]
+mod remedies_test;
 mod replay_test;
 #[cfg(feature = "embedded")]
 mod routes_test;

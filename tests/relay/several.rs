@@ -28,6 +28,8 @@ pub struct Site {
     pub name: &'static str,
     pub side: Side,
     pub client: Client,
+    url: String,
+    policy: Policy,
     _broker: DropGuard,
 }
 
@@ -52,10 +54,18 @@ impl Site {
         tokio::spawn(broker.run(stop.clone()));
         let rules = rules(allows);
         let policy = Policy { receive: rules.clone(), send: rules, from_earliest: true };
-        let side = Side::start_at(name, &url, routes, policy, true);
+        let side = Side::start_at(name, &url, routes, policy.clone(), true);
         let service = vec![Address::parse(&url).unwrap()];
         let client = Client::new(service, Dialer::default(), Arc::new(|| Ok(None)));
-        Self { name, side, client, _broker: stop.drop_guard() }
+        Self { name, side, client, url, policy, _broker: stop.drop_guard() }
+    }
+
+    /// The agent stops and starts with other routes; it has no lane yet.
+    pub async fn start_again(self, routes: Vec<RouteSpec>) -> Self {
+        let Self { name, side, client, url, policy, _broker } = self;
+        side.stop().await;
+        let side = Side::start_at(name, &url, routes, policy.clone(), true);
+        Self { name, side, client, url, policy, _broker }
     }
 
     /// A lane and a link to another site.

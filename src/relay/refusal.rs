@@ -1,5 +1,7 @@
 //! What a destination broker's refusals mean for a session. Decides; holds no socket.
 
+use std::time::Duration;
+
 use super::reason::Reason;
 use super::refused::Refused;
 use super::session::Halt;
@@ -29,6 +31,16 @@ impl Refusal {
     }
 }
 
+/// A newer session came while this one had waited so long for its destination. A source that hears nothing opens another
+/// one after 10 s (`not_ready`), and who looks here for the cause should not read of a replica that took over.
+pub(super) fn superseded_unready(waited: Duration) -> Refusal {
+    if waited < UNANSWERED_AFTER {
+        return Refusal::of(Reason::Superseded, "a newer session came");
+    }
+    let detail = format!("the destination cluster did not answer within {} s", waited.as_secs());
+    Refusal::of(Reason::DestinationUnreachable, &detail)
+}
+
 /// What a destination broker's refusal of anything but an entry means.
 pub(super) fn refusal_of(error: &ConnectionError) -> Refusal {
     let reason = match error.server_error() {
@@ -53,4 +65,19 @@ pub(super) fn send_error_reason(error: ServerError, message: &str) -> Reason {
     }
     tracing::debug!(?error, message, "the broker could not store an entry now");
     Reason::DestinationRetry
+}
+
+/// A cluster that takes so long to let a producer in has not answered.
+const UNANSWERED_AFTER: Duration = Duration::from_secs(8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_waited_for_its_destination_says_so_when_another_one_comes() {
+        let reason = |seconds| superseded_unready(Duration::from_secs(seconds)).halt.reason;
+        assert_eq!([0, 1, 7].map(reason), [Reason::Superseded; 3]);
+        assert_eq!([8, 10, 60].map(reason), [Reason::DestinationUnreachable; 3]);
+    }
 }

@@ -19,7 +19,7 @@ use super::publishing::{Publishing, Sent, Step, create_producer};
 use super::quarantine::Quarantine;
 use super::reason::Reason;
 use super::record::Record;
-use super::refusal::{Refusal, send_error_reason};
+use super::refusal::{Refusal, send_error_reason, superseded_unready};
 use super::refused::{Range, Refused};
 use super::status::{End, Key};
 use super::window::Position;
@@ -66,10 +66,11 @@ impl Sink {
         progress.row.link = Some(format!("{:016x}", self.lane.link().id));
         progress.row.lane = Some(self.lane.index());
         let ended = self.lane.ended().clone();
+        let began = Instant::now();
         let outcome = tokio::select! {
             biased;
             () = ended.cancelled() => Err(Refusal::of(Reason::LinkDown, "the lane ended")),
-            () = self.superseded.cancelled() => Err(Refusal::of(Reason::Superseded, "a newer session came")),
+            () = self.superseded.cancelled() => Err(superseded_unready(began.elapsed())),
             prepared = self.prepare() => prepared,
         };
         let refusal = match outcome {

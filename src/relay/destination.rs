@@ -91,8 +91,13 @@ pub(super) async fn create(cluster: &Cluster, base: &TopicName, partitions: u32)
         0 => rest.create_unpartitioned(base).await,
         partitions => rest.create_partitioned(base, partitions).await,
     };
-    // "There already" is as good: another partition's session was first.
-    created.map(|_| ()).map_err(|error| Refusal::of(Reason::DestinationMissing, &error.to_string()))
+    match created {
+        // "There already" is as good: another partition's session was first.
+        Ok(_) => Ok(()),
+        // What a role may not make by the admin API its producer may, where the broker allows that.
+        Err(error) if partitions == 0 && error.is_not_permitted() => Ok(()),
+        Err(error) => Err(Refusal::of(Reason::DestinationMissing, &error.to_string())),
+    }
 }
 
 /// Whether the destination deduplicates, as far as can be known: the binary protocol does not tell.
@@ -100,8 +105,14 @@ pub(super) async fn deduplicates(cluster: &Cluster, destination: &Destination) -
     let Some(rest) = &cluster.rest else {
         return Ok(cluster.deduplication_asserted);
     };
-    let unreachable = |error: RestError| Refusal::of(Reason::DestinationUnreachable, &error.to_string());
-    let stats = rest.stats(&destination.topic).await.map_err(unreachable)?.unwrap_or_default();
+    let unknown = |error: RestError| {
+        let reason = match error.is_not_permitted() {
+            true => Reason::DestinationNotPermitted,
+            false => Reason::DestinationUnreachable,
+        };
+        Refusal::of(reason, &error.to_string())
+    };
+    let stats = rest.stats(&destination.topic).await.map_err(unknown)?.unwrap_or_default();
     match stats.deduplication() {
         Deduplication::Enabled => Ok(true),
         Deduplication::Disabled => Ok(false),

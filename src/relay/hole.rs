@@ -14,6 +14,7 @@ use super::session::Halt;
 use super::window::Position;
 use crate::pulsar::connection::ConnectionError;
 use crate::pulsar::proto::{KeyLongValue, MessageId};
+use crate::pulsar::rest::RestError;
 use crate::pulsar::subscription::Subscription;
 use crate::pulsar::topic::TopicName;
 
@@ -34,11 +35,18 @@ pub async fn read(cluster: &Cluster, topic: &TopicName, route: &RouteSpec) -> Re
     let Some(rest) = &cluster.rest else {
         return Ok(Hole::None);
     };
-    let properties = rest
-        .cursor_properties(topic, &route.subscription)
-        .await
-        .map_err(|error| Halt::new(Reason::SourceAdminUnreachable, &error.to_string()))?;
+    let properties =
+        rest.cursor_properties(topic, &route.subscription).await.map_err(|error| unanswered(&error))?;
     Ok(understood(&properties.unwrap_or_default(), route.generation))
+}
+
+/// Why the source's admin API tells nothing.
+pub(super) fn unanswered(error: &RestError) -> Halt {
+    let reason = match error.is_not_permitted() {
+        true => Reason::SourceNotPermitted,
+        false => Reason::SourceAdminUnreachable,
+    };
+    Halt::new(reason, &error.to_string())
 }
 
 fn understood(properties: &BTreeMap<String, u64>, generation: u32) -> Hole {

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::context::{Context, RouteSpec};
 use super::feeders::{self, FED_BY_MAX};
+use super::hole;
 use super::reason::Reason;
 use super::session::{Halt, SessionEnd};
 use crate::pulsar::entry::Facts;
@@ -36,9 +37,7 @@ impl Fed {
         told.extend(seen.iter().cloned());
         // A ring has two processes at some of its sites: what the other one is told stands at its producers.
         if let Some(rest) = &context.cluster.rest {
-            let stats = rest.stats(topic).await;
-            let stats =
-                stats.map_err(|error| Halt::new(Reason::SourceAdminUnreachable, &error.to_string()))?;
+            let stats = rest.stats(topic).await.map_err(|error| hole::unanswered(&error))?;
             told.extend(feeders::of_publishers(&stats.unwrap_or_default().publishers, &route.to));
         }
         if told.len() > FED_BY_MAX {

@@ -68,7 +68,7 @@ reasons! {
     /// The source cluster cannot be reached.
     SourceUnreachable "source_unreachable" Soon "check pulsar.service_url, pulsar.tls and the brokers of the source site; its log names the cause";
     /// The source cluster's admin API cannot be reached, so hole markers cannot be read.
-    SourceAdminUnreachable "source_admin_unreachable" Soon "check pulsar.admin_url of the source site";
+    SourceAdminUnreachable "source_admin_unreachable" Soon "check pulsar.admin_url of the source site; its log names the cause";
     /// The source cluster refuses us.
     SourceNotPermitted "source_not_permitted" Later "grant the bridge's role `consume` on the source topic, or give it another token or certificate";
     /// Another consumer holds the subscription exclusively.
@@ -80,11 +80,11 @@ reasons! {
     /// The destination broker closed the producer, or the topic moved.
     DestinationMoved "destination_moved" Soon "none needed: the session is opened again";
     /// The destination cluster cannot be reached.
-    DestinationUnreachable "destination_unreachable" Soon "check pulsar.service_url, pulsar.tls and the brokers of the destination site; its log names the cause";
+    DestinationUnreachable "destination_unreachable" Soon "check pulsar.service_url, pulsar.admin_url, pulsar.tls and the brokers of the destination site; its log names the cause";
     /// The destination broker could not store an entry now.
     DestinationRetry "destination_retry" Soon "if it lasts, look into the destination brokers' logs";
     /// The destination cluster refuses us.
-    DestinationNotPermitted "destination_not_permitted" Later "grant the bridge's role `produce` on the destination topic, or give it another token or certificate";
+    DestinationNotPermitted "destination_not_permitted" Later "grant the bridge's role `produce` on the destination topic (on a quarantine topic `consume` too: its log names the topic), or give it another token or certificate";
     /// The destination topic does not exist and cannot be created from here.
     DestinationMissing "destination_missing" Later "create the destination topic with the source's number of partitions, or set pulsar.admin_url there for a role that may";
     /// Source and destination differ in partitions.

@@ -105,6 +105,13 @@ pub enum RestError {
     Credentials(String),
 }
 
+impl RestError {
+    /// The cluster answered, and lets this role not.
+    pub fn is_not_permitted(&self) -> bool {
+        matches!(self, Self::NotAuthenticated { .. } | Self::NotPermitted { .. })
+    }
+}
+
 /// Asks one cluster's admin API. Each question takes a connection of its own: they are rare, and brokers
 /// redirect most of them anyway.
 #[derive(Clone)]

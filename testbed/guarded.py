@@ -27,7 +27,7 @@ class Guarded(brokers.Passing):
         self.authority, self.tokens = Authority(folder, GUARDED.address), Tokens()
         self.cert, self.key = self.authority.server("broker")
         context = ssl.create_default_context(cafile=self.authority.cert)
-        self.admin = rest.Admin(GUARDED, tls=context, token=self.tokens.issue(OPERATOR))
+        self.admin = rest.Admin(GUARDED, patience=60.0, tls=context, token=self.tokens.issue(OPERATOR))
 
     def settings(self):
         trusted = str(self.authority.cert)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+import _pulsar
 import connecting
 import pulsar
 from payload import Writer
@@ -32,6 +33,7 @@ def main():
         batching_max_messages=max(arguments.batch, 2),
         batching_max_allowed_size_in_bytes=128 * 1024,
         compression_type=getattr(pulsar.CompressionType, arguments.compression),
+        schema=Text() if arguments.typed else pulsar.schema.BytesSchema(),
     )
     receipts = Receipts()
     may_end = ended_stdin() if arguments.hold else None
@@ -54,6 +56,13 @@ def main():
         })
     )  # fmt: skip
     return 1 if receipts.refused else 0
+
+
+class Text(pulsar.schema.BytesSchema):
+    """Payloads as they are, declared as text."""
+
+    def __init__(self):
+        pulsar.schema.Schema.__init__(self, bytes, _pulsar.SchemaType.STRING, None, "STRING")
 
 
 class Receipts:
@@ -106,6 +115,7 @@ def parse():
     parser.add_argument("--batch", type=int, default=1000, help="most messages of a batch; 0: unbatched")
     parser.add_argument("--compression", default="NONE", choices=["NONE", "LZ4", "ZSTD"])
     parser.add_argument("--dressed", action="store_true", help="with keys, properties and event times")
+    parser.add_argument("--typed", action="store_true", help="under a schema (string), which payloads need not be")
     parser.add_argument("--rate", type=float, default=0, help="messages per second; 0: as fast as it goes")
     parser.add_argument("--hold", action="store_true", help="after --count go on until standard input is closed")
     parser.add_argument("--patience", type=float, default=300, help="seconds to wait for the last receipts")

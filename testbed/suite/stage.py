@@ -43,6 +43,7 @@ class Load:
     batch: int = 1000
     compression: str = "NONE"
     dressed: bool = False
+    typed: bool = False
     rate: float = 0
 
     def command(self, access):
@@ -50,7 +51,7 @@ class Load:
             str(HERE / "produce.py"), *access, "--topic", self.topic,
             "--producer", self.name, "--count", str(self.count), "--size", str(self.size),
             "--batch", str(self.batch), "--compression", self.compression, "--rate", str(self.rate),
-            *(["--dressed"] if self.dressed else []),
+            *(["--dressed"] if self.dressed else []), *(["--typed"] if self.typed else []),
         ]  # fmt: skip
 
 

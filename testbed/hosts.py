@@ -1,5 +1,5 @@
-"""Machines of the sites beside their brokers': each has one agent, and can vanish. Then every packet from it and to it is
-dropped, so that neither a broker nor the link's other end sees a connection end; and what runs there does not know it.
+"""Machines of the sites beside their brokers': each has one agent, and can vanish. Then every packet from it and to it
+is dropped, so that neither a broker nor the link's other end sees a connection end; what runs there does not know it.
 """
 
 import contextlib

@@ -1,4 +1,5 @@
-//! The table of reasons in README.md is the catalogue of the code: same codes, same order, same remedies.
+//! The tables of reasons in README.md are the catalogue of the code: same codes, same order, same remedies; and each
+//! reason of a route has a test that follows its remedy.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot read the documents has failed")]
 
@@ -33,6 +34,38 @@ fn the_links_reasons_stand_in_the_readme_with_what_follows_and_their_remedies() 
         row(reason.code(), then, reason.remedy())
     });
     assert_eq!(table("### Of a link"), rows.collect::<Vec<_>>());
+}
+
+#[test]
+fn every_reason_of_a_route_has_a_test_that_follows_its_remedy() {
+    let listed = read("docs/remedies.md");
+    let rows: Vec<_> = listed.lines().filter(|line| line.starts_with("| `")).collect();
+    let codes: Vec<_> = rows.iter().map(|row| row.split('`').nth(1).unwrap()).collect();
+    assert_eq!(codes, RouteReason::ALL.iter().map(|reason| reason.code()).collect::<Vec<_>>());
+    let tests = all_of("tests/relay", "rs");
+    let cases = all_of("testbed/suite", "py");
+    let ran = read("testbed/suite/run.py");
+    for row in rows {
+        let (_, tested) = row.trim_end_matches(" |").rsplit_once(" | ").unwrap();
+        assert!(tested.contains('`'), "{row}");
+        for test in tested.split(", ") {
+            let name = test.trim_start_matches("suite ").trim_matches('`');
+            let is_there = if test.starts_with("suite ") {
+                cases.contains(&format!("\ndef {name}(stage):\n")) && ran.contains(&format!(".{name},"))
+            } else {
+                tests.contains(&format!("\nasync fn {name}()"))
+            };
+            assert!(is_there, "there is no test {test}");
+        }
+    }
+}
+
+/// The text of all files of a kind there.
+fn all_of(folder: &str, extension: &str) -> String {
+    let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|end| end == extension));
+    files.map(|path| fs::read_to_string(path).unwrap()).collect()
 }
 
 /// The list below is complete: it has every code that the source file has.

@@ -25,6 +25,7 @@ import case_faults  # noqa: E402
 import case_flow  # noqa: E402
 import case_quarantine  # noqa: E402
 import case_reasons  # noqa: E402
+import case_remedies  # noqa: E402
 import case_replicas  # noqa: E402
 import case_rights  # noqa: E402
 import case_routes  # noqa: E402
@@ -39,7 +40,7 @@ CASES = {
     case.__name__: case
     for case in (
         case_flow.verifier, case_entries.entries, case_faults.bad_start, case_faults.source_missing,
-        case_faults.reshaped, case_faults.restart_stays_stopped, case_reasons.reasons, case_auth.auth,
+        case_faults.reshaped, case_faults.restart_stays_stopped, case_reasons.reasons, case_remedies.remedies, case_auth.auth,
         case_rights.rights,
         case_routes.patterns, case_routes.chain, case_routes.mesh, case_traps.claims, case_quarantine.quarantine,
         case_quarantine.foreign_schema,

@@ -5,13 +5,13 @@ use prost::Message;
 use pulsar_bridge::policy::{Policy, Renaming};
 use pulsar_bridge::pulsar::frame::encode_before;
 use pulsar_bridge::relay::context::RouteSpec;
-use pulsar_bridge::relay::status::{End, PartitionStatus};
+use pulsar_bridge::relay::status::{End, PartitionStatus, State};
 use pulsar_bridge::tunnel::features::FEATURES;
 
 use crate::broker::Broker;
 use crate::journal::Journal;
 use crate::pair::{Side, TOPIC, entry, id, receiving, route};
-use crate::peer::{Peer, entry_head, open, unknown_kind};
+use crate::peer::{Peer, entry_head, open, readiness, unknown_kind};
 use crate::said::Said;
 
 /// What may carry a field more: on the wire, bytes are what a message is.
@@ -83,6 +83,9 @@ async fn a_peer_that_would_pass_over_another_name_is_sent_nothing() {
     older.stop().await;
     let newer = riskfuel();
     let mut peer = Peer::meet_of(&newer, "bank", FEATURES).await;
-    assert_eq!(peer.hear().await.unwrap().open.unwrap().destination, there);
+    let opened = peer.hear().await.unwrap().open.unwrap();
+    assert_eq!(opened.destination, there);
+    peer.tell(readiness(&opened), b"").await;
+    newer.until(End::Source, "it runs with a newer one", |row| row.state == State::Running).await;
     newer.stop().await;
 }

@@ -1,9 +1,10 @@
 //! What the agents log, where all of a test runs on one thread.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
-use tracing::subscriber::DefaultGuard;
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, NoSubscriber as Nobody};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// What was logged on this thread.
@@ -13,6 +14,11 @@ pub struct Said(Arc<Mutex<Vec<u8>>>);
 impl Said {
     /// Hears what this thread logs, until the guard goes.
     pub fn listen() -> (Self, DefaultGuard) {
+        // While there is but one subscriber, a callsite that another thread meets first asks that thread's own, finds none,
+        // and is off for good (`tracing_core::callsite::dispatchers::Rebuilder::JustOne`).
+        static OTHERS: LazyLock<[Dispatch; 2]> =
+            LazyLock::new(|| [Dispatch::new(Nobody::new()), Dispatch::new(Nobody::new())]);
+        LazyLock::force(&OTHERS);
         let said = Self::default();
         let subscriber = tracing_subscriber::fmt().with_writer(said.clone()).finish();
         (said, tracing::subscriber::set_default(subscriber))

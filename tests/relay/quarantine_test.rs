@@ -219,7 +219,13 @@ async fn a_joined_batch_with_successors_at_the_destination_goes_to_the_quarantin
     pair.connect().await;
     until_all_acknowledged(&pair).await;
     pair.append(1..60);
-    pair.journal.until_command("sink", kind::SEND, 8).await;
+    // When a batch is joined is the scheduler's choice; the refusal waits until something has followed it.
+    let followed = |events: &[Event]| {
+        let first = pair.sink.with(|state| state.held.first().map(|held| held.sequence_id));
+        let is_behind = |event: &Event| matches!(event, Event::Receipt { sequence_id, .. } if first.is_some_and(|first| *sequence_id > first));
+        events.iter().any(is_behind)
+    };
+    pair.journal.until("something followed the refused batch", followed).await;
     pair.sink.release(|_| true);
     until_all_acknowledged(&pair).await;
     let aside = quarantined(&pair);

@@ -109,6 +109,7 @@ messages! {
         #[prost(string, optional, tag = "6")] consumer_name: Option<String>,
         #[prost(int32, optional, tag = "7")] priority_level: Option<i32>,
         #[prost(bool, optional, tag = "8")] durable: Option<bool>,
+        #[prost(message, optional, tag = "9")] start_message_id: Option<MessageId>,
         #[prost(message, repeated, tag = "10")] metadata: Vec<KeyValue>,
         #[prost(bool, optional, tag = "11")] read_compacted: Option<bool>,
         #[prost(int32, optional, tag = "13")] initial_position: Option<i32>,

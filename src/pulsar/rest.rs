@@ -63,6 +63,16 @@ pub struct ConsumerStats {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// One of a topic's ledgers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ledger {
+    /// BookKeeper's id.
+    pub ledger_id: u64,
+    /// How many entries it holds.
+    pub entries: u64,
+}
+
 /// Whether a topic's broker drops what it has already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Deduplication {
@@ -175,6 +185,24 @@ impl AdminRest {
         // The wire has u64, the broker prints Java's signed long.
         let unsigned = |(name, value): (String, i64)| (name, value.cast_unsigned());
         Ok(cursor.map(|cursor| cursor.properties.into_iter().flatten().map(unsigned).collect()))
+    }
+
+    /// The ledgers that still hold entries of a topic, ascending, each with how many; `None` when there is no such topic.
+    pub async fn ledgers(&self, topic: &TopicName) -> Result<Option<Vec<Ledger>>, RestError> {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Internal {
+            ledgers: Vec<Ledger>,
+            current_ledger_entries: u64,
+        }
+        let internal: Option<Internal> = self.get(&topic_path(topic, "/internalStats"), NEEDS_LOOKUP).await?;
+        Ok(internal.map(|Internal { mut ledgers, current_ledger_entries }| {
+            // The one that is written to has no count of its own there.
+            if let Some(current) = ledgers.last_mut() {
+                current.entries = current.entries.max(current_ledger_entries);
+            }
+            ledgers
+        }))
     }
 
     /// Entries a subscription has not acknowledged; `None` when there is no such topic or subscription.

@@ -57,31 +57,64 @@ impl Subscription {
         Ok(())
     }
 
+    /// Reads a topic behind `after` without a durable subscription: nothing is acknowledged, and nothing is left behind.
+    pub async fn browse(
+        connection: Connection,
+        topic: &TopicName,
+        name: &str,
+        after: MessageId,
+        inbox_bytes: usize,
+    ) -> Result<Self, ConnectionError> {
+        let subscribe = proto::Subscribe {
+            topic: topic.to_string(),
+            subscription: name.into(),
+            sub_type: EXCLUSIVE,
+            consumer_name: Some(name.into()),
+            durable: Some(false),
+            start_message_id: Some(after),
+            read_compacted: Some(false),
+            force_topic_creation: Some(false),
+            ..proto::Subscribe::default()
+        };
+        let mut subscription = Self::attach_as(connection, subscribe, inbox_bytes).await?;
+        subscription.grant().await?;
+        Ok(subscription)
+    }
+
     async fn attach(connection: Connection, options: &SubscribeOptions) -> Result<Self, ConnectionError> {
-        let consumer_id = connection.next_id();
-        let request_id = connection.next_id();
-        let events = connection.register_consumer(consumer_id, options.inbox_bytes);
         let pair =
             |(key, value): &(String, String)| proto::KeyValue { key: key.clone(), value: value.clone() };
+        let subscribe = proto::Subscribe {
+            topic: options.topic.to_string(),
+            subscription: options.subscription.clone(),
+            sub_type: if options.exclusive { EXCLUSIVE } else { FAILOVER },
+            consumer_name: Some(options.consumer_name.clone()),
+            priority_level: Some(options.priority),
+            durable: Some(true),
+            metadata: options.metadata.iter().map(pair).collect(),
+            read_compacted: Some(false),
+            initial_position: Some(if options.earliest { EARLIEST } else { LATEST }),
+            force_topic_creation: Some(options.create_topic),
+            ..proto::Subscribe::default()
+        };
+        Self::attach_as(connection, subscribe, options.inbox_bytes).await
+    }
+
+    /// `subscribe` without its ids.
+    async fn attach_as(
+        connection: Connection,
+        subscribe: proto::Subscribe,
+        inbox_bytes: usize,
+    ) -> Result<Self, ConnectionError> {
+        let consumer_id = connection.next_id();
+        let request_id = connection.next_id();
+        let events = connection.register_consumer(consumer_id, inbox_bytes);
+        let exclusive = subscribe.sub_type == EXCLUSIVE;
         let subscribe = BaseCommand {
             r#type: kind::SUBSCRIBE,
-            subscribe: Some(proto::Subscribe {
-                topic: options.topic.to_string(),
-                subscription: options.subscription.clone(),
-                sub_type: if options.exclusive { EXCLUSIVE } else { FAILOVER },
-                consumer_id,
-                request_id,
-                consumer_name: Some(options.consumer_name.clone()),
-                priority_level: Some(options.priority),
-                durable: Some(true),
-                metadata: options.metadata.iter().map(pair).collect(),
-                read_compacted: Some(false),
-                initial_position: Some(if options.earliest { EARLIEST } else { LATEST }),
-                force_topic_creation: Some(options.create_topic),
-            }),
+            subscribe: Some(proto::Subscribe { consumer_id, request_id, ..subscribe }),
             ..BaseCommand::default()
         };
-        let exclusive = options.exclusive;
         let outcome = connection.request(request_id, &subscribe).await;
         if outcome.is_err() {
             connection.forget_consumer(consumer_id);

@@ -193,7 +193,7 @@ async fn cursors_backlogs_subscriptions_and_clusters_are_read() {
     let (address, _) = serve(|line| match line.split(['?']).next().unwrap_or_default() {
         "GET /admin/v2/persistent/a/b/c/internalStats" => status(
             200,
-            r#"{"ledgers":[],"cursors":{"bridge.a.b":{"markDeletePosition":"3:4","properties":{"hole":-1,"n":7}},
+            r#"{"ledgers":[{"ledgerId":3,"entries":5,"size":9},{"ledgerId":7,"entries":0}],"currentLedgerEntries":2,"cursors":{"bridge.a.b":{"markDeletePosition":"3:4","properties":{"hole":-1,"n":7}},
                 "a+b%2F%C3%BC*%7E.c":{"properties":{}}}}"#,
         ),
         "GET /admin/v2/persistent/a/b/c/stats" => status(
@@ -212,6 +212,9 @@ async fn cursors_backlogs_subscriptions_and_clusters_are_read() {
     assert_eq!(properties, BTreeMap::from([("hole".into(), u64::MAX), ("n".into(), 7)]));
     assert_eq!(rest.cursor_properties(&topic, "a b/ü*~.c").await.unwrap(), Some(BTreeMap::new()));
     assert_eq!(rest.cursor_properties(&topic, "none").await.unwrap(), None);
+    let ledgers = rest.ledgers(&topic).await.unwrap().unwrap();
+    let counts: Vec<_> = ledgers.iter().map(|ledger| (ledger.ledger_id, ledger.entries)).collect();
+    assert_eq!(counts, [(3, 5), (7, 2)]);
     assert_eq!(rest.backlog(&topic, "bridge.a.b").await.unwrap(), Some(12));
     assert_eq!(rest.backlog(&topic, "odd").await.unwrap(), Some(0));
     assert_eq!(rest.backlog(&topic, "none").await.unwrap(), None);

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use pulsar_bridge::relay::notice::Notice;
 use pulsar_bridge::relay::reason::{Reason as RouteReason, Verdict};
 use pulsar_bridge::tunnel::reason::Reason as LinkReason;
 
@@ -66,6 +67,18 @@ fn all_of(folder: &str, extension: &str) -> String {
     let files = files.map(|file| file.unwrap().path());
     let files = files.filter(|path| path.extension().is_some_and(|end| end == extension));
     files.map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+#[test]
+fn losses_elsewhere_stand_in_the_readme_with_their_remedies() {
+    let rows = Notice::ALL.iter().map(|notice| {
+        let unit = match notice {
+            Notice::SourceSkipped => "entries",
+            Notice::DestinationForgotten => "times",
+        };
+        row(notice.code(), unit, notice.remedy())
+    });
+    assert_eq!(table("### Losses that the bridge does not cause"), rows.collect::<Vec<_>>());
 }
 
 /// The list below is complete: it has every code that the source file has.

@@ -59,6 +59,16 @@ const COUNTERS: &[(&str, &str, Value<u64>)] = &[
     ("bridge_route_quarantined", "Refused entries that went to the quarantine topic instead", |row| {
         row.quarantined
     }),
+    (
+        "bridge_route_source_skipped",
+        "Entries that left the source's backlog before a bridge was handed them",
+        |row| row.source_skipped,
+    ),
+    (
+        "bridge_route_destination_forgotten",
+        "Times the destination did not know what it had confirmed",
+        |row| row.destination_forgotten,
+    ),
 ];
 
 const GAUGES: &[(&str, &str, Value<i64>)] = &[

@@ -18,6 +18,7 @@ pub fn render(status: &Status) -> String {
     section(&mut page, &link_rows(status), LINK_NUMBERS);
     section(&mut page, &route_rows(status), ROUTE_NUMBERS);
     quarantined(&mut page, status);
+    noticed(&mut page, status);
     if !status.progress.ok {
         page.push_str("\nin the way:\n");
     }
@@ -43,6 +44,25 @@ fn quarantined(page: &mut String, status: &Status) {
         // Writing to a String cannot fail.
         let _ = writeln!(page, "  route {route}, {topic}: quarantined: {} {entries}", row.quarantined);
         let _ = writeln!(page, "    -> at {to}: bridge replay {route}");
+    }
+}
+
+/// What was lost elsewhere: the route goes on, so that it is in nobody's way.
+fn noticed(page: &mut String, status: &Status) {
+    let rows = || status.routes.iter().filter_map(|row| Some((row, row.noticed.as_ref()?)));
+    if rows().next().is_some() {
+        page.push_str("\nlost elsewhere since the start, of each topic the last:\n");
+    }
+    for (row, last) in rows() {
+        let (route, topic, code, detail) =
+            (plain(&row.route), plain(&row.topic), plain(&last.code), plain(&last.detail));
+        let (skipped, forgotten) = (row.source_skipped, row.destination_forgotten);
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            page,
+            "  route {route}, {topic}: source_skipped: {skipped}, destination_forgotten: {forgotten}\n    {code}: {detail}"
+        );
+        let _ = writeln!(page, "    -> {}", plain(&last.remedy));
     }
 }
 
@@ -252,6 +272,25 @@ in the way:
 \nin quarantine since the start:
   route requests, persistent://public/default/orders-partition-3: quarantined: 3 entries
     -> at bank: bridge replay requests
+";
+        let page = render(&status);
+        assert!(page.contains(told), "{page}");
+    }
+
+    #[test]
+    fn what_was_lost_elsewhere_is_told_though_the_route_goes_on() {
+        let mut status = status();
+        status.routes[0].source_skipped = 12;
+        status.routes[0].noticed = Some(crate::relay::status::Noticed {
+            code: "source_skipped".into(),
+            detail: "12 entries".into(),
+            remedy: "raise the TTL".into(),
+        });
+        let told = "\
+\nlost elsewhere since the start, of each topic the last:
+  route requests, persistent://public/default/orders-partition-3: source_skipped: 12, destination_forgotten: 0
+    source_skipped: 12 entries
+    -> raise the TTL
 ";
         let page = render(&status);
         assert!(page.contains(told), "{page}");

@@ -11,6 +11,7 @@ use super::context::{Cluster, RouteSpec};
 use super::reason::Reason;
 use super::refused::{Range, Refused};
 use super::session::Halt;
+use super::trace::Trace;
 use super::window::Position;
 use crate::pulsar::connection::ConnectionError;
 use crate::pulsar::proto::{KeyLongValue, MessageId};
@@ -29,15 +30,16 @@ pub enum Hole {
     Named(Refused),
 }
 
-/// What the subscription's cursor says. Without an admin URL it cannot be known, and the refused entry itself has to be
-/// refused again.
-pub async fn read(cluster: &Cluster, topic: &TopicName, route: &RouteSpec) -> Result<Hole, Halt> {
+/// What the subscription's cursor says of refused entries, and the trace of the last acknowledgement. Without an admin
+/// URL neither can be known, and the refused entry itself has to be refused again.
+pub async fn read(cluster: &Cluster, topic: &TopicName, route: &RouteSpec) -> Result<(Hole, Trace), Halt> {
     let Some(rest) = &cluster.rest else {
-        return Ok(Hole::None);
+        return Ok((Hole::None, Trace::default()));
     };
     let properties =
         rest.cursor_properties(topic, &route.subscription).await.map_err(|error| unanswered(&error))?;
-    Ok(understood(&properties.unwrap_or_default(), route.generation))
+    let (properties, generation) = (properties.unwrap_or_default(), route.generation);
+    Ok((understood(&properties, generation), Trace::understood(&properties, generation)))
 }
 
 /// Why the source's admin API tells nothing.

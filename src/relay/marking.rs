@@ -42,6 +42,7 @@ impl Session<'_> {
             }
             None => hole::unnamed(self.route.generation, refused),
         };
+        let marker = self.properties(marker, last);
         if let Err(error) = hole::mark(self.subscription, marker, last).await {
             // The sink remembers it and says so again, until the marker stands.
             let detail = format!("{refused} was refused by the destination; marking failed: {error}");

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod context;
 pub mod drained;
 pub mod metrics;
+pub mod notice;
 pub mod reason;
 pub mod record;
 pub mod replay;
@@ -23,12 +24,17 @@ mod matching;
 mod routes;
 
 mod flow;
+mod forgotten;
 mod hole;
 mod marking;
 mod onward;
 mod owed;
+mod passed;
 mod session;
 mod source;
+mod survey;
+mod trace;
+mod watching;
 
 pub mod batching;
 pub mod refused;

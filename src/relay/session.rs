@@ -14,13 +14,18 @@ use tokio_util::sync::CancellationToken;
 use super::batching::Limits;
 use super::context::{Context, RouteSpec};
 use super::flow::Flow;
+use super::forgotten::Confirmed;
 use super::frames::{ENTRY_LEN_MAX, Kind, Open, Ready, SchemaAnswer, SchemaAsk, Stop};
 use super::hole;
 use super::lane::{FromSink, LaneHandle};
 use super::onward::Fed;
+use super::passed::Passed;
 use super::progress::Progress;
 use super::reason::Reason;
 use super::refused::Refused;
+use super::survey::Survey;
+use super::trace::Trace;
+use super::watching::{self, Looks};
 use super::window::Position;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery};
 use crate::pulsar::entry::Entry;
@@ -79,6 +84,12 @@ pub struct Session<'a> {
     pub(super) seen_feeders: &'a mut BTreeSet<String>,
     /// What this process acknowledged last.
     pub(super) acknowledged: &'a mut Option<Position>,
+    /// What the subscription passed without us.
+    pub(super) passed: &'a mut Passed,
+    /// What the destination confirmed.
+    pub(super) confirmed: &'a mut Confirmed,
+    /// What the last acknowledgement left at the cursor, as far as that can be read.
+    pub(super) trace: Trace,
     /// What the subscription's marker says was refused: it goes to the quarantine.
     pub(super) refused: Refused,
     /// Whether small entries are joined, and how far.
@@ -129,6 +140,7 @@ impl Session<'_> {
             Ok(ready) => {
                 let promise = if ready.effectively_once { "effectively-once" } else { "at-least-once" };
                 self.progress.running(promise);
+                self.take_stock(&ready);
                 let refused = self.refused.clone();
                 let mut flow = Flow::new(registration, session, &ready, self.joining, fed, refused);
                 let end = self.stream(&mut flow, &mut from_sink).await;
@@ -183,6 +195,8 @@ impl Session<'_> {
         let source = self.subscription.connection().clone();
         let mut last_position: Option<Answer> = None;
         let mut settle_by = None;
+        let jitter = watching::jitter(flow.session);
+        let (mut looks, mut survey) = (Looks::new(jitter), Survey::new(jitter));
         loop {
             let settles = drain.is_cancelled() || flow.ends_with.is_some();
             if settles && settle_by.is_none() {
@@ -226,7 +240,13 @@ impl Session<'_> {
                     last_position = Some(Box::pin(std::future::pending()));
                     flow.on_last_position(answer)
                 }
+                found = survey.next(self.context, self.route, self.topic, self.passed) => {
+                    self.tell_skipped(found);
+                    Ok(())
+                }
                 event = self.subscription.next(), if reads => self.on_event(flow, event).await,
+                // Only while nothing waits to be read.
+                due = looks.due(), if reads => self.look(flow, &mut looks, due).await,
                 () = sleep_until(watchdog), if reads => self.check_silence(flow).await,
                 () = sleep_until(show_at) => Ok(()),
             };
@@ -248,6 +268,9 @@ impl Session<'_> {
                     self.progress.row.confirmed += 1;
                     self.progress.row.quarantined += u64::from(flow.refused.holds(sequence_id));
                     self.progress.row.duplicates += u64::from(duplicate);
+                    if !flow.refused.holds(sequence_id) {
+                        self.confirmed.confirm(sequence_id);
+                    }
                     flow.window.receipt(sequence_id, duplicate).map_err(|reason| {
                         let detail = format!("receipt {sequence_id}, duplicate: {duplicate}");
                         SessionEnd::Halted(Halt::new(reason, &detail))
@@ -292,6 +315,7 @@ impl Session<'_> {
                 self.tell_rewind(&format!("{acknowledged} was acknowledged, {position} came again"));
             }
         }
+        self.passed.read(position);
         let entry = match readable(&delivery, position) {
             Ok(entry) => entry,
             Err(halt) => {
@@ -381,8 +405,10 @@ impl Session<'_> {
         if let Some(id) = position.sequence_id() {
             flow.refused.forget_through(id);
         }
+        self.passed.acknowledged(position);
         let marker = hole::properties(self.route.generation, &flow.refused);
-        self.subscription.acknowledge(id, marker).await.map_err(|_| SessionEnd::ConsumerLost)?;
+        let properties = self.properties(marker, Some(position));
+        self.subscription.acknowledge(id, properties).await.map_err(|_| SessionEnd::ConsumerLost)?;
         flow.last_acknowledged = Some(position);
         *self.acknowledged = Some(position);
         self.progress.owed.settle(|sent| sent <= position);
@@ -470,7 +496,7 @@ async fn at(instant: Option<Instant>) {
 }
 
 /// The answer about the topic's end, still to come.
-type Answer = Pin<Box<dyn Future<Output = Result<proto::LastMessageId, ConnectionError>> + Send>>;
+pub(super) type Answer = Pin<Box<dyn Future<Output = Result<proto::LastMessageId, ConnectionError>> + Send>>;
 
 async fn answered(answer: &mut Option<Answer>) -> Result<proto::LastMessageId, ConnectionError> {
     match answer {

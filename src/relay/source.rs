@@ -13,13 +13,16 @@ use tokio_util::sync::CancellationToken;
 use super::batching::Limits;
 use super::context::{Context, RouteSpec, Start};
 use super::drained;
+use super::forgotten::Confirmed;
 use super::hole::{self, Hole};
 use super::lane::LaneHandle;
+use super::passed::Passed;
 use super::progress::Progress;
 use super::reason::{Reason, Verdict};
 use super::refused::Refused;
 use super::session::{self, Halt, SessionEnd};
 use super::status::{End, State};
+use super::trace::Trace;
 use super::window::Position;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent};
 use crate::pulsar::proto::ServerError;
@@ -46,6 +49,10 @@ pub struct Source {
     seen_feeders: BTreeSet<String>,
     /// What this process acknowledged last.
     acknowledged: Option<Position>,
+    /// What the subscription passed without us.
+    passed: Passed,
+    /// What the destination confirmed.
+    confirmed: Confirmed,
     /// Whether small entries are joined, and how far: as the route says, less after a refusal.
     joining: Option<Limits>,
     /// Behind other replicas, after an attachment that came to nothing.
@@ -87,6 +94,8 @@ impl Source {
             resume_at: None,
             seen_feeders: BTreeSet::new(),
             acknowledged: None,
+            passed: Passed::default(),
+            confirmed: Confirmed::default(),
             joining,
             priority: 0,
         }
@@ -205,7 +214,8 @@ impl Source {
             return Ok(());
         }
         // Only now, and each time: another replica may have stopped here while we stood by.
-        let refused = match hole::read(&self.context.cluster, &self.topic, &self.route).await? {
+        let (hole, trace) = hole::read(&self.context.cluster, &self.topic, &self.route).await?;
+        let refused = match hole {
             Hole::None => Refused::default(),
             // It was read, so that there is an admin URL, as quarantine needs it.
             Hole::Named(refused) if self.route.quarantine.is_some() => refused,
@@ -217,7 +227,7 @@ impl Source {
         let give_up_at = Instant::now() + FRUITLESS_MAX;
         let mut retry = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
-            let end = self.run_session(&lane, subscription, refused.clone()).await;
+            let end = self.run_session(&lane, subscription, refused.clone(), trace).await;
             let had_run = self.progress.row.state == State::Running;
             let halt = match end {
                 SessionEnd::Drained => return Ok(()),
@@ -255,6 +265,7 @@ impl Source {
         lane: &LaneHandle,
         subscription: &mut Subscription,
         refused: Refused,
+        trace: Trace,
     ) -> SessionEnd {
         let session = session::Session {
             context: &self.context,
@@ -268,6 +279,9 @@ impl Source {
             resume_at: &mut self.resume_at,
             seen_feeders: &mut self.seen_feeders,
             acknowledged: &mut self.acknowledged,
+            passed: &mut self.passed,
+            confirmed: &mut self.confirmed,
+            trace,
             refused,
             joining: self.joining,
         };

@@ -73,6 +73,16 @@ pub struct PartitionStatus {
     /// Refused entries that went to the quarantine topic instead.
     #[serde(default)]
     pub quarantined: u64,
+    /// Entries that left the source's backlog before a bridge was handed them; where they cannot be counted exactly,
+    /// as many as is known.
+    #[serde(default)]
+    pub source_skipped: u64,
+    /// How often the destination did not know what it had confirmed.
+    #[serde(default)]
+    pub destination_forgotten: u64,
+    /// The last such loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noticed: Option<Noticed>,
     /// Entries sent and not yet confirmed; at a source also those of a session that ended before their receipts,
     /// until they are acknowledged.
     pub in_flight: u64,
@@ -81,6 +91,17 @@ pub struct PartitionStatus {
     /// Milliseconds since something waits without getting on: what was read for its confirmation, or the route for
     /// what is not healthy. 0 while it is idle, advances, or waits for what is healthy to wait for.
     pub stalled_ms: u64,
+}
+
+/// A loss that the route did not cause, and that did not stop it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noticed {
+    /// `source_skipped` or `destination_forgotten`.
+    pub code: String,
+    /// What it was, and how much.
+    pub detail: String,
+    /// What an operator can do about it.
+    pub remedy: String,
 }
 
 /// What tells rows apart. The sites are part of it: two peers may give one name to their routes.

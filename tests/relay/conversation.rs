@@ -29,6 +29,8 @@ struct Consumer {
     /// The request that waits for its success.
     unanswered: Option<u64>,
     failover: bool,
+    /// A reader, which is given what lies before the mark-delete position as well.
+    browses: bool,
 }
 
 /// Serves one connection to its end.
@@ -121,7 +123,9 @@ impl Conversation {
             while let Some(((ledger, entry), stored)) =
                 state.log.get(consumer.next).filter(|_| consumer.permits > 0)
             {
-                if state.acked.contains(&(*ledger, *entry)) {
+                let is_passed =
+                    state.mark_delete.is_some_and(|mark| signed((*ledger, *entry)) <= signed(mark));
+                if !consumer.browses && (is_passed || state.acked.contains(&(*ledger, *entry))) {
                     consumer.next += 1;
                     continue;
                 }
@@ -211,12 +215,19 @@ impl Conversation {
     }
 
     fn subscribe(&mut self, subscribe: proto::Subscribe) {
+        let mark_delete = self.shared.lock().mark_delete;
+        // As Pulsar has it, a reader begins with the very entry that it names.
+        let before = |start: &MessageId| {
+            (start.ledger, if start.entry == u64::MAX { start.entry } else { start.entry.wrapping_sub(1) })
+        };
+        let start = subscribe.start_message_id.as_ref().map(before);
         self.consumer = Some(Consumer {
             id: subscribe.consumer_id,
-            next: self.after_mark_delete(),
+            next: self.after(start.or(mark_delete)),
             permits: 0,
             unanswered: Some(subscribe.request_id),
             failover: subscribe.sub_type == 2,
+            browses: subscribe.durable == Some(false),
         });
         let manner = self.shared.lock().manner;
         match manner {
@@ -256,9 +267,8 @@ impl Conversation {
         self.say(r#type, |command| command.active_consumer_change = active_consumer_change);
     }
 
-    fn after_mark_delete(&self) -> usize {
+    fn after(&self, mark: Option<(u64, u64)>) -> usize {
         let state = self.shared.lock();
-        let mark = state.mark_delete;
         state
             .log
             .iter()

@@ -109,5 +109,10 @@ pub fn acks(events: &[Event]) -> Vec<(u64, u64)> {
     events.iter().filter_map(at).collect()
 }
 
+/// Of the properties of an acknowledgement those that mark refused entries; every one says where it stands beside that.
+pub fn marker(properties: &[(String, u64)]) -> Vec<(String, u64)> {
+    properties.iter().filter(|(key, _)| key.starts_with("bridge.hole.")).cloned().collect()
+}
+
 /// Longer than anything here may take; shorter than nobody's patience.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -11,6 +11,7 @@ mod conversation;
 mod drain_test;
 mod faults_test;
 mod journal;
+mod losses_test;
 mod malice_test;
 mod next_version_test;
 mod pair;

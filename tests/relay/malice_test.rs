@@ -119,8 +119,8 @@ async fn a_changed_declaration_waits_for_what_it_replaces() {
     // The second was over before its turn came.
     assert_eq!((first.generation, last.generation), (1, 3));
     let events = journal.events();
-    let place = |wanted: &Event| events.iter().position(|event| event == wanted).unwrap();
-    let acknowledged = place(&Event::Acked { at: (LEDGER, 0), properties: Vec::new() });
+    let is_acknowledged = |event: &Event| matches!(event, Event::Acked { at: (LEDGER, 0), .. });
+    let acknowledged = events.iter().position(is_acknowledged).unwrap();
     // A subscription's creation and its consumer's, for each peer.
     assert_eq!(commands(&events[..acknowledged], "source", kind::SUBSCRIBE), 4);
     drop((bank, partner));

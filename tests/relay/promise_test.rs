@@ -73,9 +73,10 @@ async fn a_refused_entry_stops_the_route_behind_its_predecessors_and_leaves_the_
         // And everything that was refused, by first and last id.
         marker.insert((format!("bridge.hole.{}", id(4)), id(4)));
         let marked = events.iter().find_map(|event| match event {
-            Event::Acked { at, properties } if !properties.is_empty() => Some((*at, properties.clone())),
-            Event::Acked { .. } | Event::Command(..) | Event::EarlyFlow => None,
-            Event::Receipt { .. } | Event::Refused { .. } => None,
+            Event::Acked { at, properties } => {
+                Some((*at, crate::journal::marker(properties))).filter(|(_, marker)| !marker.is_empty())
+            }
+            Event::Command(..) | Event::EarlyFlow | Event::Receipt { .. } | Event::Refused { .. } => None,
         });
         let (at, properties) = marked.expect("no hole marker was left");
         assert_eq!((at, properties.into_iter().collect()), ((LEDGER, 3), marker));

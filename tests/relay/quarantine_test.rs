@@ -49,7 +49,7 @@ fn quarantined(pair: &Pair) -> Vec<u64> {
 }
 
 fn marker(pair: &Pair) -> Vec<(String, u64)> {
-    pair.source.with(|state| state.properties.clone())
+    pair.source.with(|state| crate::journal::marker(&state.properties))
 }
 
 /// Everything but the refused is at the destination, once and in order; these are in the quarantine, once; nothing is
@@ -104,7 +104,7 @@ async fn the_marker_stands_before_the_record_is_written() {
     pair.connect().await;
     until_all_acknowledged(&pair).await;
     let events = pair.journal.events();
-    let marked = |event: &Event| matches!(event, Event::Acked { properties, .. } if !properties.is_empty());
+    let marked = |event: &Event| matches!(event, Event::Acked { properties, .. } if !crate::journal::marker(properties).is_empty());
     let recorded = Event::Receipt { sequence_id: id(0), duplicate: false };
     let at = |wanted: &dyn Fn(&Event) -> bool| events.iter().position(wanted).unwrap();
     assert!(at(&marked) < at(&|event| *event == recorded), "{events:#?}");
@@ -169,7 +169,7 @@ async fn a_restart_that_finds_the_marker_goes_on_with_the_record_also_when_the_c
     let Pair { riskfuel, bank, .. } = pair;
     riskfuel.stop().await;
     bank.stop().await;
-    assert_ne!(pair.source.with(|state| state.properties.clone()), []);
+    assert_ne!(pair.source.with(|state| crate::journal::marker(&state.properties)), []);
     // Both begin anew, and the destination would now take what it refused: as a duplicate, because of its successors.
     pair.riskfuel = Pair::quarantining_source(&pair.source, None).await;
     pair.bank = Side::start("bank", &pair.sink, Vec::new(), quarantine_receiving(), true);

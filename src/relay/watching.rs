@@ -1,0 +1,149 @@
+//! What a source's session does to notice losses that are not its own: looks at the cursor now and then, has suspects
+//! looked at, tells what was lost, and asks at its beginning whether the destination still knows what it confirmed.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::flow::Flow;
+use super::frames::Ready;
+use super::hole;
+use super::notice::{self, Notice};
+use super::session::{Answer, Session, SessionEnd};
+use super::survey::Found;
+use super::trace::Trace;
+use super::window::Position;
+use crate::pulsar::connection::ConnectionError;
+use crate::pulsar::proto::{KeyLongValue, LastMessageId, MessageId};
+
+/// When the cursor is looked at, and the answer that is awaited.
+pub(super) struct Looks {
+    at: Instant,
+    every: Duration,
+    asked: Option<Answer>,
+}
+
+/// What is to be done.
+pub(super) enum Due {
+    Ask,
+    Take(Result<LastMessageId, ConnectionError>),
+}
+
+impl Looks {
+    /// The first look follows soon; `jitter` spreads those of many topics.
+    pub(super) fn new(jitter: Duration) -> Self {
+        Self { at: Instant::now() + LOOK_AGAIN + jitter, every: LOOK_EVERY + jitter * 8, asked: None }
+    }
+
+    /// Cancel-safe.
+    pub(super) async fn due(&mut self) -> Due {
+        let Some(asked) = &mut self.asked else {
+            sleep_until(self.at).await;
+            return Due::Ask;
+        };
+        let answer = asked.await;
+        self.asked = None;
+        Due::Take(answer)
+    }
+}
+
+/// From 0 to about a second, by the session's number: those of one process are neighbours.
+pub(super) fn jitter(session: u64) -> Duration {
+    Duration::from_millis(session.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54)
+}
+
+impl Session<'_> {
+    /// A session begins: what is known of the cursor, and whether the destination knows less than it confirmed.
+    pub(super) fn take_stock(&mut self, ready: &Ready) {
+        let (last, effectively_once) = (ready.last_sequence_id, ready.effectively_once);
+        self.passed.begin(&self.trace, last, effectively_once, self.context.cluster.single_replica);
+        let Some(forgotten) = self.confirmed.begin(self.trace.confirmed, last, effectively_once) else {
+            return;
+        };
+        let knows = forgotten.knows.map_or_else(
+            || "nothing under the route's name".into(),
+            |id| format!("{} as its last", Position::of_sequence_id(id)),
+        );
+        let detail = format!(
+            "{} was confirmed, and {} knows {knows}: its topic was deleted, restored or replaced, or its \
+             deduplication state collected; what was unconfirmed may come twice, and what a deleted topic held is gone",
+            Position::of_sequence_id(forgotten.confirmed),
+            self.route.to
+        );
+        self.progress.row.destination_forgotten += 1;
+        Notice::DestinationForgotten.tell(self.progress, detail);
+    }
+
+    /// What every acknowledgement leaves at the cursor: the marker of what is refused, and the trace.
+    pub(super) fn properties(&self, marker: Vec<KeyLongValue>, at: Option<Position>) -> Vec<KeyLongValue> {
+        let at = at.max(self.passed.accounted());
+        let trace = Trace { at, confirmed: self.confirmed.highest() };
+        marker.into_iter().chain(trace.properties(self.route.generation)).collect()
+    }
+
+    pub(super) async fn look(
+        &mut self,
+        flow: &mut Flow,
+        looks: &mut Looks,
+        due: Due,
+    ) -> Result<(), SessionEnd> {
+        let answer = match due {
+            Due::Ask => {
+                let asked =
+                    self.subscription.last_message_id().await.map_err(|_| SessionEnd::ConsumerLost)?;
+                looks.asked = Some(Box::pin(asked));
+                return Ok(());
+            }
+            Due::Take(answer) => answer.map_err(|_| SessionEnd::ConsumerLost)?,
+        };
+        let again = self.passed.look(&answer) || !self.passed.suspects().is_empty();
+        looks.at = Instant::now() + if again { LOOK_AGAIN } else { looks.every };
+        match answer.consumer_mark_delete_position {
+            Some(marked) if flow.is_settled() => self.restate(flow, marked).await,
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Somebody moved the cursor and took our properties away, or they say what no longer holds: they are written
+    /// again, where the cursor stands anyway.
+    async fn restate(&mut self, flow: &mut Flow, marked: MessageId) -> Result<(), SessionEnd> {
+        let Some(at) = self.passed.restates(&marked, self.confirmed.is_stale()) else {
+            return Ok(());
+        };
+        self.confirmed.restated();
+        self.passed.acknowledged(at);
+        let marker = hole::properties(self.route.generation, &flow.refused);
+        let properties = self.properties(marker, Some(at));
+        self.subscription.acknowledge(marked, properties).await.map_err(|_| SessionEnd::ConsumerLost)
+    }
+
+    /// What a look at the suspects found.
+    pub(super) fn tell_skipped(&mut self, found: Found) {
+        let findings = match found {
+            Ok(findings) => findings,
+            Err(error) => {
+                let (route, topic) = (&self.route.name, self.topic);
+                tracing::warn!(
+                    %route, %topic, %error,
+                    remedy = "let the bridge's role read the topic by subscriptions of any name",
+                    "the subscription passed positions that no reader can be had for: losses there are not noticed"
+                );
+                return;
+            }
+        };
+        for (stretch, amount) in findings {
+            // What was handed on meanwhile is not lost, and the rest is looked at again.
+            let is_whole = self.passed.settle(&stretch);
+            let Some(amount) = amount.filter(|_| is_whole) else {
+                continue;
+            };
+            self.progress.row.source_skipped += amount.number();
+            Notice::SourceSkipped.tell(self.progress, notice::extent(&stretch, amount));
+        }
+    }
+}
+
+/// Soon enough for an operator, and cheap: one question for each topic.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// What a broker was about to deliver has come by then.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -23,6 +23,7 @@ import case_compare  # noqa: E402
 import case_entries  # noqa: E402
 import case_faults  # noqa: E402
 import case_flow  # noqa: E402
+import case_loss  # noqa: E402
 import case_quarantine  # noqa: E402
 import case_reasons  # noqa: E402
 import case_remedies  # noqa: E402
@@ -43,7 +44,7 @@ CASES = {
         case_faults.reshaped, case_faults.restart_stays_stopped, case_reasons.reasons, case_remedies.remedies, case_auth.auth,
         case_rights.rights,
         case_routes.patterns, case_routes.chain, case_routes.mesh, case_traps.claims, case_quarantine.quarantine,
-        case_quarantine.foreign_schema,
+        case_quarantine.foreign_schema, case_loss.skipped,
         case_traps.thousands, case_traps.unprepared, case_traps.smaller, case_traps.capped,
         case_traps.rewound,
         case_flow.active_active, case_flow.bulk, case_flow.backlog, case_replicas.replicas, case_faults.kills,
@@ -54,7 +55,7 @@ MEASURES = {
     case.__name__: case
     for case in (
         case_compare.against_pulsar_rs, case_replicas.takeover, case_replicas.frozen, case_replicas.vanished,
-        case_upgrade.upgrade, case_routes.ring,
+        case_upgrade.upgrade, case_routes.ring, case_loss.evicted,
     )
 }  # fmt: skip
 COLUMNS = (

@@ -293,7 +293,11 @@ impl Session<'_> {
         }
     }
 
-    async fn on_event(&mut self, flow: &mut Flow, event: Option<ConsumerEvent>) -> Result<(), SessionEnd> {
+    pub(super) async fn on_event(
+        &mut self,
+        flow: &mut Flow,
+        event: Option<ConsumerEvent>,
+    ) -> Result<(), SessionEnd> {
         flow.heard_at = Instant::now();
         match event {
             Some(ConsumerEvent::Entry(delivery)) => self.on_entry(flow, delivery).await,
@@ -425,32 +429,10 @@ impl Session<'_> {
         self.lane.tell(Kind::SchemaAnswer(answer)).await;
         Ok(())
     }
-
-    /// Nothing came for long. If there is something to come, the broker has forgotten us: subscribe again.
-    async fn check_silence(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
-        let asked = self.subscription.last_message_id().await.map_err(|_| SessionEnd::ConsumerLost)?;
-        let answer = tokio::select! {
-            answer = asked => answer.map_err(|_| SessionEnd::ConsumerLost)?,
-            event = self.subscription.next() => return self.on_event(flow, event).await,
-        };
-        flow.heard_at = Instant::now();
-        let last = Position { ledger: answer.last_message_id.ledger, entry: answer.last_message_id.entry };
-        let marked = answer.consumer_mark_delete_position;
-        if let Some(marked) = &marked {
-            // Another replica acknowledged what this one had sent, or somebody skipped it.
-            self.progress.owed.settle(|sent| covers(marked, sent));
-        }
-        if !flow.is_settled() || marked.is_none_or(|marked| covers(&marked, last)) {
-            return Ok(());
-        }
-        // What is at the end may never be delivered (markers, aborted transactions): asking again is harmless.
-        tracing::info!(topic = %self.topic, "backlog without deliveries: subscribing again");
-        Err(SessionEnd::ConsumerLost)
-    }
 }
 
 /// Whether the subscription's mark-delete position covers `position`. The broker's −1 are "before everything".
-fn covers(marked: &MessageId, position: Position) -> bool {
+pub(super) fn covers(marked: &MessageId, position: Position) -> bool {
     (marked.ledger as i64, marked.entry as i64) >= (position.ledger as i64, position.entry as i64)
 }
 

@@ -9,7 +9,7 @@ use super::flow::Flow;
 use super::frames::Ready;
 use super::hole;
 use super::notice::{self, Notice};
-use super::session::{Answer, Session, SessionEnd};
+use super::session::{Answer, Session, SessionEnd, covers};
 use super::survey::Found;
 use super::trace::Trace;
 use super::window::Position;
@@ -115,6 +115,28 @@ impl Session<'_> {
         let marker = hole::properties(self.route.generation, &flow.refused);
         let properties = self.properties(marker, Some(at));
         self.subscription.acknowledge(marked, properties).await.map_err(|_| SessionEnd::ConsumerLost)
+    }
+
+    /// Nothing came for long. If there is something to come, the broker has forgotten us: subscribe again.
+    pub(super) async fn check_silence(&mut self, flow: &mut Flow) -> Result<(), SessionEnd> {
+        let asked = self.subscription.last_message_id().await.map_err(|_| SessionEnd::ConsumerLost)?;
+        let answer = tokio::select! {
+            answer = asked => answer.map_err(|_| SessionEnd::ConsumerLost)?,
+            event = self.subscription.next() => return self.on_event(flow, event).await,
+        };
+        flow.heard_at = Instant::now();
+        let last = Position { ledger: answer.last_message_id.ledger, entry: answer.last_message_id.entry };
+        let marked = answer.consumer_mark_delete_position;
+        if let Some(marked) = &marked {
+            // Another replica acknowledged what this one had sent, or somebody skipped it.
+            self.progress.owed.settle(|sent| covers(marked, sent));
+        }
+        if !flow.is_settled() || marked.is_none_or(|marked| covers(&marked, last)) {
+            return Ok(());
+        }
+        // What is at the end may never be delivered (markers, aborted transactions): asking again is harmless.
+        tracing::info!(topic = %self.topic, "backlog without deliveries: subscribing again");
+        Err(SessionEnd::ConsumerLost)
     }
 
     /// What a look at the suspects found.

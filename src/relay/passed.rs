@@ -121,6 +121,10 @@ impl Passed {
             // What another replica relayed meanwhile only the cursor can tell.
             self.accounted = None;
         }
+        // Another process went on, and what lies before that is its to tell.
+        if let Some(at) = trace.at.map(behind).filter(|at| self.accounted.is_some_and(|ours| *at > ours)) {
+            self.suspects.retain(|suspect| suspect.to > at);
+        }
         self.reached = u64::try_from(last_sequence_id).ok().map(Position::of_sequence_id);
         self.account(trace.at.max(self.reached));
         (self.next, self.ahead, self.sure) = (self.accounted, None, effectively_once);
@@ -207,6 +211,13 @@ impl Passed {
             self.looked_at.drain(..surplus);
         }
         is_whole
+    }
+
+    /// They cannot be looked at.
+    pub fn give_up(&mut self) {
+        for stretch in self.suspects.clone() {
+            self.settle(&stretch);
+        }
     }
 
     /// Whether what lies behind the accounted positions is certainly not at the destination.

@@ -130,14 +130,25 @@ impl Replay<'_> {
     ) -> Result<(), ConnectionError> {
         let closed =
             || ConnectionError::Lost("the broker closed the consumer of the quarantine topic".into());
-        let end = subscription.last_message_id().await?.await?;
-        let last = order(&end.last_message_id);
-        if end.consumer_mark_delete_position.is_some_and(|marked| order(&marked) >= last) {
-            return Ok(());
-        }
+        let asked = subscription.last_message_id().await?;
+        tokio::pin!(asked);
+        let (mut last, mut at) = (None, None);
         while summary.records < self.limit {
+            if last.is_some_and(|last| at >= Some(last)) {
+                return Ok(());
+            }
+            // The answer may wait behind entries that nobody takes.
+            let event = tokio::select! {
+                answer = &mut asked, if last.is_none() => {
+                    let answer = answer?;
+                    last = Some(order(&answer.last_message_id));
+                    at = at.max(answer.consumer_mark_delete_position.as_ref().map(order));
+                    continue;
+                }
+                event = timeout(QUIET, subscription.next()) => event,
+            };
             // Where the last ones were acknowledged singly, they do not come again, and silence is all that says so.
-            let Ok(event) = timeout(QUIET, subscription.next()).await else {
+            let Ok(event) = event else {
                 return Ok(());
             };
             let delivery = match event {
@@ -152,11 +163,8 @@ impl Replay<'_> {
             if let Some(told) = self.one(message.ok(), subscription, id, summary).await? {
                 tell(&told);
             }
-            let is_last = order(&delivery.id) >= last;
+            at = Some(order(&delivery.id));
             drop(delivery);
-            if is_last {
-                return Ok(());
-            }
             subscription.taken(messages, stored_len).await?;
         }
         Ok(())

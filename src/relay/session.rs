@@ -241,7 +241,7 @@ impl Session<'_> {
                     flow.on_last_position(answer)
                 }
                 found = survey.next(self.context, self.route, self.topic, self.passed) => {
-                    self.tell_skipped(found);
+                    self.tell_skipped(&mut looks, found);
                     Ok(())
                 }
                 event = self.subscription.next(), if reads => self.on_event(flow, event).await,
@@ -268,13 +268,13 @@ impl Session<'_> {
                     self.progress.row.confirmed += 1;
                     self.progress.row.quarantined += u64::from(flow.refused.holds(sequence_id));
                     self.progress.row.duplicates += u64::from(duplicate);
-                    if !flow.refused.holds(sequence_id) {
-                        self.confirmed.confirm(sequence_id);
-                    }
                     flow.window.receipt(sequence_id, duplicate).map_err(|reason| {
                         let detail = format!("receipt {sequence_id}, duplicate: {duplicate}");
                         SessionEnd::Halted(Halt::new(reason, &detail))
                     })?;
+                    if !flow.refused.holds(sequence_id) {
+                        self.confirmed.confirm(sequence_id);
+                    }
                 }
                 flow.settle_skip();
                 if flow.window.has_acknowledgeable() && flow.ack_at.is_none() {
@@ -461,13 +461,12 @@ fn settled(flow: &mut Flow) -> SessionEnd {
     flow.ends_with.take().map_or(SessionEnd::Drained, SessionEnd::Halted)
 }
 
-/// And one that has waited for it long enough.
+/// And one that has waited for it long enough: what it is about is met again.
 fn unsettled(flow: &mut Flow) -> SessionEnd {
-    let Some(Halt { reason, detail, had_run }) = flow.ends_with.take() else {
-        return SessionEnd::Drained;
-    };
-    let detail = format!("{detail}; not all before it is acknowledged: restart, and skip nothing until then");
-    SessionEnd::Halted(Halt { reason, detail, had_run })
+    flow.ends_with.take().map_or(SessionEnd::Drained, |Halt { detail, .. }| {
+        let detail = format!("{detail}; not all before it is confirmed");
+        SessionEnd::Halted(Halt::new(Reason::DestinationRetry, &detail))
+    })
 }
 
 async fn at(instant: Option<Instant>) {

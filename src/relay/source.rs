@@ -229,7 +229,7 @@ impl Source {
         loop {
             let end = self.run_session(&lane, subscription, refused.clone(), trace).await;
             let had_run = self.progress.row.state == State::Running;
-            let halt = match end {
+            let mut halt = match end {
                 SessionEnd::Drained => return Ok(()),
                 SessionEnd::ConsumerLost => {
                     Halt::new(Reason::Starting, "the source broker closed the consumer")
@@ -239,6 +239,10 @@ impl Source {
                 SessionEnd::Halted(halt) => halt,
             };
             if halt.reason == Reason::BatchRefused {
+                if self.joining.is_none() {
+                    // Nothing was joined: whatever it means, soon is not the time to try again.
+                    halt.reason = Reason::RefusedByPeer;
+                }
                 self.joining = self.joining.and_then(Limits::smaller);
             }
             // One whose sink is not ready leaves the partition to another replica.

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::context::{Context, RouteSpec};
@@ -76,11 +77,15 @@ struct Ground {
 impl Ground {
     async fn look_at(self, stretches: Vec<Stretch>, sure: bool) -> Found {
         let mut findings = Vec::with_capacity(stretches.len());
+        let mut failed = None;
         for stretch in stretches {
-            let deadline = Instant::now() + LOOK_DEADLINE;
-            let late = |_| ConnectionError::Lost("the topic could not be read in time".into());
-            let seen = timeout_at(deadline + LOOK_DEADLINE, self.read(&stretch, deadline));
-            let seen = seen.await.map_err(late)??;
+            let seen = match self.see(&stretch).await {
+                Ok(seen) => seen,
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            };
             let in_one = seen.first.is_some_and(|first| first.ledger == stretch.from.ledger);
             // Asked only where something was lost, and where it spans ledgers. Without an answer less is claimed.
             let ledgers = match &self.context.cluster.rest {
@@ -91,12 +96,25 @@ impl Ground {
             };
             findings.push((stretch, seen.amount(&stretch, ledgers.as_deref(), sure)));
         }
-        Ok(findings)
+        match failed {
+            Some(error) if findings.is_empty() => Err(error),
+            Some(_) | None => Ok(findings),
+        }
+    }
+
+    async fn see(&self, stretch: &Stretch) -> Result<Seen, ConnectionError> {
+        let late = || ConnectionError::Lost("the topic could not be read in time".into());
+        let _place = SURVEYS.acquire().await.map_err(|_| late())?;
+        let deadline = Instant::now() + LOOK_DEADLINE;
+        let seen = timeout_at(deadline + LOOK_DEADLINE, self.read(stretch, deadline));
+        let seen = seen.await.map_err(|_| late())??;
+        // Nothing came in time: that says nothing.
+        if seen.complete || seen.first.is_some() { Ok(seen) } else { Err(late()) }
     }
 
     async fn read(&self, stretch: &Stretch, deadline: Instant) -> Result<Seen, ConnectionError> {
         let connection = self.context.cluster.client.connect_to_owner(&self.topic).await?;
-        let name = format!("bridge.looks.{}", self.context.instance);
+        let name = format!("bridge.looks.{}.{}", self.context.instance, self.route.name);
         // A broker begins with this very entry (`PersistentTopic.getNonDurableSubscription`, for ids of batches), and
         // might begin behind it. In front of a ledger's first entry stands −1.
         let Position { ledger, entry } = stretch.from;
@@ -179,7 +197,9 @@ fn position(id: &MessageId) -> Position {
 
 /// As many as are counted; beyond it positions have to do.
 const ENTRIES_MAX: usize = 10_000;
-const BYTES_MAX: usize = 64 << 20;
+const BYTES_MAX: usize = 4 << 20;
+/// Of a whole process at once: a broker's restart ends the ledgers of all its topics.
+static SURVEYS: Semaphore = Semaphore::const_new(16);
 const INBOX_BYTES: usize = 256 << 10;
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 /// What fails less often in a row passes by itself.

@@ -19,7 +19,8 @@ pub struct Trace {
 impl Trace {
     /// As the cursor's properties have it.
     pub fn understood(properties: &BTreeMap<String, u64>, generation: u32) -> Self {
-        let at = properties.get(LEDGER).zip(properties.get(ENTRY));
+        let is_position = |(ledger, entry): &(&u64, &u64)| (**ledger).max(**entry) < 1 << 63;
+        let at = properties.get(LEDGER).zip(properties.get(ENTRY)).filter(is_position);
         Self {
             at: at.map(|(ledger, entry)| Position { ledger: *ledger, entry: *entry }),
             confirmed: properties.get(&confirmed_key(generation)).copied(),

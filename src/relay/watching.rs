@@ -35,6 +35,11 @@ impl Looks {
         Self { at: Instant::now() + LOOK_AGAIN + jitter, every: LOOK_EVERY + jitter * 8, asked: None }
     }
 
+    /// What was found may have to be said at the cursor.
+    fn soon(&mut self) {
+        self.at = self.at.min(Instant::now() + LOOK_AGAIN);
+    }
+
     /// Cancel-safe.
     pub(super) async fn due(&mut self) -> Due {
         let Some(asked) = &mut self.asked else {
@@ -96,7 +101,7 @@ impl Session<'_> {
             }
             Due::Take(answer) => answer.map_err(|_| SessionEnd::ConsumerLost)?,
         };
-        let again = self.passed.look(&answer) || !self.passed.suspects().is_empty();
+        let again = self.passed.look(&answer);
         looks.at = Instant::now() + if again { LOOK_AGAIN } else { looks.every };
         match answer.consumer_mark_delete_position {
             Some(marked) if flow.is_settled() => self.restate(flow, marked).await,
@@ -140,10 +145,12 @@ impl Session<'_> {
     }
 
     /// What a look at the suspects found.
-    pub(super) fn tell_skipped(&mut self, found: Found) {
+    pub(super) fn tell_skipped(&mut self, looks: &mut Looks, found: Found) {
         let findings = match found {
             Ok(findings) => findings,
             Err(error) => {
+                self.passed.give_up();
+                looks.soon();
                 let (route, topic) = (&self.route.name, self.topic);
                 tracing::warn!(
                     %route, %topic, %error,
@@ -153,6 +160,9 @@ impl Session<'_> {
                 return;
             }
         };
+        if !findings.is_empty() {
+            looks.soon();
+        }
         for (stretch, amount) in findings {
             // What was handed on meanwhile is not lost, and the rest is looked at again.
             let is_whole = self.passed.settle(&stretch);

@@ -75,6 +75,12 @@ impl RouteSpec {
     pub fn carries(&self, topic: &TopicName) -> bool {
         self.topics.contains(&topic.base()) || self.patterns.take(topic)
     }
+
+    /// The topic's name at the destination, without its partition; empty where it is the same.
+    pub fn renamed(&self, topic: &TopicName) -> String {
+        let (base, there) = (topic.base(), self.renaming.destination(&topic.base()));
+        if there == base { String::new() } else { there.to_string() }
+    }
 }
 
 /// What every task of the relay gets.

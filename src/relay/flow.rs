@@ -28,8 +28,8 @@ pub(super) struct Flow {
     pub(super) ends_with: Option<Halt>,
     pub(super) ack_at: Option<Instant>,
     pub(super) last_acknowledged: Option<Position>,
-    /// This session has read an entry.
-    pub(super) has_read: bool,
+    /// The last entry that this session read.
+    pub(super) read_to: Option<Position>,
     /// What goes to the quarantine in this session, and stays marked until it is acknowledged.
     pub(super) refused: Refused,
     pub(super) heard_at: Instant,
@@ -59,7 +59,7 @@ impl Flow {
             ends_with: None,
             ack_at: None,
             last_acknowledged: None,
-            has_read: false,
+            read_to: None,
             refused,
             heard_at: Instant::now(),
             fed,

@@ -86,6 +86,8 @@ pub struct Session<'a> {
     pub(super) acknowledged: &'a mut Option<Position>,
     /// What the subscription passed without us.
     pub(super) passed: &'a mut Passed,
+    /// Finds out whether that was a loss.
+    pub(super) survey: &'a mut Survey,
     /// What the destination confirmed.
     pub(super) confirmed: &'a mut Confirmed,
     /// What the last acknowledgement left at the cursor, as far as that can be read.
@@ -119,7 +121,7 @@ impl Session<'_> {
             topic: self.topic.to_string(),
             partitions: self.partitions,
             generation: self.route.generation,
-            destination: renamed(self.route, self.topic),
+            destination: self.route.renamed(self.topic),
             fed_by: fed.sites(),
             any_partitions: self.route.any_partitions,
             quarantine: self.quarantine().map(ToString::to_string),
@@ -144,7 +146,7 @@ impl Session<'_> {
                 let refused = self.refused.clone();
                 let mut flow = Flow::new(registration, session, &ready, self.joining, fed, refused);
                 let end = self.stream(&mut flow, &mut from_sink).await;
-                if flow.has_read {
+                if flow.read_to.is_some() {
                     *self.resume_at = flow.lowest_unconfirmed();
                 }
                 end
@@ -196,7 +198,8 @@ impl Session<'_> {
         let mut last_position: Option<Answer> = None;
         let mut settle_by = None;
         let jitter = watching::jitter(flow.session);
-        let (mut looks, mut survey) = (Looks::new(jitter), Survey::new(jitter));
+        let mut looks = Looks::new(jitter);
+        self.survey.begin(jitter);
         loop {
             let settles = drain.is_cancelled() || flow.ends_with.is_some();
             if settles && settle_by.is_none() {
@@ -240,7 +243,7 @@ impl Session<'_> {
                     last_position = Some(Box::pin(std::future::pending()));
                     flow.on_last_position(answer)
                 }
-                found = survey.next(self.context, self.route, self.topic, self.passed) => {
+                found = self.survey.next(self.context, self.route, self.topic, self.passed) => {
                     self.tell_skipped(&mut looks, found);
                     Ok(())
                 }
@@ -309,9 +312,9 @@ impl Session<'_> {
 
     async fn on_entry(&mut self, flow: &mut Flow, delivery: Delivery) -> Result<(), SessionEnd> {
         let position = Position { ledger: delivery.id.ledger, entry: delivery.id.entry };
-        if !flow.has_read {
+        let is_repeated = flow.read_to == Some(position);
+        if flow.read_to.is_none() {
             self.hold_to_order(position).await?;
-            flow.has_read = true;
             let is_known = position.sequence_id().is_some_and(|id| flow.window.has_seen(id));
             if let Some(acknowledged) = self.acknowledged.filter(|acknowledged| position <= *acknowledged)
                 && is_known
@@ -319,6 +322,7 @@ impl Session<'_> {
                 self.tell_rewind(&format!("{acknowledged} was acknowledged, {position} came again"));
             }
         }
+        flow.read_to = Some(position);
         self.passed.read(position);
         let entry = match readable(&delivery, position) {
             Ok(entry) => entry,
@@ -329,7 +333,10 @@ impl Session<'_> {
         };
         let (messages, stored_len) = (entry.facts().messages(), delivery.stored.len());
         let skips = flow.fed.skips(self.route, entry.facts(), self.seen_feeders)?;
-        if skips {
+        if is_repeated {
+            // pulsar-lite does at times. It is on its way already.
+            tracing::debug!(route = %self.route.name, topic = %self.topic, %position, "delivered twice");
+        } else if skips {
             self.progress.row.skipped += 1;
             flow.skip = Some(position);
             flow.settle_skip();
@@ -389,7 +396,7 @@ impl Session<'_> {
             Err(_) => SessionEnd::ConsumerLost,
             Ok(marked) if covers(&marked, Position::of_sequence_id(meet)) => {
                 // Nothing that was read says where reading has to go on.
-                flow.has_read = false;
+                flow.read_to = None;
                 *self.resume_at = None;
                 self.progress.owed.settle(|sent| covers(&marked, sent));
                 let detail = "entries that the destination has were skipped or expired at the source";
@@ -434,12 +441,6 @@ impl Session<'_> {
 /// Whether the subscription's mark-delete position covers `position`. The broker's −1 are "before everything".
 pub(super) fn covers(marked: &MessageId, position: Position) -> bool {
     (marked.ledger as i64, marked.entry as i64) >= (position.ledger as i64, position.entry as i64)
-}
-
-/// The topic's name at the destination, where it is another; without its partition.
-fn renamed(route: &RouteSpec, topic: &TopicName) -> String {
-    let (base, there) = (topic.base(), route.renaming.destination(&topic.base()));
-    if there == base { String::new() } else { there.to_string() }
 }
 
 /// The entry, or why it is none that can be relayed.

@@ -22,6 +22,7 @@ use super::reason::{Reason, Verdict};
 use super::refused::Refused;
 use super::session::{self, Halt, SessionEnd};
 use super::status::{End, State};
+use super::survey::Survey;
 use super::trace::Trace;
 use super::window::Position;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent};
@@ -51,6 +52,8 @@ pub struct Source {
     acknowledged: Option<Position>,
     /// What the subscription passed without us.
     passed: Passed,
+    /// Finds out whether that was a loss.
+    survey: Survey,
     /// What the destination confirmed.
     confirmed: Confirmed,
     /// Whether small entries are joined, and how far: as the route says, less after a refusal.
@@ -95,6 +98,7 @@ impl Source {
             seen_feeders: BTreeSet::new(),
             acknowledged: None,
             passed: Passed::default(),
+            survey: Survey::new(),
             confirmed: Confirmed::default(),
             joining,
             priority: 0,
@@ -284,6 +288,7 @@ impl Source {
             seen_feeders: &mut self.seen_feeders,
             acknowledged: &mut self.acknowledged,
             passed: &mut self.passed,
+            survey: &mut self.survey,
             confirmed: &mut self.confirmed,
             trace,
             refused,

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::context::{Context, RouteSpec};
 use super::passed::{Amount, Passed, Seen, Stretch};
 use super::window::Position;
-use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery};
+use crate::pulsar::connection::{Connection, ConnectionError, ConsumerEvent, Delivery};
 use crate::pulsar::entry::Entry;
 use crate::pulsar::proto::MessageId;
 use crate::pulsar::subscription::Subscription;
@@ -23,7 +23,7 @@ pub(super) type Finding = (Stretch, Option<Amount>);
 /// All of them, or why they cannot be looked at.
 pub(super) type Found = Result<Vec<Finding>, ConnectionError>;
 
-/// Finds out about suspects, one after the other; rests longer after each time that there was nothing.
+/// Finds out about suspects, one after the other; rests longer after each time that there was nothing, over sessions.
 pub(super) struct Survey {
     running: Option<Pin<Box<dyn Future<Output = Found> + Send>>>,
     at: Instant,
@@ -32,9 +32,15 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// One that has not begun. `jitter` spreads those of many topics.
-    pub(super) fn new(jitter: Duration) -> Self {
-        Self { running: None, at: Instant::now() + jitter, pause: PAUSE_FIRST, failures: 0 }
+    /// One that has not begun.
+    pub(super) fn new() -> Self {
+        Self { running: None, at: Instant::now(), pause: PAUSE_FIRST, failures: 0 }
+    }
+
+    /// A session begins: what an earlier one saw is not its own. `jitter` spreads those of many topics.
+    pub(super) fn begin(&mut self, jitter: Duration) {
+        self.running = None;
+        self.at = self.at.max(Instant::now() + jitter);
     }
 
     /// Waits for suspects, looks at them, and says what was found; that it cannot look, once it failed repeatedly.
@@ -76,10 +82,19 @@ struct Ground {
 
 impl Ground {
     async fn look_at(self, stretches: Vec<Stretch>, sure: bool) -> Found {
+        let _place = SURVEYS.acquire().await.map_err(|_| late())?;
+        let connection = timeout(LOOK_DEADLINE, self.context.cluster.client.connect_to_owner(&self.topic));
+        let connection = connection.await.map_err(|_| late())??;
+        let found = self.look_through(&connection, stretches, sure).await;
+        connection.close();
+        found
+    }
+
+    async fn look_through(&self, connection: &Connection, stretches: Vec<Stretch>, sure: bool) -> Found {
         let mut findings = Vec::with_capacity(stretches.len());
         let mut failed = None;
         for stretch in stretches {
-            let seen = match self.see(&stretch).await {
+            let seen = match self.see(connection, &stretch).await {
                 Ok(seen) => seen,
                 Err(error) => {
                     failed = Some(error);
@@ -102,18 +117,20 @@ impl Ground {
         }
     }
 
-    async fn see(&self, stretch: &Stretch) -> Result<Seen, ConnectionError> {
-        let late = || ConnectionError::Lost("the topic could not be read in time".into());
-        let _place = SURVEYS.acquire().await.map_err(|_| late())?;
+    async fn see(&self, connection: &Connection, stretch: &Stretch) -> Result<Seen, ConnectionError> {
         let deadline = Instant::now() + LOOK_DEADLINE;
-        let seen = timeout_at(deadline + LOOK_DEADLINE, self.read(stretch, deadline));
+        let seen = timeout_at(deadline + LOOK_DEADLINE, self.read(connection, stretch, deadline));
         let seen = seen.await.map_err(|_| late())??;
         // Nothing came in time: that says nothing.
         if seen.complete || seen.first.is_some() { Ok(seen) } else { Err(late()) }
     }
 
-    async fn read(&self, stretch: &Stretch, deadline: Instant) -> Result<Seen, ConnectionError> {
-        let connection = self.context.cluster.client.connect_to_owner(&self.topic).await?;
+    async fn read(
+        &self,
+        connection: &Connection,
+        stretch: &Stretch,
+        deadline: Instant,
+    ) -> Result<Seen, ConnectionError> {
         let name = format!("bridge.looks.{}.{}", self.context.instance, self.route.name);
         // A broker begins with this very entry (`PersistentTopic.getNonDurableSubscription`, for ids of batches), and
         // might begin behind it. In front of a ledger's first entry stands −1.
@@ -121,15 +138,9 @@ impl Ground {
         let after = MessageId { ledger, entry: entry.wrapping_sub(1) };
         let subscription =
             Subscription::browse(connection.clone(), &self.topic, &name, after, INBOX_BYTES).await;
-        let outcome = match subscription {
-            Ok(mut subscription) => {
-                let outcome = self.count(&mut subscription, stretch, deadline).await;
-                subscription.close().await;
-                outcome
-            }
-            Err(error) => Err(error),
-        };
-        connection.close();
+        let mut subscription = subscription?;
+        let outcome = self.count(&mut subscription, stretch, deadline).await;
+        subscription.close().await;
         outcome
     }
 
@@ -189,6 +200,10 @@ impl Ground {
             !entry.facts().written_by_bridge()
         }
     }
+}
+
+fn late() -> ConnectionError {
+    ConnectionError::Lost("the topic could not be read in time".into())
 }
 
 fn position(id: &MessageId) -> Position {

@@ -242,7 +242,7 @@ public class Client {
             builder.cryptoKeyReader(keys);
         }
         try (Reader<?> reader = builder.create()) {
-            while (reader.hasMessageAvailable()) {
+            while (reader.hasMessageAvailable() || found.size() < job.path("at_least").asInt()) {
                 Message<?> message = reader.readNext(PATIENCE_SECONDS, TimeUnit.SECONDS);
                 if (message == null) {
                     throw new IllegalStateException("the broker has messages that it does not deliver");

@@ -90,7 +90,7 @@ class Client:
                 is_read_compacted=job.get("compacted", False), **crypto,
             )  # fmt: skip
             found = []
-            while reader.has_message_available():
+            while reader.has_message_available() or len(found) < job.get("at_least", 0):
                 found.append(seen(reader.read_next(PATIENCE_MS), schema))
             reader.close()
         return {"messages": found}

@@ -134,6 +134,9 @@ class Trial:
             job["schema"] = declared[-1] if isinstance(declared, list) else declared
         if job.get("shared"):
             job |= {"count": len(kind.messages), "patience_ms": SHARED_PATIENCE_MS}
+        if self.stage.brokers[site].admin is None:
+            # pulsar-lite's last message id names an entry and no message in it: a reader may think it is at the end.
+            job["at_least"] = len(kind.expected())
         found = self.programs[site, reader].ask("read", topic=self.topic, **job)["messages"]
         if "schema" in job:
             unread = [message for message in found if not message["value"]]

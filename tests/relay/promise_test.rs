@@ -18,6 +18,20 @@ async fn entries_arrive_in_order_once_and_unchanged() {
 }
 
 #[tokio::test]
+async fn an_entry_that_the_source_delivers_twice_in_a_row_is_sent_once() {
+    let pair = Pair::start().await;
+    pair.append(0..3);
+    pair.source.with(|state| state.log.push(((LEDGER, 2), entry(2))));
+    pair.append(3..6);
+    pair.connect().await;
+    let is_over = |events: &[Event]| acks(events).last() == Some(&(LEDGER, 5));
+    pair.journal.until("the last entry's acknowledgement", is_over).await;
+    let sent = pair.sink.with(|state| state.stored.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+    assert_eq!(sent, (0..6).map(id).collect::<Vec<_>>());
+    pair.stop().await;
+}
+
+#[tokio::test]
 async fn a_ledger_beyond_its_bits_stops_the_route_with_what_came_before_it_delivered() {
     let pair = Pair::start().await;
     pair.append(0..3);

@@ -111,6 +111,7 @@ fn links_reasons() -> Vec<LinkReason> {
         LinkReason::Timeout,
         LinkReason::Silence,
         LinkReason::Unread,
+        LinkReason::AddressGone,
         LinkReason::PeerClosed,
         LinkReason::Displaced,
         LinkReason::Ended,

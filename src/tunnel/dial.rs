@@ -57,8 +57,8 @@ impl Edge {
         let socket = TcpStream::connect((url.host.as_str(), url.port))
             .await
             .map_err(|error| Reason::Unreachable { error: error.to_string() })?;
-        socket.set_nodelay(true).map_err(|error| reason_of(&error))?;
         let metered = MeteredSocket::new(socket, Meter::new(UNAUTHENTICATED_READ_MAX));
+        let metered = metered.map_err(|error| reason_of(&error))?;
         let connector = TlsConnector::from(self.tls.clone());
         let connected = connector.connect(server_name(&url.host)?, metered).await;
         let tls = Tls::from(connected.map_err(|error| reason_of(&error))?);

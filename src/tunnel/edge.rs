@@ -21,6 +21,7 @@ use super::hub_processes::HubProcesses;
 use super::key::{self, EdgeCertificate};
 use super::lane::{HandedOut, watch};
 use super::link::{Link, LinkUp, RelayLane, TunnelEvent};
+use super::network::Ways;
 use super::reason::Reason;
 use super::said::Said;
 use super::shown::{ShownLink, link_id};
@@ -149,7 +150,7 @@ impl Edge {
             }
             self.note_failure(url, &declined.reason);
             let wish = Duration::from_millis(declined.retry_after_ms.into());
-            self.pause(spread(backoff.next_delay(), jitter()).max(wish), &self.stop).await;
+            self.pause(spread(backoff.next_delay(), jitter()).max(wish), url, &self.stop).await;
             if self.stop.is_cancelled() {
                 return;
             }
@@ -250,7 +251,7 @@ impl Edge {
             if since.elapsed() >= LASTED {
                 backoff.reset();
             }
-            self.pause(spread(backoff.next_delay(), jitter()).max(wish), &link.ended).await;
+            self.pause(spread(backoff.next_delay(), jitter()).max(wish), &url, &link.ended).await;
         }
     }
 
@@ -318,9 +319,14 @@ impl Edge {
         })
     }
 
-    async fn pause(&self, delay: Duration, unless: &CancellationToken) {
+    /// Waits; not after this machine's network changed.
+    async fn pause(&self, delay: Duration, url: &LinkUrl, unless: &CancellationToken) {
         // Either way there is nothing to lose.
-        _ = tokio::time::timeout(delay, unless.cancelled()).await;
+        tokio::select! {
+            () = unless.cancelled() => {}
+            () = tokio::time::sleep(delay) => {}
+            () = Ways::to(&url.host).changed(&url.host) => {}
+        }
     }
 
     fn note_failure(&self, url: &LinkUrl, reason: &Reason) {

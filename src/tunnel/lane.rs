@@ -13,11 +13,12 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 use super::KEEPALIVE;
 use super::connection::Tls;
 use super::meter::Meter;
+use super::network;
 use super::reason::Reason;
 use super::shown::ShownLink;
 
-/// Looks at a lane once a second until it ends: by its holder, its link, two keepalives of silence, or a peer
-/// that speaks but takes nothing.
+/// Looks at a lane once a second until it ends: by its holder, its link, three keepalives of silence, a peer that
+/// speaks but takes nothing, or this machine's loss of the address that the lane has.
 pub async fn watch(meter: &Meter, shown: &ShownLink, ended: &CancellationToken) -> Reason {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -31,6 +32,8 @@ pub async fn watch(meter: &Meter, shown: &ShownLink, ended: &CancellationToken) 
             Reason::Silence
         } else if meter.unread() >= UNREAD_MAX {
             Reason::Unread
+        } else if meter.local().is_some_and(|address| !network::is_here(address)) {
+            Reason::AddressGone
         } else {
             continue;
         };
@@ -98,11 +101,11 @@ impl AsyncWrite for HandedOut {
     }
 }
 
-/// Two keepalives.
-const SILENCE_MAX: Duration = KEEPALIVE.saturating_mul(2);
-/// Many keepalives: over a slow line the system takes nothing more until a third of its own buffer, megabytes
-/// perhaps, has left.
-const UNREAD_MAX: Duration = KEEPALIVE.saturating_mul(12);
+/// Three keepalives.
+const SILENCE_MAX: Duration = KEEPALIVE.saturating_mul(3);
+/// Over a slow line the system takes nothing more until half of [`UNSENT_MAX`](super::meter::UNSENT_MAX) has left:
+/// 52 s at 10 kbit/s.
+const UNREAD_MAX: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 //! Also the bound on what an unauthenticated peer may send. Knows no frames.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -24,6 +25,7 @@ pub struct Meter {
     /// Set while frames that were read wait for their consumer: then silence is our own.
     paused: AtomicBool,
     read_max: AtomicU64,
+    local: OnceLock<IpAddr>,
 }
 
 impl Meter {
@@ -37,6 +39,7 @@ impl Meter {
             writing: Wait::default(),
             paused: AtomicBool::new(false),
             read_max: AtomicU64::new(read_max),
+            local: OnceLock::new(),
         })
     }
 
@@ -48,6 +51,11 @@ impl Meter {
     /// Bytes written to the socket.
     pub fn bytes_out(&self) -> u64 {
         self.bytes_out.load(Ordering::Relaxed)
+    }
+
+    /// This machine's address of the socket.
+    pub fn local(&self) -> Option<IpAddr> {
+        self.local.get().copied()
     }
 
     /// The peer is authenticated: it may send without end.
@@ -135,9 +143,13 @@ pub struct MeteredSocket {
 }
 
 impl MeteredSocket {
-    /// Puts a meter on a socket.
-    pub fn new(socket: TcpStream, meter: Arc<Meter>) -> Self {
-        Self { socket, meter }
+    /// Puts a meter on a socket. What is written leaves at once, and little of it waits in the system, so that what is
+    /// urgent waits little behind what is not.
+    pub fn new(socket: TcpStream, meter: Arc<Meter>) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX)?;
+        _ = meter.local.set(socket.local_addr()?.ip());
+        Ok(Self { socket, meter })
     }
 
     /// Its meter.
@@ -211,6 +223,9 @@ impl MeteredSocket {
     }
 }
 
+/// Bytes that a socket takes before the first of them has left (`TCP_NOTSENT_LOWAT`, tcp(7)).
+pub const UNSENT_MAX: u32 = 128 << 10;
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
@@ -249,7 +264,7 @@ mod tests {
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut far, _) = listener.accept().await.unwrap();
         let meter = Meter::new(0);
-        let mut socket = MeteredSocket::new(near, meter.clone());
+        let mut socket = MeteredSocket::new(near, meter.clone()).unwrap();
         let chunk = vec![0; 1 << 20];
         while let Some(written) = socket.write(&chunk).now_or_never() {
             assert!(written.unwrap() > 0);

@@ -37,6 +37,7 @@ mod control;
 mod lane;
 
 pub mod metrics;
+mod network;
 mod said;
 mod shown;
 
@@ -46,8 +47,9 @@ pub use metrics::TunnelMetrics;
 
 use crate::config::Problem;
 
-/// Something is written on every lane at least this often; twice this of silence ends the lane.
-pub const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(5);
+/// Something is written on every lane at least this often; three times this of silence ends the lane: a network that
+/// stands still for five seconds, at the worst moment, does not.
+pub const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(4);
 
 /// Why the tunnel cannot even start: the configuration names something that is not usable.
 #[derive(Debug, thiserror::Error)]

@@ -48,10 +48,12 @@ pub enum Reason {
     },
     /// Connecting or the handshake took too long.
     Timeout,
-    /// Nothing arrived for two keepalives.
+    /// Nothing arrived for three keepalives.
     Silence,
-    /// Nothing of what was sent was taken for twelve keepalives, though the other side speaks.
+    /// Nothing of what was sent was taken for two minutes, though the other side speaks.
     Unread,
+    /// The address that the connection had is no longer this machine's.
+    AddressGone,
     /// The other side ended the connection.
     PeerClosed,
     /// Too many unauthenticated sockets: the oldest of the busiest address went.
@@ -82,6 +84,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Silence => "silence",
             Self::Unread => "unread",
+            Self::AddressGone => "address_gone",
             Self::PeerClosed => "peer_closed",
             Self::Displaced => "displaced",
             Self::Ended => "ended",
@@ -109,6 +112,7 @@ impl Reason {
             | Self::Timeout
             | Self::Silence
             | Self::Unread
+            | Self::AddressGone
             | Self::PeerClosed
             | Self::Displaced
             | Self::Ended => false,
@@ -153,6 +157,7 @@ impl Reason {
             Self::Unread => {
                 "none needed if it comes back: the other side does not read what it is sent, look into its log"
             }
+            Self::AddressGone => "none needed if it comes back: this machine changed its network",
             Self::PeerClosed => "none needed if it comes back: look into the other side's log",
             Self::Displaced => "see bridge_tunnel_unauthenticated_sockets: somebody floods the port",
             Self::Ended => "none needed",
@@ -188,8 +193,9 @@ impl fmt::Display for Reason {
             Self::NotABridge => f.write_str("the other side is no bridge"),
             Self::Unreachable { error } => write!(f, "no connection: {error}"),
             Self::Timeout => f.write_str("connecting took too long"),
-            Self::Silence => f.write_str("nothing arrived for two keepalives"),
+            Self::Silence => f.write_str("nothing arrived for three keepalives"),
             Self::Unread => f.write_str("the other side takes nothing of what is sent"),
+            Self::AddressGone => f.write_str("this machine no longer has the connection's address"),
             Self::PeerClosed => f.write_str("the other side closed the connection"),
             Self::Displaced => f.write_str("given up for a newer unauthenticated connection"),
             Self::Ended => f.write_str("ended by this side"),

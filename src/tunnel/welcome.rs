@@ -114,8 +114,8 @@ impl Hub {
     }
 
     async fn accept_tls(&self, socket: TcpStream, ticket: &Ticket) -> Result<Tls, Reason> {
-        socket.set_nodelay(true).map_err(|error| reason_of(&error))?;
         let metered = MeteredSocket::new(socket, Meter::new(UNAUTHENTICATED_READ_MAX));
+        let metered = metered.map_err(|error| reason_of(&error))?;
         let mut acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), metered);
         let start = match (&mut acceptor).await {
             Ok(start) => start,

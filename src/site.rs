@@ -27,6 +27,7 @@ use crate::relay::agent::Agent;
 use crate::relay::batching::Limits;
 use crate::relay::context::{Cluster, Context, RouteSpec, Start};
 use crate::relay::metrics::RelayMetrics;
+use crate::tunnel::budget::Class;
 use crate::tunnel::link::TunnelEvent;
 use crate::tunnel::{self, EdgeDialer, HubKeys, TunnelMetrics};
 use crate::{policy::Policy, relay};
@@ -354,6 +355,7 @@ fn route(route: &config::Route) -> RouteSpec {
             bytes: batching.max_bytes as usize,
             any_key: false,
         }),
+        class: if route.answers.is_some() { Class::Results } else { Class::Requests },
         quarantine: route.quarantine.clone(),
     }
 }

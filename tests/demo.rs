@@ -59,6 +59,20 @@ fn requests_cross_are_priced_and_come_back_checked() {
 }
 
 #[test]
+fn a_link_keeps_to_the_narrower_of_both_budgets() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = setup(dir.path(), |value| {
+        value["sites"][0]["tunnel"]["edges"][0]["budget_mbit_s"] = json!(40);
+        value["sites"][1]["tunnel"]["budget_mbit_s"] = json!(60);
+        value["load"]["requester"]["unanswered"] = json!(16);
+    });
+    let ended = run(&file, &["--for", "10s", "--output", "json"]);
+    let summary: Value = serde_json::from_str(text(&ended.stdout).trim()).unwrap();
+    let mbit_s = summary["mbit_s"].as_f64().unwrap();
+    assert!((38.0..=42.0).contains(&mbit_s), "{summary}\n{}", text(&ended.stderr));
+}
+
+#[test]
 fn a_pipe_gets_lines_and_a_summary() {
     let dir = tempfile::tempdir().unwrap();
     let file = setup(dir.path(), |value| value["load"]["requester"]["rate"] = json!(200));

@@ -11,6 +11,7 @@ pub(super) fn link(peer: &str, state: &str) -> LinkStatus {
         reason: (state != "up").then(|| "intercepted".into()),
         remedy: None,
         remote: None,
+        budget_mbit_s: 0,
         lanes: Vec::new(),
     }
 }

@@ -167,6 +167,8 @@ pub struct EdgeEntry {
     pub policy: Policy,
     /// How many of its processes may be joined at once to one hub process.
     pub max_instances: u32,
+    /// What each of its links may send, each way, Mbit/s; 0: no bound.
+    pub budget_mbit_s: u32,
 }
 
 /// Bounds on connections that have not yet proved who they are.
@@ -195,6 +197,8 @@ pub struct EdgeTunnel {
     pub token_file: PathBuf,
     /// How many relay lanes to dial.
     pub lanes: u16,
+    /// What a link may send, each way, Mbit/s; 0: no bound.
+    pub budget_mbit_s: u32,
 }
 
 /// The rule that relays topics from one site to another.

@@ -205,6 +205,10 @@ object! {
         /// Edge: the file with the join token.
         #[serde(default)]
         token_file: Text,
+        /// Edge: what the link may carry each way, in Mbit/s; without it there is no bound. The narrower of both sides' words holds.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 1000000))]
+        budget_mbit_s: u32,
         /// Edge: how many relay connections it dials, 1 to 16, default 1.
         #[serde(default)]
         #[schemars(range(min = 1, max = 16))]
@@ -226,6 +230,10 @@ object! {
         #[serde(default)]
         #[schemars(range(min = 1, max = 1000))]
         max_instances: u32,
+        /// What each of its links may carry each way, in Mbit/s; without it there is no bound. The narrower of both sides' words holds.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 1000000))]
+        budget_mbit_s: u32,
     }
 }
 

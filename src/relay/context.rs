@@ -14,6 +14,7 @@ use crate::policy::{Patterns, Renaming};
 use crate::pulsar::client::Client;
 use crate::pulsar::rest::AdminRest;
 use crate::pulsar::topic::TopicName;
+use crate::tunnel::budget::Class;
 
 /// The own site's cluster.
 #[derive(Clone)]
@@ -66,6 +67,8 @@ pub struct RouteSpec {
     pub start: Start,
     /// Whether small entries are joined, and how far.
     pub joining: Option<super::batching::Limits>,
+    /// How urgent its entries are, where a link has a budget.
+    pub class: Class,
     /// The topic at the destination for what its broker refuses; without one the route stops.
     pub quarantine: Option<TopicName>,
 }

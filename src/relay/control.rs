@@ -10,6 +10,7 @@ use super::context::{RouteSpec, Start};
 use crate::policy::{PATTERNS_MAX, Pattern, Patterns, RENAMES_MAX, Renaming, TopicRules};
 use crate::pulsar::fields::{Field, Fields, Value};
 use crate::pulsar::topic::TopicName;
+use crate::tunnel::budget::Class;
 use crate::tunnel::link::CONTROL_MESSAGE_LEN_MAX;
 
 /// A message on the control stream.
@@ -87,6 +88,9 @@ pub struct DeclaredRoute {
     /// The topic at the destination for what its broker refuses, where there is one.
     #[prost(string, optional, tag = "14")]
     pub quarantine: Option<String>,
+    /// Its messages answer those of another route.
+    #[prost(bool, tag = "15")]
+    pub answers: bool,
 }
 
 /// A topic or namespace, and what it is called at the destination.
@@ -154,6 +158,7 @@ pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
             onward: route.onward,
             any_partitions: route.any_partitions,
             quarantine: route.quarantine.as_ref().map(ToString::to_string),
+            answers: route.class == Class::Results,
         });
     let declaration = Some(Declaration { routes: declared.collect() });
     encode_message(&ControlMessage { declaration, refusals: Vec::new() })
@@ -280,6 +285,7 @@ fn check_route(
         subscription: route.subscription,
         start,
         joining,
+        class: if route.answers { Class::Results } else { Class::Requests },
         quarantine,
     })
 }
@@ -334,6 +340,7 @@ mod tests {
             subscription: "bridge.bank.riskfuel".into(),
             start: Start::Latest,
             joining: Some(super::super::batching::Limits { messages: 10, bytes: 2000, any_key: false }),
+            class: Class::Results,
             quarantine: Some(TopicName::parse("a/b/refused").unwrap()),
         }
     }

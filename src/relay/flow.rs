@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::batching::{Batching, Boundary, Limits, Unit};
 use super::frames::{self, EntryHead, Ready};
-use super::lane::{SourceRegistration, WINDOW_ENTRIES};
+use super::lane::{Outgoing, SourceRegistration, WINDOW_ENTRIES};
 use super::onward::Fed;
 use super::progress::Progress;
 use super::refused::Refused;
@@ -14,6 +14,7 @@ use super::session::{Halt, SessionEnd};
 use super::window::{Position, Window};
 use crate::pulsar::connection::ConnectionError;
 use crate::pulsar::proto;
+use crate::tunnel::budget::Class;
 
 /// A session that runs.
 pub(super) struct Flow {
@@ -95,7 +96,8 @@ impl Flow {
 
     pub(super) fn send_next(
         &mut self,
-        place: mpsc::Permit<'_, [bytes::Bytes; 2]>,
+        place: mpsc::Permit<'_, Outgoing>,
+        class: Class,
         progress: &mut Progress,
     ) -> Result<(), SessionEnd> {
         let Some(unit) = self.batching.take() else {
@@ -114,7 +116,8 @@ impl Flow {
         progress.row.bytes += unit.stored.len() as u64;
         let number = self.registration.number;
         let head = EntryHead { number, session: self.session, sequence_id: first, highest_sequence_id };
-        place.send([frames::encode_entry_head(head, unit.stored.len()), unit.stored]);
+        let slices = [frames::encode_entry_head(head, unit.stored.len()), unit.stored];
+        place.send(Outgoing { class, slices });
         self.settle_skip();
         Ok(())
     }

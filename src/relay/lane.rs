@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
@@ -19,6 +20,7 @@ use super::frames::{EntryHead, SchemaAsk, Stop};
 use crate::pulsar::frame::FrameSplitter;
 use crate::pulsar::write_queue::WriteQueue;
 use crate::tunnel::KEEPALIVE;
+use crate::tunnel::budget::{Budget, Class};
 use crate::tunnel::link::{LaneStream, Link, RelayLane};
 
 /// What a source hears from its sink.
@@ -58,11 +60,19 @@ struct Inner {
     link: Arc<Link>,
     index: u16,
     urgent: mpsc::Sender<Bytes>,
-    bulk: mpsc::Sender<[Bytes; 2]>,
+    bulk: mpsc::Sender<Outgoing>,
     table: Mutex<Table>,
     numbers: AtomicU32,
     sessions: Arc<Semaphore>,
     ended: CancellationToken,
+}
+
+/// An entry that is to leave: its frame in two slices.
+pub struct Outgoing {
+    /// How urgent it is, where the link has a budget.
+    pub class: Class,
+    /// Head and entry.
+    pub slices: [Bytes; 2],
 }
 
 /// What is on its way to a sink.
@@ -143,7 +153,9 @@ impl LaneHandle {
         let handle = Self { inner: Arc::new(inner) };
         let (read_half, write_half) = tokio::io::split(stream);
         tokio::spawn(handle.clone().read(read_half, open_sink));
-        tokio::spawn(write(write_half, urgent_queued, bulk_queued, handle.inner.ended.clone()));
+        let queued = Queued { urgent: urgent_queued, bulk: bulk_queued, next: None };
+        let budget = handle.inner.link.budget.clone();
+        tokio::spawn(write(write_half, queued, budget, handle.inner.ended.clone()));
         handle
     }
 
@@ -169,7 +181,7 @@ impl LaneHandle {
     }
 
     /// A place in the queue of entries.
-    pub async fn entry_place(&self) -> Option<mpsc::Permit<'_, [Bytes; 2]>> {
+    pub async fn entry_place(&self) -> Option<mpsc::Permit<'_, Outgoing>> {
         self.inner.bulk.reserve().await.ok()
     }
 
@@ -363,10 +375,42 @@ enum LaneError {
     },
 }
 
+/// What waits for the writer.
+struct Queued {
+    urgent: mpsc::Receiver<Bytes>,
+    bulk: mpsc::Receiver<Outgoing>,
+    /// The entry that is the next to leave, once the budget lets it.
+    next: Option<Outgoing>,
+}
+
+impl Queued {
+    /// Fills a write with what may leave now.
+    fn fill(&mut self, queue: &mut WriteQueue, budget: &Budget) {
+        while !queue.is_full() {
+            if let Ok(frame) = self.urgent.try_recv() {
+                queue.push(frame);
+                continue;
+            }
+            if self.next.is_none() {
+                self.next = self.bulk.try_recv().ok();
+            }
+            match self.next.take_if(|next| budget.turn(next.class).now_or_never().is_some()) {
+                Some(entry) => push_entry(queue, entry, budget),
+                None => break,
+            }
+        }
+    }
+}
+
+fn push_entry(queue: &mut WriteQueue, entry: Outgoing, budget: &Budget) {
+    budget.sent(entry.slices.iter().map(Bytes::len).sum());
+    entry.slices.into_iter().for_each(|slice| queue.push(slice));
+}
+
 async fn write(
     mut socket: WriteHalf<Box<dyn LaneStream>>,
-    mut urgent: mpsc::Receiver<Bytes>,
-    mut bulk: mpsc::Receiver<[Bytes; 2]>,
+    mut queued: Queued,
+    budget: Budget,
     ended: CancellationToken,
 ) {
     let mut queue = WriteQueue::default();
@@ -377,22 +421,19 @@ async fn write(
         tokio::select! {
             biased;
             () = ended.cancelled() => break,
-            frame = urgent.recv() => match frame { Some(frame) => queue.push(frame), None => break },
-            slices = bulk.recv() => match slices {
-                Some(slices) => slices.into_iter().for_each(|slice| queue.push(slice)),
+            frame = queued.urgent.recv() => match frame { Some(frame) => queue.push(frame), None => break },
+            entry = queued.bulk.recv(), if queued.next.is_none() => match entry {
+                Some(entry) => queued.next = Some(entry),
                 None => break,
             },
+            () = turn(&budget, &queued.next), if queued.next.is_some() => {
+                if let Some(entry) = queued.next.take() {
+                    push_entry(&mut queue, entry, &budget);
+                }
+            }
             _ = beat.tick() => queue.push(frames::encode(Kind::Keepalive(Keepalive {}))),
         }
-        while !queue.is_full() {
-            if let Ok(frame) = urgent.try_recv() {
-                queue.push(frame);
-            } else if let Ok(slices) = bulk.try_recv() {
-                slices.into_iter().for_each(|slice| queue.push(slice));
-            } else {
-                break;
-            }
-        }
+        queued.fill(&mut queue, &budget);
         let written = tokio::select! {
             () = ended.cancelled() => break,
             written = queue.write_to(&mut socket) => written,
@@ -403,6 +444,12 @@ async fn write(
     }
     ended.cancel();
     let _ = tokio::time::timeout(SHUTDOWN_DEADLINE, socket.shutdown()).await;
+}
+
+async fn turn(budget: &Budget, next: &Option<Outgoing>) {
+    if let Some(entry) = next {
+        budget.turn(entry.class).await;
+    }
 }
 
 /// Entries that a sink may have on its way; what `Ready` grants.

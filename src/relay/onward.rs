@@ -119,6 +119,7 @@ mod tests {
             subscription: "x".into(),
             start: Start::Earliest,
             joining: None,
+            class: Default::default(),
             quarantine: None,
         }
     }

@@ -166,6 +166,7 @@ mod tests {
             subscription: "bridge.riskfuel.bank".into(),
             start: Start::Earliest,
             joining: None,
+            class: Default::default(),
             quarantine: None,
         }
     }

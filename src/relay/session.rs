@@ -236,7 +236,7 @@ impl Session<'_> {
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
                 grown = flow.fed.grown(self.context, self.route, self.topic), if !drain.is_cancelled() => Err(grown),
                 place = lane.entry_place(), if sends => match place {
-                    Some(place) => flow.send_next(place, self.progress),
+                    Some(place) => flow.send_next(place, self.route.class, self.progress),
                     None => Err(SessionEnd::LaneLost),
                 },
                 answer = answered(&mut last_position), if last_position.is_some() => {

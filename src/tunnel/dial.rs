@@ -69,7 +69,14 @@ impl Edge {
     }
 
     async fn greet(&self, mut tls: Tls, lane: &Lane) -> Result<Dialled, Failed> {
-        let hello = handshake::hello(&self.site, self.instance, lane, self.next_attempt(), now_ms());
+        let hello = handshake::hello(
+            &self.site,
+            self.instance,
+            lane,
+            self.next_attempt(),
+            self.budget_mbit_s(),
+            now_ms(),
+        );
         // A hub that refuses the key says so now, perhaps while we still write: its alert is what counts.
         let sent = send(&mut tls, HELLO, &hello).await;
         let answer = receive(&mut tls).await?;

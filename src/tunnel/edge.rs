@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::backoff::{Backoff, spread};
+use super::budget::{Budget, narrower};
 use super::connection::{self, Tls, meter_of};
 use super::control::{self, MESSAGES_MAX, Mailbox, Side};
 use super::dial::{Dialled, Failed};
@@ -172,6 +173,7 @@ impl Edge {
             instance: agreed.instance,
             relay_lanes: agreed.relay_lanes,
             features: agreed.features,
+            budget: Budget::new(narrower(agreed.budget_mbit_s, self.cfg.budget_mbit_s)),
             ended: ended.clone(),
         });
         self.processes().enter(agreed.instance, ended.clone());
@@ -379,6 +381,7 @@ impl Edge {
                 None => before.and_then(|row| row.remedy),
             },
             remote: Some(url.to_string()),
+            budget_mbit_s: 0,
             lanes: Vec::new(),
         };
         self.board.put(&self.hub, row);
@@ -390,6 +393,11 @@ impl Edge {
 
     fn said(&self) -> MutexGuard<'_, Said> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the own configuration lets a link send, Mbit/s.
+    pub(super) fn budget_mbit_s(&self) -> u32 {
+        self.cfg.budget_mbit_s
     }
 
     /// The number of the next dial of this process.

@@ -4,7 +4,7 @@
 use prost::Message;
 
 use super::features::FEATURES;
-use super::link::CONTROL_MESSAGE_LEN_MAX;
+use super::link::{CONTROL_MESSAGE_LEN_MAX, Link};
 use super::reason::Reason;
 use super::refusal::Refusal;
 use super::wire::{Frame, HELLO, Hello, Kind, LaneAsked, Limits, REFUSED, Refused, WELCOME, Welcome};
@@ -27,6 +27,8 @@ pub struct Asked {
     pub lane: Lane,
     /// Unix milliseconds at the edge.
     pub time_ms: u64,
+    /// The edge's budget, Mbit/s; 0: none.
+    pub budget_mbit_s: u32,
 }
 
 impl Asked {
@@ -99,6 +101,7 @@ pub fn judge_hello(frame: &Frame, edge: &str) -> Result<Asked, Refusal> {
         attempt: asked.attempt,
         lane: judge_lane(&asked)?,
         time_ms: hello.time_ms,
+        budget_mbit_s: hello.budget_mbit_s,
     })
 }
 
@@ -118,22 +121,16 @@ fn common_version(theirs: &[u32]) -> Option<u32> {
 }
 
 /// The hub's yes, ready to encode.
-pub fn welcome(
-    asked: &Asked,
-    site: &str,
-    instance: Instance,
-    link: u64,
-    relay_lanes: u16,
-    now_ms: u64,
-) -> Welcome {
+pub fn welcome(asked: &Asked, site: &str, instance: Instance, link: &Link, now_ms: u64) -> Welcome {
     Welcome {
         version: asked.version,
         features: asked.features,
         site: site.to_owned(),
         instance: instance.to_vec(),
-        link,
+        link: link.id,
         limits: Some(Limits {
-            relay_lanes: relay_lanes.into(),
+            relay_lanes: link.relay_lanes.into(),
+            budget_mbit_s: link.budget.mbit_s(),
             control_message_len: u32::try_from(CONTROL_MESSAGE_LEN_MAX).unwrap_or(u32::MAX),
         }),
         policy_digest: Vec::new(),
@@ -142,7 +139,14 @@ pub fn welcome(
 }
 
 /// The edge's Hello, ready to encode.
-pub fn hello(site: &str, instance: Instance, lane: &Lane, attempt: u32, now_ms: u64) -> Hello {
+pub fn hello(
+    site: &str,
+    instance: Instance,
+    lane: &Lane,
+    attempt: u32,
+    budget_mbit_s: u32,
+    now_ms: u64,
+) -> Hello {
     let (link, relay_lanes) = match lane {
         Lane::Control { relay_lanes } => (0, *relay_lanes),
         Lane::Relay { link, .. } => (*link, 0),
@@ -161,6 +165,7 @@ pub fn hello(site: &str, instance: Instance, lane: &Lane, attempt: u32, now_ms: 
         }),
         policy_digest: Vec::new(),
         time_ms: now_ms,
+        budget_mbit_s,
     }
 }
 
@@ -177,6 +182,8 @@ pub struct Agreed {
     pub relay_lanes: u16,
     /// Unix milliseconds at the hub.
     pub time_ms: u64,
+    /// The hub's word on the budget, Mbit/s; 0: none.
+    pub budget_mbit_s: u32,
 }
 
 /// A refusal as the edge understands it.
@@ -224,7 +231,14 @@ pub fn judge_answer(frame: &Frame, hub: &str, asked: &Lane) -> Result<Agreed, De
         return Err(Reason::Malformed.into());
     }
     let features = welcome.features & FEATURES;
-    Ok(Agreed { features, instance, link: welcome.link, relay_lanes, time_ms: welcome.time_ms })
+    Ok(Agreed {
+        features,
+        instance,
+        link: welcome.link,
+        relay_lanes,
+        time_ms: welcome.time_ms,
+        budget_mbit_s: limits.budget_mbit_s,
+    })
 }
 
 fn judge_refused(frame: &Frame) -> Declined {
@@ -250,7 +264,10 @@ pub const VERSIONS: [u32; 1] = [1];
 pub const RETRY_AFTER_MS_MAX: u32 = 60_000;
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::tunnel::budget::Budget;
     use crate::tunnel::refusal::ALL_REFUSALS;
 
     const CONTROL: Lane = Lane::Control { relay_lanes: 2 };
@@ -260,7 +277,19 @@ mod tests {
     }
 
     fn a_hello() -> Hello {
-        hello("bank", [7; 16], &CONTROL, 3, 1_000)
+        hello("bank", [7; 16], &CONTROL, 3, 40, 1_000)
+    }
+
+    fn link(relay_lanes: u16) -> Link {
+        Link {
+            id: 5,
+            peer: "bank".into(),
+            instance: [7; 16],
+            relay_lanes,
+            features: 0,
+            budget: Budget::new(30),
+            ended: CancellationToken::new(),
+        }
     }
 
     fn asked() -> Asked {
@@ -278,10 +307,11 @@ mod tests {
                 attempt: 3,
                 lane: CONTROL,
                 time_ms: 1_000,
+                budget_mbit_s: 40,
             }
         );
         let relay = Lane::Relay { link: 5, index: 1 };
-        let asked = judge_hello(&frame(HELLO, &hello("bank", [7; 16], &relay, 4, 0)), "bank").unwrap();
+        let asked = judge_hello(&frame(HELLO, &hello("bank", [7; 16], &relay, 4, 0, 0)), "bank").unwrap();
         assert_eq!(asked.lane, relay);
     }
 
@@ -305,7 +335,7 @@ mod tests {
         let of = |features| judge_hello(&frame(HELLO, &Hello { features, ..a_hello() }), "bank").unwrap();
         assert_eq!(of(0).features, 0);
         assert_eq!(of(u64::MAX).features, FEATURES);
-        let older = welcome(&of(0), "riskfuel", [9; 16], 5, 2, 1);
+        let older = welcome(&of(0), "riskfuel", [9; 16], &link(2), 1);
         assert_eq!(older.features, 0);
         for (said, counted) in [(0, 0), (u64::MAX, FEATURES)] {
             let welcome = Welcome { features: said, ..older.clone() };
@@ -337,9 +367,10 @@ mod tests {
 
     #[test]
     fn a_welcome_is_taken_only_from_the_authenticated_hub_and_for_the_lane_asked() {
-        let good = welcome(&asked(), "riskfuel", [9; 16], 5, 2, 1);
+        let good = welcome(&asked(), "riskfuel", [9; 16], &link(2), 1);
         let agreed = judge_answer(&frame(WELCOME, &good), "riskfuel", &CONTROL).unwrap();
         assert_eq!((agreed.link, agreed.relay_lanes, agreed.instance), (5, 2, [9; 16]));
+        assert_eq!(agreed.budget_mbit_s, 30);
         let other_link = Lane::Relay { link: 6, index: 0 };
         let cases = [
             (judge_answer(&frame(WELCOME, &good), "other", &CONTROL), Reason::RefusedSiteMismatch),
@@ -361,7 +392,7 @@ mod tests {
 
     #[test]
     fn the_hub_cannot_make_the_edge_dial_more_lanes_than_it_wants() {
-        let greedy = welcome(&asked(), "riskfuel", [9; 16], 5, 60_000, 1);
+        let greedy = welcome(&asked(), "riskfuel", [9; 16], &link(60_000), 1);
         let agreed = judge_answer(&frame(WELCOME, &greedy), "riskfuel", &CONTROL).unwrap();
         assert_eq!(agreed.relay_lanes, 2);
     }

@@ -260,6 +260,7 @@ impl Hub {
             reason: Some(reason.map_or("not_dialled", Reason::code).to_owned()),
             remedy: Some(reason.map_or(NOT_DIALLED_REMEDY, Reason::remedy).to_owned()),
             remote: None,
+            budget_mbit_s: 0,
             lanes: Vec::new(),
         };
         self.board.put(edge, row);

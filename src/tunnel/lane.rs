@@ -113,6 +113,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::tunnel::budget::Budget;
     use crate::tunnel::link::Link;
     use crate::tunnel::metrics::TunnelMetrics;
     use crate::tunnel::status::Board;
@@ -125,6 +126,7 @@ mod tests {
             instance: [0; 16],
             relay_lanes: 0,
             features: 0,
+            budget: Budget::new(0),
             ended: ended.clone(),
         };
         let shown = ShownLink::new(&Board::default(), &TunnelMetrics::default(), &link, String::new());

@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::Budget;
+
 /// A link that was authenticated on both sides.
 #[derive(Debug)]
 pub struct Link {
@@ -21,6 +23,8 @@ pub struct Link {
     pub relay_lanes: u16,
     /// What both sides know: bits of [`features`](super::features).
     pub features: u64,
+    /// What may be sent in a second, by whoever sends over it.
+    pub budget: Budget,
     /// Cancelled when the link is gone; cancelling it ends the link.
     pub ended: CancellationToken,
 }

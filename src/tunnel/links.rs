@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::budget::Budget;
 use super::handshake::{Asked, Instance, Lane};
 use super::link::Link;
 use super::refusal::Refusal;
@@ -51,6 +52,8 @@ pub struct Joining<'a> {
     pub features: u64,
     /// How many processes it may have.
     pub max_instances: u32,
+    /// What both sides let a link send, Mbit/s; 0: no bound.
+    pub budget_mbit_s: u32,
 }
 
 impl Links {
@@ -82,6 +85,7 @@ impl Links {
             instance: joining.instance,
             relay_lanes: joining.relay_lanes.min(RELAY_LANES_MAX),
             features: joining.features,
+            budget: Budget::new(joining.budget_mbit_s),
             ended,
         });
         let row = Row {
@@ -150,6 +154,7 @@ mod tests {
         relay_lanes: 2,
         features: 0,
         max_instances: 2,
+        budget_mbit_s: 0,
     };
 
     fn open(links: &mut Links, joining: Joining<'_>, id: u64) -> Result<Opened, Refusal> {
@@ -157,7 +162,15 @@ mod tests {
     }
 
     fn relay(instance: Instance, attempt: u32, link: u64, index: u16) -> Asked {
-        Asked { version: 1, features: 0, instance, attempt, lane: Lane::Relay { link, index }, time_ms: 0 }
+        Asked {
+            version: 1,
+            features: 0,
+            instance,
+            attempt,
+            lane: Lane::Relay { link, index },
+            time_ms: 0,
+            budget_mbit_s: 0,
+        }
     }
 
     #[test]

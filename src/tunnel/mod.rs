@@ -29,6 +29,8 @@ mod links;
 mod welcome;
 
 pub mod backoff;
+mod bucket;
+pub mod budget;
 mod dial;
 pub mod edge;
 mod hub_processes;

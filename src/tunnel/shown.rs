@@ -46,6 +46,7 @@ impl ShownLink {
                 reason: None,
                 remedy: None,
                 remote: Some(remote),
+                budget_mbit_s: link.budget.mbit_s(),
                 lanes: Vec::new(),
             },
             lanes: Mutex::default(),

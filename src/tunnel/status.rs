@@ -35,6 +35,9 @@ pub struct LinkStatus {
     pub remedy: Option<String>,
     /// The remote address, where known.
     pub remote: Option<String>,
+    /// What it may send each way, Mbit/s; 0: no bound.
+    #[serde(default)]
+    pub budget_mbit_s: u32,
     /// Lanes that live.
     pub lanes: Vec<LaneStatus>,
 }

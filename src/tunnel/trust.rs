@@ -35,6 +35,8 @@ pub struct KnownKey {
     pub key_index: usize,
     /// How many processes may use it at once.
     pub max_instances: u32,
+    /// What a link may send, each way, Mbit/s; 0: no bound.
+    pub budget_mbit_s: u32,
 }
 
 impl EdgeBook {
@@ -43,8 +45,12 @@ impl EdgeBook {
         let mut book = Self::default();
         for entry in edges {
             for (key_index, key) in entry.keys.iter().enumerate() {
-                let known =
-                    KnownKey { edge: entry.name.clone(), key_index, max_instances: entry.max_instances };
+                let known = KnownKey {
+                    edge: entry.name.clone(),
+                    key_index,
+                    max_instances: entry.max_instances,
+                    budget_mbit_s: entry.budget_mbit_s,
+                };
                 let before = book.edges.insert(key.spki_sha256, known);
                 if let Some(before) = before.filter(|before| before.edge != entry.name) {
                     return Err(TunnelError::SharedKey { first: before.edge, second: entry.name.clone() });

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::budget::narrower;
 use super::connection::{
     Tls, UNAUTHENTICATED_READ_MAX, lane_id, meter_of, now_ms, reason_of, receive, send, speaks_bridge,
 };
@@ -178,6 +179,7 @@ impl Hub {
             features: asked.features,
             relay_lanes,
             max_instances: known.max_instances,
+            budget_mbit_s: narrower(known.budget_mbit_s, asked.budget_mbit_s),
         };
         let id = key::random().map_or(0, u64::from_be_bytes).max(1);
         let ended = self.stop.child_token();
@@ -222,8 +224,7 @@ impl Hub {
         entered: Entered,
     ) -> Result<Joined, Reason> {
         let link = &entered.link;
-        let welcome =
-            handshake::welcome(asked, &self.site, self.instance, link.id, link.relay_lanes, now_ms());
+        let welcome = handshake::welcome(asked, &self.site, self.instance, link, now_ms());
         let body = send(&mut tls, WELCOME, &welcome).await?;
         let lane_id = lane_id(&tls, &hello.body, &body)?;
         meter_of(&tls).trust();

@@ -32,6 +32,9 @@ pub struct Hello {
     /// Unix time in milliseconds at the edge.
     #[prost(uint64, tag = "7")]
     pub time_ms: u64,
+    /// The edge's budget for a link, Mbit/s; 0: none.
+    #[prost(uint32, tag = "8")]
+    pub budget_mbit_s: u32,
 }
 
 /// What lane the edge asks for.
@@ -115,6 +118,9 @@ pub struct Limits {
     /// Longest control message.
     #[prost(uint32, tag = "2")]
     pub control_message_len: u32,
+    /// The narrower of both budgets, Mbit/s; 0: none.
+    #[prost(uint32, tag = "3")]
+    pub budget_mbit_s: u32,
 }
 
 /// The hub's no.

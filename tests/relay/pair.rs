@@ -14,6 +14,7 @@ use pulsar_bridge::pulsar::transport::{Address, Dialer};
 use pulsar_bridge::relay::agent::Agent;
 use pulsar_bridge::relay::context::{Cluster, Context, RouteSpec, Start};
 use pulsar_bridge::relay::status::{Board, End, PartitionStatus, State};
+use pulsar_bridge::tunnel::budget::{Budget, Class};
 use pulsar_bridge::tunnel::features::FEATURES;
 use pulsar_bridge::tunnel::link::{LaneStream, Link, LinkUp, RelayLane, TunnelEvent};
 use tokio::sync::mpsc;
@@ -291,13 +292,22 @@ pub fn route() -> RouteSpec {
         subscription: "bridge.riskfuel.bank".into(),
         start: Start::Earliest,
         joining: None,
+        class: Class::Requests,
         quarantine: None,
     }
 }
 
 fn link(peer: &str, features: u64) -> Arc<Link> {
     let ended = CancellationToken::new();
-    Arc::new(Link { id: 7, peer: peer.into(), instance: [7; 16], relay_lanes: 1, features, ended })
+    Arc::new(Link {
+        id: 7,
+        peer: peer.into(),
+        instance: [7; 16],
+        relay_lanes: 1,
+        features,
+        budget: Budget::new(0),
+        ended,
+    })
 }
 
 /// The bank lets exactly the topic in.

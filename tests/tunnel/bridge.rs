@@ -63,6 +63,7 @@ impl Keys {
             keys: vec![key],
             policy: Default::default(),
             max_instances: 2,
+            budget_mbit_s: 0,
         };
         HubTunnel {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -77,6 +78,7 @@ impl Keys {
             connect: vec![LinkUrl::parse(&format!("tls://{hub}")).unwrap()],
             token_file: self.token_file(edge),
             lanes,
+            budget_mbit_s: 0,
         }
     }
 }

@@ -111,7 +111,7 @@ async fn a_token_with_another_pin_does_not_join_the_hub() {
     std::fs::write(&token_file, wrong.encode().expose()).unwrap();
     std::fs::set_permissions(&token_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let connect = vec![LinkUrl::parse(&format!("tls://{address}")).unwrap()];
-    let cfg = EdgeTunnel { connect, token_file, lanes: 1 };
+    let cfg = EdgeTunnel { connect, token_file, lanes: 1, budget_mbit_s: 0 };
     let edge = edge(cfg, "bank");
     let row = edge.reason("intercepted").await;
     assert!(row.remedy.unwrap().starts_with("the token is of another `bridge init`"));

@@ -37,6 +37,8 @@ impl Checker<'_> {
         self.unknown::<RawTunnel>(raw.unknown, place);
         self.other_side(&raw.token_file, &place.key("token_file"), "an edge");
         self.other_side(&raw.lanes, &place.key("lanes"), "an edge");
+        let budget_place = place.key("budget_mbit_s");
+        self.other_side(&raw.budget_mbit_s, &budget_place, "an edge, or to an entry of `edges`");
         let listen = self.text(raw.listen, &place.key("listen"), text::socket_addr);
         let identity = self.required_text(raw.identity, &place.key("identity"), text::path);
         let edges_place = place.key("edges");
@@ -62,11 +64,22 @@ impl Checker<'_> {
         });
         let token_file = self.required_text(raw.token_file, &place.key("token_file"), text::path);
         let lanes = self.number(raw.lanes, &place.key("lanes"), 1..=LANES_MAX.into(), 1);
+        let budget_mbit_s = self.budget(raw.budget_mbit_s, place);
         Some(EdgeTunnel {
             connect: connect?,
             token_file: token_file?,
             lanes: u16::try_from(lanes).unwrap_or(LANES_MAX),
+            budget_mbit_s,
         })
+    }
+
+    /// In Mbit/s; 0 stands for none.
+    fn budget(&mut self, field: Field<u32>, place: &Place) -> u32 {
+        let place = place.key("budget_mbit_s");
+        match field {
+            Field::Missing => 0,
+            field => self.number(field, &place, 1..=BUDGET_MBIT_S_MAX, BUDGET_MBIT_S_MAX),
+        }
     }
 
     fn other_side<T>(&mut self, field: &Field<T>, place: &Place, owner: &str) {
@@ -123,7 +136,8 @@ impl Checker<'_> {
         let policy = self.optional(raw.policy, &place.key("policy"));
         let policy = policy.map(|raw| self.policy(raw, &place.key("policy"))).unwrap_or_default();
         let max_instances = self.number(raw.max_instances, &place.key("max_instances"), 1..=1000, 8);
-        Some(EdgeEntry { name: name?, keys: keys?, policy, max_instances })
+        let budget_mbit_s = self.budget(raw.budget_mbit_s, place);
+        Some(EdgeEntry { name: name?, keys: keys?, policy, max_instances, budget_mbit_s })
     }
 
     fn limits(&mut self, raw: RawLimits, place: &Place) -> TunnelLimits {
@@ -212,5 +226,7 @@ fn from_earliest(found: &Found) -> Result<bool, Refusal> {
 
 /// More than a core can fill.
 const LANES_MAX: u16 = 16;
+/// A terabit.
+const BUDGET_MBIT_S_MAX: u32 = 1_000_000;
 /// The key in use and the one that replaces it.
 const KEYS_MAX: usize = 2;

@@ -75,11 +75,10 @@ impl Checker<'_> {
 
     /// In Mbit/s; 0 stands for none.
     fn budget(&mut self, field: Field<u32>, place: &Place) -> u32 {
-        let place = place.key("budget_mbit_s");
-        match field {
-            Field::Missing => 0,
-            field => self.number(field, &place, 1..=BUDGET_MBIT_S_MAX, BUDGET_MBIT_S_MAX),
+        if matches!(field, Field::Missing) {
+            return 0;
         }
+        self.number(field, &place.key("budget_mbit_s"), 1..=BUDGET_MBIT_S_MAX, BUDGET_MBIT_S_MAX)
     }
 
     fn other_side<T>(&mut self, field: &Field<T>, place: &Place, owner: &str) {

@@ -15,9 +15,9 @@ HOLDER = "BRIDGE_TESTBED_HOLDER"
 
 
 @contextlib.contextmanager
-def hold(purpose, patience=0.0):
-    """Holds the testbed; waits `patience` seconds for another holder to end."""
-    path = brokers.home() / "holder"
+def hold(purpose, patience=0.0, holder="holder"):
+    """Holds the testbed, or what else has a file of its own; waits `patience` seconds for another holder to end."""
+    path = brokers.home() / holder
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as lock:
         if not take(lock, patience):
@@ -34,12 +34,12 @@ def hold(purpose, patience=0.0):
             lock.truncate(0)
 
 
-def run_holding(program, purpose, patience, run):
+def run_holding(program, purpose, patience, run, holder="holder"):
     """A program of the testbed from its start to its exit code: holds the testbed, and says what is wrong with it."""
     # Ends like any other way out, so that what it started ends with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{program}: told to stop"))
     try:
-        with hold(purpose, patience):
+        with hold(purpose, patience, holder):
             return run()
     except TestbedError as error:
         print(f"{program}: {error}", file=sys.stderr)

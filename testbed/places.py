@@ -124,11 +124,14 @@ def shut(place):
         raise
 
 
-def filter_packets(namespace, *rule):
+# Kernels have one of iptables' two back ends, or both.
+FILTERS = ("iptables", "iptables-legacy", "iptables-nft")
+
+
+def filter_packets(namespace, *rule, tools=FILTERS):
     """A rule of the packet filter inside a namespace of ours."""
     refusals = []
-    # Kernels have one of iptables' two back ends, or both.
-    for filter_tool in ("iptables", "iptables-legacy", "iptables-nft"):
+    for filter_tool in tools:
         done = run("ip", "netns", "exec", namespace, filter_tool, *rule, check=False)
         if done.returncode == 0:
             return

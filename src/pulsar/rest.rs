@@ -63,6 +63,15 @@ pub struct ConsumerStats {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// Where a subscription stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Its mark-delete position: ledger and entry, which is −1 before a ledger's first.
+    pub mark_delete: Option<(u64, i64)>,
+    /// What the last acknowledgement left (ack properties).
+    pub properties: BTreeMap<String, u64>,
+}
+
 /// One of a topic's ledgers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -160,20 +169,19 @@ impl AdminRest {
         self.get(&topic_path(topic, "/subscriptions"), NEEDS_CONSUME).await
     }
 
-    /// What the last acknowledgement of a subscription left behind at its cursor (ack properties); `None`
-    /// when there is no such topic or subscription.
-    pub async fn cursor_properties(
-        &self,
-        topic: &TopicName,
-        subscription: &str,
-    ) -> Result<Option<BTreeMap<String, u64>>, RestError> {
+    /// Where a subscription's cursor stands, and what its last acknowledgement left there; `None` when there is no
+    /// such topic or subscription.
+    pub async fn cursor(&self, topic: &TopicName, subscription: &str) -> Result<Option<Cursor>, RestError> {
         #[derive(Deserialize)]
         struct Internal {
             #[serde(default)]
-            cursors: BTreeMap<String, Cursor>,
+            cursors: BTreeMap<String, Told>,
         }
         #[derive(Deserialize)]
-        struct Cursor {
+        #[serde(rename_all = "camelCase")]
+        struct Told {
+            #[serde(default)]
+            mark_delete_position: String,
             #[serde(default)]
             properties: Option<BTreeMap<String, i64>>,
         }
@@ -181,10 +189,35 @@ impl AdminRest {
         let internal: Option<Internal> = self.get(&path, NEEDS_LOOKUP).await?;
         // Cursors go by the subscription's encoded name, with `+` for a space (common.util.Codec).
         let name = encode(subscription).replace("%20", "+");
-        let cursor = internal.and_then(|mut internal| internal.cursors.remove(&name));
+        let told = internal.and_then(|mut internal| internal.cursors.remove(&name));
         // The wire has u64, the broker prints Java's signed long.
         let unsigned = |(name, value): (String, i64)| (name, value.cast_unsigned());
-        Ok(cursor.map(|cursor| cursor.properties.into_iter().flatten().map(unsigned).collect()))
+        Ok(told.map(|told| Cursor {
+            mark_delete: position(&told.mark_delete_position),
+            properties: told.properties.into_iter().flatten().map(unsigned).collect(),
+        }))
+    }
+
+    /// A subscription's own properties; `None` when there is no such topic or subscription, or the brokers have no such
+    /// properties.
+    pub async fn subscription_properties(
+        &self,
+        topic: &TopicName,
+        subscription: &str,
+    ) -> Result<Option<BTreeMap<String, String>>, RestError> {
+        self.get(&properties_path(topic, subscription), NEEDS_CONSUME).await
+    }
+
+    /// Replaces them all.
+    pub async fn set_subscription_properties(
+        &self,
+        topic: &TopicName,
+        subscription: &str,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<(), RestError> {
+        let path = properties_path(topic, subscription);
+        let body = serde_json::json!(properties).to_string();
+        self.exchange.run(Method::PUT, &path, body, NEEDS_CONSUME).await?.accepted(&path)
     }
 
     /// The ledgers that still hold entries of a topic, ascending, each with how many; `None` when there is no such topic.
@@ -239,6 +272,16 @@ impl AdminRest {
         answer.accepted(path)?;
         Ok(true)
     }
+}
+
+fn properties_path(topic: &TopicName, subscription: &str) -> String {
+    topic_path(topic, &format!("/subscription/{}/properties", encode(subscription)))
+}
+
+/// `ledger:entry`, as the broker writes a position.
+fn position(text: &str) -> Option<(u64, i64)> {
+    let (ledger, entry) = text.split_once(':')?;
+    ledger.parse().ok().zip(entry.parse().ok())
 }
 
 fn topic_path(topic: &TopicName, rest: &str) -> String {

@@ -396,7 +396,7 @@ mod tests {
             assert_eq!(decode(&message), Err(DeclarationError::TooMany));
         }
         // A group, which prost skips, hides nothing behind it.
-        let mut hiding = vec![0x7b, 0x7c];
+        let mut hiding = vec![0xa3, 0x06, 0xa4, 0x06];
         hiding.extend(route(TOPICS_MAX + 1).encode_to_vec());
         let mut message = Vec::new();
         for number in [ROUTES, DECLARATION] {

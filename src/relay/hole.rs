@@ -3,11 +3,13 @@
 //! under the same producer name would be answered "duplicate" and lost.
 //!
 //! Stored as properties of a cumulative acknowledgement (`PersistentSubscription.acknowledgeMessage`), which replace
-//! those of the one before; only the admin API reads them back. `bridge.hole.<first id>` = last id, for each range.
+//! those of the one before; only the admin API reads them back. `bridge.hole.<first id>` = last id, for each range. Where
+//! there is an admin API, `kept.rs` keeps a copy that survives more.
 
 use std::collections::BTreeMap;
 
 use super::context::{Cluster, RouteSpec};
+use super::kept;
 use super::reason::Reason;
 use super::refused::{Range, Refused};
 use super::session::Halt;
@@ -30,16 +32,45 @@ pub enum Hole {
     Named(Refused),
 }
 
+impl Hole {
+    /// What either says.
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, hole) | (hole, Self::None) => hole,
+            (Self::Unnamed, _) | (_, Self::Unnamed) => Self::Unnamed,
+            (Self::Named(mut one), Self::Named(other)) => {
+                one.merge(&other);
+                Self::named(one)
+            }
+        }
+    }
+
+    /// These, or without names where they may be more than can be named.
+    pub fn named(refused: Refused) -> Self {
+        if refused.is_full() { Self::Unnamed } else { Self::Named(refused) }
+    }
+}
+
 /// What the subscription's cursor says of refused entries, and the trace of the last acknowledgement. Without an admin
 /// URL neither can be known, and the refused entry itself has to be refused again.
 pub async fn read(cluster: &Cluster, topic: &TopicName, route: &RouteSpec) -> Result<(Hole, Trace), Halt> {
     let Some(rest) = &cluster.rest else {
         return Ok((Hole::None, Trace::default()));
     };
-    let properties =
-        rest.cursor_properties(topic, &route.subscription).await.map_err(|error| unanswered(&error))?;
-    let (properties, generation) = (properties.unwrap_or_default(), route.generation);
-    Ok((understood(&properties, generation), Trace::understood(&properties, generation)))
+    let (generation, subscription) = (route.generation, &route.subscription);
+    let cursor = rest.cursor(topic, subscription).await.map_err(|error| unanswered(&error))?;
+    let cursor = cursor.unwrap_or_default();
+    let passed = cursor.mark_delete.and_then(last_passed);
+    let kept = kept::read(rest, topic, subscription, generation, passed).await;
+    let kept = kept.map_err(|error| unanswered(&error))?;
+    let hole = understood(&cursor.properties, generation).and(kept);
+    Ok((hole, Trace::understood(&cursor.properties, generation)))
+}
+
+/// The highest sequence id that a mark-delete position covers; its entry is −1 before a ledger's first.
+fn last_passed((ledger, entry): (u64, i64)) -> Option<u64> {
+    let at = Position { ledger, entry: u64::try_from(entry + 1).ok()? };
+    at.sequence_id()?.checked_sub(1)
 }
 
 /// Why the source's admin API tells nothing.

@@ -1,13 +1,18 @@
 //! What a source's session does about refused entries: marks the subscription before anything else, and decides whether
 //! the route stops there or goes on with them in quarantine. Sends no entry.
 
+use std::sync::Arc;
+
+use super::context::{Context, RouteSpec};
 use super::flow::Flow;
 use super::frames::{Ready, Stop};
-use super::hole;
+use super::hole::{self, Hole};
+use super::kept;
 use super::reason::{Reason, Verdict};
 use super::refused::Refused;
 use super::session::{Halt, Session, SessionEnd};
 use super::window::Position;
+use crate::pulsar::rest::RestError;
 use crate::pulsar::topic::TopicName;
 
 impl Session<'_> {
@@ -35,15 +40,19 @@ impl Session<'_> {
         if let Some(id) = last.and_then(Position::sequence_id) {
             all.forget_through(id);
         }
-        let marker = match &told {
+        let (marker, kept) = match &told {
             Some(told) => {
                 all.merge(told);
-                hole::properties(self.route.generation, &all)
+                (hole::properties(self.route.generation, &all), Hole::named(all.clone()))
             }
-            None => hole::unnamed(self.route.generation, refused),
+            None => (hole::unnamed(self.route.generation, refused), Hole::Unnamed),
         };
         let marker = self.properties(marker, last);
-        if let Err(error) = hole::mark(self.subscription, marker, last).await {
+        let marked = match keep(self.context, self.topic, self.route, &kept).await {
+            Ok(()) => hole::mark(self.subscription, marker, last).await,
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = marked {
             // The sink remembers it and says so again, until the marker stands.
             let detail = format!("{refused} was refused by the destination; marking failed: {error}");
             return SessionEnd::Halted(Halt::new(Reason::SourceUnreachable, &detail));
@@ -76,4 +85,24 @@ impl Session<'_> {
         let detail = format!("the bridge of {} knows no quarantine: upgrade it", self.route.to);
         Err(SessionEnd::Halted(Halt::new(Reason::HoleMarker, &detail)))
     }
+}
+
+/// The marker's copy, which survives a crash of the broker and an operator's `skip`.
+async fn keep(
+    context: &Arc<Context>,
+    topic: &TopicName,
+    route: &RouteSpec,
+    hole: &Hole,
+) -> Result<(), RestError> {
+    let Some(rest) = &context.cluster.rest else {
+        return Ok(());
+    };
+    if !kept::write(rest, topic, &route.subscription, route.generation, hole).await? {
+        tracing::warn!(
+            route = %route.name, %topic,
+            remedy = "raise the route's \"generation\" before this broker is restarted or entries are skipped",
+            "the source's brokers keep no properties of subscriptions: a crash may take the marker along"
+        );
+    }
+    Ok(())
 }

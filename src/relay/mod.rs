@@ -26,6 +26,7 @@ mod routes;
 mod flow;
 mod forgotten;
 mod hole;
+mod kept;
 mod marking;
 mod onward;
 mod owed;

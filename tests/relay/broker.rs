@@ -1,7 +1,7 @@
 //! A broker with one topic that follows a script: deduplicates, holds answers back, refuses, cuts. What it says on
 //! a connection is in `conversation.rs`; judges nothing, notes everything.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -64,6 +64,8 @@ pub struct State {
     pub mark_delete: Option<(u64, u64)>,
     /// What the last acknowledgement left at the cursor.
     pub properties: Vec<(String, u64)>,
+    /// The subscription's own.
+    pub kept: BTreeMap<String, String>,
     /// Acknowledged singly.
     pub acked: BTreeSet<(u64, u64)>,
     /// Entries up to here expire when somebody asks for the topic's end.
@@ -108,6 +110,7 @@ impl Broker {
             log: Vec::new(),
             mark_delete: None,
             properties: Vec::new(),
+            kept: BTreeMap::new(),
             acked: BTreeSet::new(),
             expires: None,
             manner: Manner::Plain,

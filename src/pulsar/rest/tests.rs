@@ -208,10 +208,11 @@ async fn cursors_backlogs_subscriptions_and_clusters_are_read() {
     .await;
     let rest = client(address);
     let topic = topic("a/b/c");
-    let properties = rest.cursor_properties(&topic, "bridge.a.b").await.unwrap().unwrap();
-    assert_eq!(properties, BTreeMap::from([("hole".into(), u64::MAX), ("n".into(), 7)]));
-    assert_eq!(rest.cursor_properties(&topic, "a b/ü*~.c").await.unwrap(), Some(BTreeMap::new()));
-    assert_eq!(rest.cursor_properties(&topic, "none").await.unwrap(), None);
+    let cursor = rest.cursor(&topic, "bridge.a.b").await.unwrap().unwrap();
+    assert_eq!(cursor.properties, BTreeMap::from([("hole".into(), u64::MAX), ("n".into(), 7)]));
+    assert_eq!(cursor.mark_delete, Some((3, 4)));
+    assert_eq!(rest.cursor(&topic, "a b/ü*~.c").await.unwrap(), Some(Cursor::default()));
+    assert_eq!(rest.cursor(&topic, "none").await.unwrap(), None);
     let ledgers = rest.ledgers(&topic).await.unwrap().unwrap();
     let counts: Vec<_> = ledgers.iter().map(|ledger| (ledger.ledger_id, ledger.entries)).collect();
     assert_eq!(counts, [(3, 5), (7, 2)]);

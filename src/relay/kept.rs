@@ -22,19 +22,20 @@ pub async fn read(
     Ok(properties.get(&key(generation)).map_or(Hole::None, |text| understood(text, passed)))
 }
 
-/// Writes it beside whatever else stands there, and beside what stood there of this generation; `false` where the
-/// broker has no such properties. Markers of other generations end.
+/// Writes it beside whatever else stands there, and beside what stood there of this generation and was not `passed`;
+/// `false` where the broker has no such properties. Markers of other generations end.
 pub async fn write(
     rest: &AdminRest,
     topic: &TopicName,
     subscription: &str,
     generation: u32,
     hole: &Hole,
+    passed: Option<u64>,
 ) -> Result<bool, RestError> {
     let Some(mut properties) = rest.subscription_properties(topic, subscription).await? else {
         return Ok(false);
     };
-    let before = properties.get(&key(generation)).map_or(Hole::None, |text| understood(text, None));
+    let before = properties.get(&key(generation)).map_or(Hole::None, |text| understood(text, passed));
     properties.retain(|key, _| !key.starts_with(PREFIX));
     properties.insert(key(generation), text(&before.and(hole.clone())));
     rest.set_subscription_properties(topic, subscription, &properties).await?;

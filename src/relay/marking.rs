@@ -37,7 +37,8 @@ impl Session<'_> {
         let told = Refused::of_pairs(&stop.refused).filter(|told| !told.is_empty());
         let is_news = told.as_ref().is_some_and(|told| !self.refused.covers(told));
         let mut all = self.refused.clone();
-        if let Some(id) = last.and_then(Position::sequence_id) {
+        let passed = last.and_then(Position::sequence_id);
+        if let Some(id) = passed {
             all.forget_through(id);
         }
         let (marker, kept) = match &told {
@@ -48,7 +49,7 @@ impl Session<'_> {
             None => (hole::unnamed(self.route.generation, refused), Hole::Unnamed),
         };
         let marker = self.properties(marker, last);
-        let marked = match keep(self.context, self.topic, self.route, &kept).await {
+        let marked = match keep(self.context, self.topic, self.route, &kept, passed).await {
             Ok(()) => hole::mark(self.subscription, marker, last).await,
             Err(error) => Err(error.to_string()),
         };
@@ -93,11 +94,12 @@ async fn keep(
     topic: &TopicName,
     route: &RouteSpec,
     hole: &Hole,
+    passed: Option<u64>,
 ) -> Result<(), RestError> {
     let Some(rest) = &context.cluster.rest else {
         return Ok(());
     };
-    if !kept::write(rest, topic, &route.subscription, route.generation, hole).await? {
+    if !kept::write(rest, topic, &route.subscription, route.generation, hole, passed).await? {
         tracing::warn!(
             route = %route.name, %topic,
             remedy = "raise the route's \"generation\" before this broker is restarted or entries are skipped",

@@ -1,7 +1,8 @@
-//! Who may hold a socket before Welcome, and whose handshake may compute. Decides by address and age alone;
-//! never locks a name, for that would be a weapon. Holds no socket and no clock.
+//! Who may hold a socket before Welcome, and whose handshake may compute. Decides by address, by what a socket has said,
+//! and by age; never locks a name, for that would be a weapon. Holds no socket and no clock.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -9,8 +10,12 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Admission {
     sockets: BTreeMap<u64, Socket>,
+    /// How many of each address.
+    counts: BTreeMap<Address, usize>,
     next_ticket: u64,
     bounds: Bounds,
+    /// Addresses from which an edge was welcomed, the latest last.
+    known: VecDeque<Address>,
 }
 
 /// How many there may be.
@@ -27,6 +32,8 @@ pub struct Bounds {
 #[derive(Debug)]
 struct Socket {
     address: Address,
+    since: Duration,
+    is_known: bool,
     stage: Stage,
 }
 
@@ -85,16 +92,31 @@ pub enum Turn {
 impl Admission {
     /// Nobody yet.
     pub fn new(bounds: Bounds) -> Self {
-        Self { sockets: BTreeMap::new(), next_ticket: 0, bounds }
+        Self {
+            sockets: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            next_ticket: 0,
+            bounds,
+            known: VecDeque::new(),
+        }
+    }
+
+    /// An edge was welcomed from this address: while it is among the latest [`KNOWN_MAX`], its sockets come before those
+    /// of strangers.
+    pub fn welcomed(&mut self, address: Address) {
+        self.known.retain(|known| *known != address);
+        self.known.push_back(address);
+        if self.known.len() > KNOWN_MAX {
+            self.known.pop_front();
+        }
     }
 
     /// Lets a new socket in, always; when a bound is met, an older one goes for it.
-    pub fn enter(&mut self, address: Address) -> (u64, Option<Displaced>) {
+    pub fn enter(&mut self, address: Address, now: Duration) -> (u64, Option<Displaced>) {
         let displaced = if self.count_of(address) >= self.bounds.sockets_per_address {
-            self.oldest(|socket| socket.address == address).map(|ticket| (ticket, Bound::Address))
+            self.worst(now, |socket| socket.address == address).map(|ticket| (ticket, Bound::Address))
         } else if self.sockets.len() >= self.bounds.sockets {
-            let busiest = self.busiest(|_| true);
-            self.oldest(|socket| Some(socket.address) == busiest).map(|ticket| (ticket, Bound::Sockets))
+            self.worst(now, |_| true).map(|ticket| (ticket, Bound::Sockets))
         } else {
             None
         };
@@ -104,17 +126,26 @@ impl Admission {
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        let stage = Stage::Silent;
-        self.sockets.insert(ticket, Socket { address, stage });
+        let is_known = self.known.contains(&address);
+        self.sockets.insert(ticket, Socket { address, since: now, is_known, stage: Stage::Silent });
+        *self.counts.entry(address).or_default() += 1;
         (ticket, displaced)
     }
 
     /// A socket got its Welcome or is gone.
     pub fn leave(&mut self, ticket: u64) {
-        self.sockets.remove(&ticket);
+        let Some(socket) = self.sockets.remove(&ticket) else {
+            return;
+        };
+        if let Some(count) = self.counts.get_mut(&socket.address) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&socket.address);
+            }
+        }
     }
 
-    /// A whole ClientHello is there. The turn goes to the address with the fewest sockets first; a handshake
+    /// A whole ClientHello is there. The turn goes to known addresses and to the one with the fewest sockets first; a handshake
     /// that keeps its place longer than [`COMPUTING_GRACE`] (its peer does not answer) can lose it.
     pub fn ask_to_compute(&mut self, ticket: u64, now: Duration) -> Turn {
         let Some(socket) = self.sockets.get_mut(&ticket) else {
@@ -161,7 +192,7 @@ impl Admission {
     fn next_to_compute(&self) -> Option<u64> {
         let waiting = self.sockets.iter().filter(|(_, s)| s.stage == Stage::WaitsToCompute);
         waiting
-            .min_by_key(|(ticket, socket)| (self.count_of(socket.address), **ticket))
+            .min_by_key(|(ticket, socket)| (!socket.is_known, self.count_of(socket.address), **ticket))
             .map(|(ticket, _)| *ticket)
     }
 
@@ -170,26 +201,34 @@ impl Admission {
             Stage::Computes { since } => now.saturating_sub(since) >= COMPUTING_GRACE,
             Stage::Silent | Stage::WaitsToCompute => false,
         };
-        let busiest = self.busiest(idle);
-        self.oldest(|socket| Some(socket.address) == busiest && idle(socket))
+        self.worst(now, idle)
     }
 
     fn count_of(&self, address: Address) -> usize {
-        self.sockets.values().filter(|socket| socket.address == address).count()
+        self.counts.get(&address).copied().unwrap_or_default()
     }
 
-    /// The address with the most sockets, among those that have one of this kind.
-    fn busiest(&self, kind: impl Fn(&Socket) -> bool) -> Option<Address> {
-        let of_kind = self.sockets.values().filter(|socket| kind(socket));
-        of_kind.map(|socket| socket.address).max_by_key(|address| self.count_of(*address))
-    }
-
-    fn oldest(&self, kind: impl Fn(&Socket) -> bool) -> Option<u64> {
-        let of_kind = self.sockets.iter().find(|(_, socket)| kind(socket));
-        of_kind.map(|(ticket, _)| *ticket)
+    /// Whose socket of this kind is the first to go: a stranger's before a known address's, and of the busiest address.
+    /// Of these the oldest that has said nothing for long; else the newest that waits for its turn, so that the others
+    /// get theirs; else the oldest.
+    fn worst(&self, now: Duration, kind: impl Fn(&Socket) -> bool) -> Option<u64> {
+        let of_kind = self.sockets.iter().filter(|(_, socket)| kind(socket));
+        let worst = of_kind.max_by_key(|(ticket, socket)| {
+            let age = match socket.stage {
+                Stage::Silent if now.saturating_sub(socket.since) >= SILENCE_GRACE => (2, Reverse(**ticket)),
+                Stage::WaitsToCompute => (1, Reverse(u64::MAX - **ticket)),
+                Stage::Silent | Stage::Computes { .. } => (0, Reverse(**ticket)),
+            };
+            (!socket.is_known, self.count_of(socket.address), age)
+        });
+        worst.map(|(ticket, _)| *ticket)
     }
 }
 
+/// An edge says its ClientHello within this, also over a slow line: it says so at once.
+const SILENCE_GRACE: Duration = Duration::from_millis(500);
+/// Addresses of welcomed edges that are remembered.
+const KNOWN_MAX: usize = 1024;
 /// Handshakes that compute, for each core.
 pub const COMPUTING_PER_CORE: usize = 8;
 /// How long a handshake may keep its place while others wait: a round trip across the world and back.
@@ -199,6 +238,7 @@ pub const COMPUTING_GRACE: Duration = Duration::from_millis(500);
 mod tests {
     use super::*;
 
+    const NOW: Duration = Duration::ZERO;
     const BOUNDS: Bounds = Bounds { sockets: 256, sockets_per_address: 16, computing: 2 };
 
     fn address(n: u8) -> Address {
@@ -209,29 +249,68 @@ mod tests {
     fn the_seventeenth_socket_of_an_address_takes_the_place_of_its_oldest() {
         let mut admission = Admission::new(BOUNDS);
         for _ in 0..BOUNDS.sockets_per_address {
-            assert_eq!(admission.enter(address(1)).1, None);
+            assert_eq!(admission.enter(address(1), NOW).1, None);
         }
-        let (_, displaced) = admission.enter(address(1));
+        let (_, displaced) = admission.enter(address(1), NOW);
         assert_eq!(displaced, Some(Displaced { ticket: 0, bound: Bound::Address }));
-        assert_eq!(admission.enter(address(2)).1, None);
+        assert_eq!(admission.enter(address(2), NOW).1, None);
         assert_eq!(admission.len(), BOUNDS.sockets_per_address + 1);
     }
 
     #[test]
     fn when_all_places_are_taken_the_oldest_of_the_busiest_address_goes() {
         let mut admission = Admission::new(BOUNDS);
-        let (honest, _) = admission.enter(address(200));
+        let (honest, _) = admission.enter(address(200), NOW);
         for n in 0..BOUNDS.sockets - 1 {
-            let displaced = admission.enter(address(u8::try_from(n % 100).unwrap())).1;
+            let displaced = admission.enter(address(u8::try_from(n % 100).unwrap()), NOW).1;
             assert_eq!(displaced, None);
         }
         for n in 0..1000 {
-            let (_, displaced) = admission.enter(address(u8::try_from(n % 100).unwrap()));
+            let (_, displaced) = admission.enter(address(u8::try_from(n % 100).unwrap()), NOW);
             let displaced = displaced.unwrap();
             assert_eq!(displaced.bound, Bound::Sockets);
             assert_ne!(displaced.ticket, honest);
             assert_eq!(admission.len(), BOUNDS.sockets);
         }
+    }
+
+    fn each_from_another_address(admission: &mut Admission, count: usize, now: Duration) -> Vec<u64> {
+        let address = |n: usize| {
+            IpAddr::from([198, 18, 2 + u8::try_from(n / 250).unwrap(), u8::try_from(n % 250).unwrap()])
+        };
+        (0..count).map(|n| admission.enter(address(n).into(), now).0).collect()
+    }
+
+    #[test]
+    fn of_many_addresses_that_say_nothing_the_oldest_goes_and_one_that_has_spoken_stays() {
+        let mut admission = Admission::new(BOUNDS);
+        let (honest, _) = admission.enter(address(200), NOW);
+        assert_eq!(admission.ask_to_compute(honest, NOW), Turn::Go(None));
+        let first = each_from_another_address(&mut admission, BOUNDS.sockets - 1, NOW)[0];
+        for n in 0..1000 {
+            let displaced =
+                admission.enter(address(u8::try_from(n % 100).unwrap()), SILENCE_GRACE).1.unwrap();
+            assert_ne!(displaced.ticket, honest);
+            assert!(n > 0 || displaced.ticket == first);
+        }
+    }
+
+    #[test]
+    fn an_address_that_was_welcomed_before_comes_before_any_number_of_strangers() {
+        let mut admission = Admission::new(BOUNDS);
+        admission.welcomed(address(200));
+        for ticket in each_from_another_address(&mut admission, BOUNDS.sockets, NOW) {
+            _ = admission.ask_to_compute(ticket, NOW);
+        }
+        let (back, displaced) = admission.enter(address(200), NOW);
+        let displaced = displaced.unwrap();
+        assert_eq!(
+            (displaced.bound, displaced.ticket),
+            (Bound::Sockets, BOUNDS.sockets as u64 - 1),
+            "the newest that waits"
+        );
+        assert_eq!(admission.ask_to_compute(back, NOW), Turn::Wait);
+        assert!(matches!(admission.ask_to_compute(back, COMPUTING_GRACE), Turn::Go(Some(_))));
     }
 
     #[test]
@@ -245,12 +324,12 @@ mod tests {
     #[test]
     fn the_turn_to_compute_goes_to_the_least_busy_address_and_idle_ones_lose_theirs() {
         let mut admission = Admission::new(BOUNDS);
-        let flood: Vec<u64> = (0..4).map(|_| admission.enter(address(1)).0).collect();
+        let flood: Vec<u64> = (0..4).map(|_| admission.enter(address(1), NOW).0).collect();
         let at = Duration::from_millis;
         assert_eq!(admission.ask_to_compute(flood[0], at(0)), Turn::Go(None));
         assert_eq!(admission.ask_to_compute(flood[1], at(0)), Turn::Go(None));
         assert_eq!(admission.ask_to_compute(flood[2], at(0)), Turn::Wait);
-        let (honest, _) = admission.enter(address(2));
+        let (honest, _) = admission.enter(address(2), NOW);
         assert_eq!(admission.ask_to_compute(honest, at(1)), Turn::Wait);
         assert_eq!(admission.ask_to_compute(flood[2], at(500)), Turn::Wait, "the other comes first");
         let displaced = Displaced { ticket: flood[0], bound: Bound::Computing };

@@ -9,7 +9,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Admission, Bound, Bounds, COMPUTING_GRACE, COMPUTING_PER_CORE, Displaced, Turn};
+use super::admission::{
+    Address, Admission, Bound, Bounds, COMPUTING_GRACE, COMPUTING_PER_CORE, Displaced, Turn,
+};
 use super::metrics::{BoundLabel, TunnelMetrics};
 use crate::config::TunnelLimits;
 
@@ -31,6 +33,7 @@ struct Inner {
 pub struct Ticket {
     gate: Arc<Gate>,
     id: u64,
+    address: Address,
     displaced: CancellationToken,
 }
 
@@ -57,12 +60,12 @@ impl Gate {
     /// Lets a socket in.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Ticket {
         let mut inner = self.lock();
-        let (id, displaced) = inner.admission.enter(address.into());
+        let (id, displaced) = inner.admission.enter(address.into(), self.opened.elapsed());
         let token = CancellationToken::new();
         inner.displace.insert(id, token.clone());
         self.displace(&mut inner, displaced);
         self.show(&inner);
-        Ticket { gate: self.clone(), id, displaced: token }
+        Ticket { gate: self.clone(), id, address: address.into(), displaced: token }
     }
 
     fn displace(&self, inner: &mut Inner, displaced: Option<Displaced>) {
@@ -95,6 +98,11 @@ impl Ticket {
     /// Waits until this socket has to go for another one.
     pub async fn displaced(&self) {
         self.displaced.cancelled().await;
+    }
+
+    /// The socket is an edge's: what comes from its address comes first from now on.
+    pub fn welcomed(&self) {
+        self.gate.lock().admission.welcomed(self.address);
     }
 
     /// Waits for a turn to compute a TLS handshake.

@@ -181,6 +181,9 @@ impl Hub {
             welcomed = timeout(self.handshake_time_max, self.welcome(socket, remote, &ticket)) =>
                 welcomed.unwrap_or_else(|_| Err(Reason::Timeout.into())),
         };
+        if welcomed.is_ok() {
+            ticket.welcomed();
+        }
         drop(ticket);
         match welcomed {
             Ok(joined) => self.run(joined, remote).await,

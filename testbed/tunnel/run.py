@@ -19,6 +19,7 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(HERE), str(HERE.parent / "suite"), str(HERE.parent)]
 os.environ.setdefault("BRIDGE_TESTBED_NAME", "tunnel")
 
+import case_hostile  # noqa: E402
 import case_link  # noqa: E402
 import places  # noqa: E402
 from hold import run_holding  # noqa: E402
@@ -32,7 +33,7 @@ CASES = {
     )
 }  # fmt: skip
 # Only when named: they take longer, or need more than a machine of CI has.
-LONGER = {case.__name__: case for case in ()}
+LONGER = {case.__name__: case for case in (case_hostile.exhaustion,)}
 
 
 def main():

@@ -15,6 +15,8 @@ pub mod config;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod exit;
+#[doc(hidden)]
+pub mod fuzzed;
 #[cfg(feature = "load")]
 pub mod load;
 pub mod policy;

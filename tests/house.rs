@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("admin", &["relay::status", "tunnel::status"]),
     ("load", &["pulsar"]),
     ("site", &["exit", "pulsar", "policy", "config", "tunnel", "relay", "admin"]),
+    ("fuzzed", &["pulsar::fuzzed", "relay::fuzzed", "tunnel::fuzzed", "config::fuzzed"]),
     ("stack", &["exit", "config", "site", "embedded", "load"]),
     // The binary.
     ("main", &["exit"]),

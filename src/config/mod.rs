@@ -5,6 +5,8 @@ mod check;
 pub mod credential;
 mod field;
 mod files;
+#[doc(hidden)]
+pub mod fuzzed;
 mod json;
 mod problem;
 mod raw;

@@ -8,6 +8,8 @@ pub mod crc;
 pub mod entry;
 pub mod fields;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzzed;
 pub mod proto;
 
 pub mod client;

@@ -76,6 +76,12 @@ fn understood(text: &str, passed: Option<u64>) -> Hole {
     if refused.is_empty() { Hole::None } else { Hole::Named(refused) }
 }
 
+/// What somebody wrote into a subscription's properties: what is understood reads back as itself.
+pub(super) fn fuzzed(bytes: &[u8]) {
+    let hole = understood(&String::from_utf8_lossy(bytes), None);
+    assert!(understood(&text(&hole), None) == hole);
+}
+
 const PREFIX: &str = "bridge.hole.";
 const EVERYTHING: &str = "?";
 

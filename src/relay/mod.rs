@@ -42,6 +42,8 @@ pub mod refused;
 pub mod window;
 
 mod frames;
+#[doc(hidden)]
+pub mod fuzzed;
 mod lane;
 mod lanes;
 

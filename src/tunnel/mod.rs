@@ -3,6 +3,8 @@
 //! egress proxies will stand between [`edge`]'s socket and its TLS, an own PKI beside `trust`.
 
 pub mod features;
+#[doc(hidden)]
+pub mod fuzzed;
 pub mod link;
 pub mod status;
 

@@ -21,6 +21,7 @@ os.environ.setdefault("BRIDGE_TESTBED_NAME", "tunnel")
 
 import case_hostile  # noqa: E402
 import case_link  # noqa: E402
+import case_liveness  # noqa: E402
 import places  # noqa: E402
 from hold import run_holding  # noqa: E402
 from places import TestbedError  # noqa: E402
@@ -33,7 +34,7 @@ CASES = {
     )
 }  # fmt: skip
 # Only when named: they take longer, or need more than a machine of CI has.
-LONGER = {case.__name__: case for case in (case_hostile.exhaustion,)}
+LONGER = {case.__name__: case for case in (case_hostile.exhaustion, case_liveness.liveness, case_liveness.hundred)}
 
 
 def main():

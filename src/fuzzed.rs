@@ -15,13 +15,13 @@ pub fn targets() -> impl Iterator<Item = Target> {
 
 /// Inputs to begin with, by target.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let rooms: [fn() -> Vec<(&'static str, Vec<u8>)>; 4] = [
-        crate::pulsar::fuzzed::seeds,
-        crate::relay::fuzzed::seeds,
-        crate::tunnel::fuzzed::seeds,
-        crate::config::fuzzed::seeds,
-    ];
-    rooms.into_iter().flat_map(|seeds| seeds()).collect()
+    [
+        crate::pulsar::fuzzed::seeds(),
+        crate::relay::fuzzed::seeds(),
+        crate::tunnel::fuzzed::seeds(),
+        crate::config::fuzzed::seeds(),
+    ]
+    .concat()
 }
 
 /// Runs one by its name.

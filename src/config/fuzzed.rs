@@ -7,9 +7,11 @@ use super::credential::{EdgeKey, JoinToken};
 use super::url::{LinkUrl, ServiceUrl};
 use super::{check, json};
 
-/// By name.
-pub const TARGETS: [(&str, fn(&[u8])); 4] =
-    [("token", token), ("edge_key", edge_key), ("url", url), ("config", config)];
+/// A parser, by its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 4] = [("token", token), ("edge_key", edge_key), ("url", url), ("config", config)];
 
 /// Inputs to begin with, by target.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {

@@ -10,8 +10,11 @@ use super::frame::{FrameSplitter, encode};
 use super::proto::{BaseCommand, Empty, kind};
 use super::topic::TopicName;
 
-/// By name.
-pub const TARGETS: [(&str, fn(&[u8])); 3] = [("frame", frame), ("entry", entry), ("topic", topic)];
+/// A parser, by its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 3] = [("frame", frame), ("entry", entry), ("topic", topic)];
 
 /// Inputs to begin with, by target.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {

@@ -15,8 +15,11 @@ use crate::pulsar::entry::Entry;
 use crate::pulsar::frame::FrameSplitter;
 use crate::pulsar::topic::TopicName;
 
-/// By name.
-pub const TARGETS: [(&str, fn(&[u8])); 4] = [
+/// A parser, by its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 4] = [
     ("lane_frame", lane_frame),
     ("declaration", declaration),
     ("record", record),

@@ -7,8 +7,11 @@ use prost::Message;
 use super::handshake::{self, Lane};
 use super::wire::{Frame, HANDSHAKE_LEN_MAX, HELLO, Limits, REFUSED, Refused, WELCOME, Welcome, frame_len};
 
-/// By name.
-pub const TARGETS: [(&str, fn(&[u8])); 3] = [("hello", hello), ("answer", answer), ("frame_len", prefix)];
+/// A parser, by its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 3] = [("hello", hello), ("answer", answer), ("frame_len", prefix)];
 
 /// Inputs to begin with, by target.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {

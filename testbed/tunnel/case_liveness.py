@@ -135,6 +135,7 @@ def hundred(scene):
 def many(file, base):
     made = read_json(file)
     made["tunnel"]["listen"] = base["tunnel"]["listen"]
+    made["tunnel"]["identity"] = str(file.parent / made["tunnel"]["identity"])
     made["pulsar"], made["admin"] = base["pulsar"], base["admin"]
     return made | {"routes": []}
 

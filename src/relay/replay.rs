@@ -130,6 +130,8 @@ impl Replay<'_> {
     ) -> Result<(), ConnectionError> {
         let closed =
             || ConnectionError::Lost("the broker closed the consumer of the quarantine topic".into());
+        let silent =
+            || ConnectionError::Lost("the broker does not say where the quarantine topic ends".into());
         let asked = subscription.last_message_id().await?;
         tokio::pin!(asked);
         let (mut last, mut at) = (None, None);
@@ -147,9 +149,10 @@ impl Replay<'_> {
                 }
                 event = timeout(QUIET, subscription.next()) => event,
             };
-            // Where the last ones were acknowledged singly, they do not come again, and silence is all that says so.
+            // Where the last ones were acknowledged singly, they do not come again, and silence is all that says so. But a
+            // broker that did not even say where the topic ends has told nothing.
             let Ok(event) = event else {
-                return Ok(());
+                return last.map(|_| ()).ok_or_else(silent);
             };
             let delivery = match event {
                 Some(ConsumerEvent::Entry(delivery)) => delivery,

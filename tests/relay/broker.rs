@@ -70,6 +70,8 @@ pub struct State {
     pub acked: BTreeSet<(u64, u64)>,
     /// Entries up to here expire when somebody asks for the topic's end.
     pub expires: Option<(u64, u64)>,
+    /// Where the topic ends is not answered.
+    pub mute: bool,
     pub manner: Manner,
     /// The topic as a destination.
     pub stored: Vec<(u64, Bytes)>,
@@ -113,6 +115,7 @@ impl Broker {
             kept: BTreeMap::new(),
             acked: BTreeSet::new(),
             expires: None,
+            mute: false,
             manner: Manner::Plain,
             stored: Vec::new(),
             pushed: HashMap::new(),

@@ -320,6 +320,9 @@ impl Conversation {
 
     fn last_message_id(&mut self, question: proto::GetLastMessageId) {
         let mut state = self.shared.lock();
+        if state.mute {
+            return;
+        }
         state.mark_delete = state.mark_delete.max(state.expires);
         let id = |(ledger, entry)| MessageId { ledger, entry };
         let none = (u64::MAX, u64::MAX);

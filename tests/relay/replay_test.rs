@@ -135,3 +135,12 @@ async fn a_record_cannot_name_a_topic_that_its_route_may_not_write() {
     assert_eq!(summary, Summary { records: 1, replayed: 0, refused: 1 });
     assert_eq!(broker.with(|state| (state.stored.len(), state.acked.len())), (0, 0));
 }
+
+#[tokio::test]
+async fn a_broker_that_never_says_where_the_topic_ends_was_not_read_to_its_end() {
+    let broker = with_records(&[4]).await;
+    broker.with(|state| state.mute = true);
+    // Once it was told, nothing more is to come over the socket: only the clock has to go on.
+    let outcome = replay(&broker).run(|_| tokio::time::pause()).await;
+    assert!(outcome.is_err_and(|error| error.to_string().contains("where the quarantine topic ends")));
+}

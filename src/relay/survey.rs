@@ -21,11 +21,19 @@ use crate::pulsar::topic::TopicName;
 pub(super) type Finding = (Stretch, Option<Amount>);
 
 /// All of them, or why they cannot be looked at.
-pub(super) type Found = Result<Vec<Finding>, ConnectionError>;
+type Looked = Result<Vec<Finding>, ConnectionError>;
+
+/// What a look came to.
+pub(super) enum Found {
+    /// What was found, perhaps nothing: what could not be looked at now is looked at again.
+    Findings(Vec<Finding>),
+    /// It failed again and again: what is suspected now is not to be found out. `first`: since looking worked.
+    Failed { error: ConnectionError, first: bool },
+}
 
 /// Finds out about suspects, one after the other; rests longer after each time that there was nothing, over sessions.
 pub(super) struct Survey {
-    running: Option<Pin<Box<dyn Future<Output = Found> + Send>>>,
+    running: Option<Pin<Box<dyn Future<Output = Looked> + Send>>>,
     at: Instant,
     pause: Duration,
     failures: u32,
@@ -68,8 +76,17 @@ impl Survey {
             found.as_ref().is_ok_and(|findings| findings.iter().any(|(_, amount)| amount.is_some()));
         self.pause = if is_news { PAUSE_FIRST } else { (self.pause * 2).min(PAUSE_MAX) };
         self.at = Instant::now() + self.pause;
-        self.failures = if found.is_err() { self.failures.saturating_add(1) } else { 0 };
-        if self.failures == FAILURES_TOLD { found } else { Ok(found.unwrap_or_default()) }
+        self.judge(found)
+    }
+
+    /// One failure passes by itself; as many in a row as are told do not, and neither do those behind them.
+    fn judge(&mut self, looked: Looked) -> Found {
+        self.failures = if looked.is_err() { self.failures.saturating_add(1) } else { 0 };
+        match looked {
+            Ok(findings) => Found::Findings(findings),
+            Err(_) if self.failures < FAILURES_TOLD => Found::Findings(Vec::new()),
+            Err(error) => Found::Failed { error, first: self.failures == FAILURES_TOLD },
+        }
     }
 }
 
@@ -81,7 +98,7 @@ struct Ground {
 }
 
 impl Ground {
-    async fn look_at(self, stretches: Vec<Stretch>, sure: bool) -> Found {
+    async fn look_at(self, stretches: Vec<Stretch>, sure: bool) -> Looked {
         let _place = SURVEYS.acquire().await.map_err(|_| late())?;
         let connection = timeout(LOOK_DEADLINE, self.context.cluster.client.connect_to_owner(&self.topic));
         let connection = connection.await.map_err(|_| late())??;
@@ -90,7 +107,7 @@ impl Ground {
         found
     }
 
-    async fn look_through(&self, connection: &Connection, stretches: Vec<Stretch>, sure: bool) -> Found {
+    async fn look_through(&self, connection: &Connection, stretches: Vec<Stretch>, sure: bool) -> Looked {
         let mut findings = Vec::with_capacity(stretches.len());
         let mut failed = None;
         for stretch in stretches {
@@ -222,3 +239,25 @@ const FAILURES_TOLD: u32 = 3;
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// On a topic whose transactions leave a marker now and then.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_looked_at_is_given_up_each_time_and_told_once_until_looking_works() {
+        let mut survey = Survey::new();
+        let mut fails = || match survey.judge(Err(late())) {
+            Found::Findings(findings) => {
+                assert!(findings.is_empty());
+                None
+            }
+            Found::Failed { first, .. } => Some(first),
+        };
+        let judged: Vec<_> = (0..5).map(|_| fails()).collect();
+        assert_eq!(judged, [None, None, Some(true), Some(false), Some(false)]);
+        assert!(matches!(survey.judge(Ok(Vec::new())), Found::Findings(_)));
+        let mut fails = || matches!(survey.judge(Err(late())), Found::Failed { first: true, .. });
+        assert_eq!([fails(), fails(), fails()], [false, false, true]);
+    }
+}

@@ -14,7 +14,7 @@ use super::survey::Found;
 use super::trace::Trace;
 use super::window::Position;
 use crate::pulsar::connection::ConnectionError;
-use crate::pulsar::proto::{KeyLongValue, LastMessageId, MessageId};
+use crate::pulsar::proto::{KeyLongValue, LastMessageId, MessageId, ServerError};
 
 /// When the cursor is looked at, and the answer that is awaited.
 pub(super) struct Looks {
@@ -147,16 +147,17 @@ impl Session<'_> {
     /// What a look at the suspects found.
     pub(super) fn tell_skipped(&mut self, looks: &mut Looks, found: Found) {
         let findings = match found {
-            Ok(findings) => findings,
-            Err(error) => {
+            Found::Findings(findings) => findings,
+            Found::Failed { error, first } => {
                 self.passed.give_up();
                 looks.soon();
-                let (route, topic) = (&self.route.name, self.topic);
-                tracing::warn!(
-                    %route, %topic, %error,
-                    remedy = "let the bridge's role read the topic by subscriptions of any name",
-                    "the subscription passed positions that no reader can be had for: losses there are not noticed"
-                );
+                if first {
+                    let (route, topic, remedy) = (&self.route.name, self.topic, remedy_unread(&error));
+                    tracing::warn!(
+                        %route, %topic, %error, remedy,
+                        "the subscription passed positions that no reader can be had for: losses there are not noticed"
+                    );
+                }
                 return;
             }
         };
@@ -171,6 +172,18 @@ impl Session<'_> {
             };
             self.progress.row.source_skipped += amount.number();
             Notice::SourceSkipped.tell(self.progress, notice::extent(&stretch, amount));
+        }
+    }
+}
+
+/// What helps where no reader can be had.
+fn remedy_unread(error: &ConnectionError) -> &'static str {
+    match error.server_error() {
+        Some(ServerError::Authentication | ServerError::Authorization) => {
+            "let the bridge's role read the topic by subscriptions of any name"
+        }
+        Some(_) | None => {
+            "none needed if it does not come again; if it does, look into the source brokers' logs"
         }
     }
 }

@@ -8,12 +8,18 @@
 pub struct Permits {
     outstanding: i64,
     bytes_per_message: f64,
+    wanted_max: f64,
 }
 
 impl Permits {
     /// Nothing granted yet.
     pub fn new() -> Self {
-        Self { outstanding: 0, bytes_per_message: FIRST_GUESS }
+        Self { outstanding: 0, bytes_per_message: FIRST_GUESS, wanted_max: PERMITS_MAX }
+    }
+
+    /// For a reader that most likely wants a few entries: little at first, and twice as much with each grant.
+    pub fn sparing() -> Self {
+        Self { wanted_max: SPARING_FIRST, ..Self::new() }
     }
 
     /// An entry arrived that claims this many messages.
@@ -25,12 +31,14 @@ impl Permits {
 
     /// How many to grant now; 0 while more than half of what we want is outstanding.
     pub fn due(&mut self) -> u32 {
-        let wanted = (TARGET_BYTES / self.bytes_per_message.max(1.0)).clamp(PERMITS_MIN, PERMITS_MAX) as i64;
+        let wanted = (TARGET_BYTES / self.bytes_per_message.max(1.0)).clamp(PERMITS_MIN, PERMITS_MAX);
+        let wanted = wanted.min(self.wanted_max) as i64;
         if self.outstanding > wanted / 2 {
             return 0;
         }
         let due = (wanted - self.outstanding).clamp(0, i64::from(u32::MAX >> 1));
         self.outstanding += due;
+        self.wanted_max = (self.wanted_max * 2.0).min(PERMITS_MAX);
         due as u32
     }
 }
@@ -49,6 +57,8 @@ const FIRST_GUESS: f64 = 1024.0;
 const WEIGHT: f64 = 0.1;
 /// Below this a broker's read cycles become visible as gaps.
 const PERMITS_MIN: f64 = 200.0;
+/// A marker and its neighbours.
+const SPARING_FIRST: f64 = 16.0;
 /// Far below the i32 that a broker counts in.
 const PERMITS_MAX: f64 = 1_000_000.0;
 
@@ -86,5 +96,17 @@ mod tests {
             assert!(ahead > 0);
         }
         assert!(ahead <= 200, "{ahead} messages of 5 MiB ahead");
+    }
+
+    #[test]
+    fn a_sparing_reader_asks_for_little_and_for_as_much_as_others_when_it_goes_on() {
+        let mut permits = Permits::sparing();
+        let mut granted = vec![permits.due()];
+        assert_eq!(granted, [16]);
+        for _ in 0..20_000 {
+            permits.spent(1, 1024);
+            granted.extend(Some(permits.due()).filter(|due| *due > 0));
+        }
+        assert!(granted.len() > 10 && granted.iter().skip(10).all(|due| *due > 5000), "{granted:?}");
     }
 }

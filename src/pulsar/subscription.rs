@@ -76,7 +76,8 @@ impl Subscription {
             force_topic_creation: Some(false),
             ..proto::Subscribe::default()
         };
-        let mut subscription = Self::attach_as(connection, subscribe, inbox_bytes).await?;
+        let subscription = Self::attach_as(connection, subscribe, inbox_bytes).await?;
+        let mut subscription = Self { permits: Permits::sparing(), ..subscription };
         subscription.grant().await?;
         Ok(subscription)
     }

@@ -23,6 +23,7 @@ mod listing;
 mod matching;
 mod routes;
 
+mod amount;
 mod flow;
 mod forgotten;
 mod hole;

@@ -1,6 +1,7 @@
 //! What a route tells of losses that it did not cause and that do not stop it: typed, with a code and a remedy.
 
-use super::passed::{Amount, Stretch};
+use super::amount::Amount;
+use super::passed::Stretch;
 use super::progress::Progress;
 use super::status::Noticed;
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::amount::{Amount, Seen};
 use super::context::{Context, RouteSpec};
-use super::passed::{Amount, Passed, Seen, Stretch};
+use super::passed::{Passed, Stretch};
 use super::window::Position;
 use crate::pulsar::connection::{Connection, ConnectionError, ConsumerEvent, Delivery};
 use crate::pulsar::entry::Entry;

@@ -117,6 +117,9 @@ pub struct Ready {
     /// What `Open` names as refused goes to the quarantine. A version without it would publish that.
     #[prost(bool, tag = "15")]
     pub quarantines: bool,
+    /// The partition of the destination's topic, where it has any.
+    #[prost(uint32, optional, tag = "16")]
+    pub partition: Option<u32>,
 }
 
 /// Before an entry's bytes.

@@ -156,6 +156,7 @@ impl Sink {
             window_bytes: share.bytes() as u64,
             window_entries: WINDOW_ENTRIES,
             quarantines: self.open.quarantine.is_some(),
+            partition: publishing.destination.topic.partition_index(),
         };
         self.lane.tell(Kind::Ready(ready)).await;
         progress.running(if effectively_once { "effectively-once" } else { "at-least-once" });

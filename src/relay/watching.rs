@@ -11,10 +11,11 @@ use super::hole;
 use super::notice::{self, Notice};
 use super::session::{Answer, Session, SessionEnd, covers};
 use super::survey::Found;
-use super::trace::Trace;
+use super::trace::{There, Trace};
 use super::window::Position;
 use crate::pulsar::connection::ConnectionError;
 use crate::pulsar::proto::{KeyLongValue, LastMessageId, MessageId, ServerError};
+use crate::pulsar::topic::TopicName;
 
 /// When the cursor is looked at, and the answer that is awaited.
 pub(super) struct Looks {
@@ -62,7 +63,9 @@ impl Session<'_> {
     pub(super) fn take_stock(&mut self, ready: &Ready) {
         let (last, effectively_once) = (ready.last_sequence_id, ready.effectively_once);
         self.passed.begin(&self.trace, last, effectively_once, self.context.cluster.single_replica);
-        let Some(forgotten) = self.confirmed.begin(self.trace.confirmed, last, effectively_once) else {
+        let there = There::of(&self.destination(ready));
+        let Some(forgotten) = self.confirmed.begin(there, self.trace.confirmed, last, effectively_once)
+        else {
             return;
         };
         let knows = forgotten.knows.map_or_else(
@@ -77,6 +80,15 @@ impl Session<'_> {
         );
         self.progress.row.destination_forgotten += 1;
         Notice::DestinationForgotten.tell(self.progress, detail);
+    }
+
+    /// The topic-partition that the session leads to; which partition, only the destination knows where the numbers
+    /// differ.
+    fn destination(&self, ready: &Ready) -> TopicName {
+        let there = self.route.renaming.destination(&self.topic.base());
+        let partition =
+            if self.route.any_partitions { ready.partition } else { self.topic.partition_index() };
+        partition.map_or_else(|| there.clone(), |partition| there.partition(partition))
     }
 
     /// What every acknowledgement leaves at the cursor: the marker of what is refused, and the trace.

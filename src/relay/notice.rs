@@ -64,12 +64,14 @@ impl Notice {
 
 /// Which entries, and how many, in words.
 pub(super) fn extent(stretch: &Stretch, amount: Amount) -> String {
-    let (how, number) = match amount {
-        Amount::Exactly(number) => ("", number),
-        Amount::AtMost(number) => ("at most ", number),
-        Amount::AtLeast(number) => ("at least ", number),
+    let (how, number, but) = match amount {
+        Amount::Exactly(number) => ("", number, ""),
+        Amount::AtMost(number) => ("at most ", number, " (some may have arrived, or be no messages)"),
+        Amount::AtLeast(number) => ("at least ", number, ""),
     };
     let entries = if number == 1 { "entry" } else { "entries" };
     let Stretch { from, to } = stretch;
-    format!("{how}{number} {entries} from {from} to before {to}: expired, evicted, skipped or cleared unread")
+    format!(
+        "{how}{number} {entries} from {from} to before {to}: expired, evicted, skipped or cleared unread{but}"
+    )
 }

@@ -60,6 +60,8 @@ pub struct Passed {
     looked_at: Vec<Stretch>,
     /// What the destination had last when the session began.
     reached: Option<Position>,
+    /// This process acknowledged something itself.
+    acknowledges: bool,
     /// Nothing before `accounted` is missing at the destination, and nothing behind it is there.
     sure: bool,
 }
@@ -76,9 +78,19 @@ impl Passed {
         if let Some(at) = trace.at.map(behind).filter(|at| self.accounted.is_some_and(|ours| *at > ours)) {
             self.suspects.retain(|suspect| suspect.to > at);
         }
-        self.reached = u64::try_from(last_sequence_id).ok().map(Position::of_sequence_id);
+        // Only a destination that drops repeats knows what it has.
+        let last = u64::try_from(last_sequence_id).ok().filter(|_| effectively_once);
+        self.reached = last.map(Position::of_sequence_id);
         self.account(trace.at.max(self.reached));
-        (self.next, self.ahead, self.sure) = (self.accounted, None, effectively_once);
+        (self.next, self.ahead) = (self.accounted, None);
+        // Under a name that it does not know, or of which the cursor says nothing, some may have arrived under another.
+        let knows = self.reached.is_some() && (trace.confirmed.is_some() || self.acknowledges);
+        self.sure = knows && (self.sure || self.suspects.is_empty());
+    }
+
+    /// Some of what the destination's producer does not know may be there all the same.
+    pub fn doubt(&mut self) {
+        self.sure = false;
     }
 
     /// An entry was handed on.
@@ -102,6 +114,7 @@ impl Passed {
 
     /// We acknowledged everything up to here.
     pub fn acknowledged(&mut self, position: Position) {
+        self.acknowledges = true;
         self.account(Some(position));
     }
 
@@ -210,6 +223,7 @@ const SUSPECTS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
+    use super::super::trace::{Kept, There};
     use super::*;
 
     fn at(ledger: u64, entry: u64) -> Position {
@@ -283,6 +297,41 @@ mod tests {
         passed.begin(&Trace::default(), last, true, true);
         passed.read(at(5, 9));
         assert_eq!(passed.suspects(), [stretch((5, 8), (5, 9))]);
+    }
+
+    #[test]
+    fn a_count_is_sure_where_the_past_under_this_name_is_known() {
+        let last = at(5, 7).sequence_id().unwrap() as i64;
+        let kept =
+            Trace { at: Some(at(5, 7)), confirmed: Some(Kept { there: There::default(), id: last as u64 }) };
+        let of_another_name = Trace { confirmed: None, ..kept };
+        let sure = |trace: &Trace, last, effectively_once| {
+            let mut passed = Passed::default();
+            passed.begin(trace, last, effectively_once, true);
+            passed.is_sure()
+        };
+        assert!(sure(&kept, last, true));
+        assert!(!sure(&kept, -1, true));
+        assert!(!sure(&kept, last, false));
+        assert!(!sure(&of_another_name, last, true));
+        // What this process acknowledged it knows itself, but not what it suspected before.
+        let mut passed = Passed::default();
+        passed.begin(&Trace::default(), last, true, true);
+        passed.read(at(5, 9));
+        passed.acknowledged(at(5, 9));
+        passed.begin(&Trace::default(), last, true, true);
+        assert!(!passed.is_sure());
+        passed.give_up();
+        passed.begin(&Trace::default(), last, true, true);
+        assert!(passed.is_sure());
+    }
+
+    #[test]
+    fn a_destination_that_never_knew_is_not_believed() {
+        let mut passed = begun(at(5, 3));
+        passed.begin(&Trace::default(), i64::MAX, false, true);
+        passed.read(at(5, 6));
+        assert_eq!(passed.suspects(), [stretch((5, 4), (5, 6))]);
     }
 
     #[test]

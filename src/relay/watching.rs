@@ -63,6 +63,10 @@ impl Session<'_> {
     pub(super) fn take_stock(&mut self, ready: &Ready) {
         let (last, effectively_once) = (ready.last_sequence_id, ready.effectively_once);
         self.passed.begin(&self.trace, last, effectively_once, self.context.cluster.single_replica);
+        if self.route.quarantine.is_some() {
+            // What lies there the destination's producer never had.
+            self.passed.doubt();
+        }
         let there = There::of(&self.destination(ready));
         let Some(forgotten) = self.confirmed.begin(there, self.trace.confirmed, last, effectively_once)
         else {

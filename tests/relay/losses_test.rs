@@ -170,6 +170,30 @@ async fn what_expired_while_the_bridge_was_down_is_told_by_the_next_process_and_
 }
 
 #[tokio::test]
+async fn behind_a_raised_generation_or_a_cursor_without_a_trace_no_count_is_exact() {
+    let pair = watched().await;
+    pair.append(0..10);
+    pair.connect().await;
+    until_acknowledged(&pair, 9).await;
+    // Somebody skips: what the acknowledgement left is gone.
+    let pair = restart(pair).await;
+    pair.append(10..30);
+    skip(&pair.source, 29);
+    pair.connect().await;
+    let told = until_skipped(&pair.riskfuel, 20).await.noticed.unwrap();
+    assert!(told.detail.starts_with("at most 20 entries from 5:10 to before 5:30"), "{}", told.detail);
+    until_acknowledged(&pair, 29).await;
+    // The next generation does not know what was stored under the one before.
+    let pair = restart_as(pair, RouteSpec { generation: 2, ..route() }).await;
+    pair.append(30..35);
+    expire(&pair.source, 34);
+    pair.connect().await;
+    let told = until_skipped(&pair.riskfuel, 5).await.noticed.unwrap();
+    assert!(told.detail.starts_with("at most 5 entries from 5:30 to before 5:35"), "{}", told.detail);
+    pair.stop().await;
+}
+
+#[tokio::test]
 async fn a_destination_of_another_name_forgot_nothing_and_neither_did_the_first_when_it_is_gone_back_to() {
     let elsewhere = "persistent://public/default/elsewhere";
     let mut renaming = Renaming::default();

@@ -315,11 +315,8 @@ impl Session<'_> {
         let is_repeated = flow.read_to == Some(position);
         if flow.read_to.is_none() {
             self.hold_to_order(position).await?;
-            let is_known = position.sequence_id().is_some_and(|id| flow.window.has_seen(id));
-            if let Some(acknowledged) = self.acknowledged.filter(|acknowledged| position <= *acknowledged)
-                && is_known
-            {
-                self.tell_rewind(&format!("{acknowledged} was acknowledged, {position} came again"));
+            if position.sequence_id().is_some_and(|id| flow.window.has_seen(id)) {
+                self.judge_known(position);
             }
         }
         flow.read_to = Some(position);
@@ -371,17 +368,6 @@ impl Session<'_> {
             Halt::new(Reason::SourceGap, &detail)
         };
         Err(SessionEnd::Halted(halt))
-    }
-
-    /// Whoever rewound the subscription may want to see these entries again at the destination, and will not.
-    fn tell_rewind(&self, detail: &str) {
-        let (route, topic) = (&self.route.name, self.topic);
-        tracing::warn!(
-            %route, %topic, detail,
-            remedy = "none needed, unless they are to be sent again: then raise the route's \"generation\"",
-            "the subscription went back (rewound, or its cluster lost acknowledgements): what the destination has is \
-             not stored again"
-        );
     }
 
     /// An entry that the destination has and that did not come again while catching up may have left by the

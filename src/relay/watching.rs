@@ -160,6 +160,36 @@ impl Session<'_> {
         Err(SessionEnd::ConsumerLost)
     }
 
+    /// The first entry that a session is handed, and the destination has it: whether the subscription went back. Other
+    /// processes' acknowledgements are known by what they left at the cursor, and `reset-cursor` takes that away.
+    pub(super) fn judge_known(&self, position: Position) {
+        let is_bare =
+            self.context.cluster.rest.is_some() && self.trace.at.is_none() && self.refused.is_empty();
+        match *self.acknowledged {
+            Some(acknowledged) if position <= acknowledged => {
+                self.tell_rewind(&format!("{acknowledged} was acknowledged, {position} came again"));
+            }
+            None if is_bare => {
+                let to = &self.route.to;
+                self.tell_rewind(&format!(
+                    "{to} has {position} already, and the subscription carries no acknowledgement of a bridge"
+                ));
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// Whoever rewound the subscription may want to see these entries again at the destination, and will not.
+    pub(super) fn tell_rewind(&self, detail: &str) {
+        let (route, topic) = (&self.route.name, self.topic);
+        tracing::warn!(
+            %route, %topic, detail,
+            remedy = "none needed, unless they are to be sent again: then raise the route's \"generation\"",
+            "the subscription went back (rewound, or its cluster lost acknowledgements): what the destination has is \
+             not stored again"
+        );
+    }
+
     /// What a look at the suspects found.
     pub(super) fn tell_skipped(&mut self, looks: &mut Looks, found: Found) {
         let findings = match found {

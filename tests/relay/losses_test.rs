@@ -11,6 +11,7 @@ use crate::admin;
 use crate::broker::{Broker, Order};
 use crate::journal::{Event, Journal, acks, commands};
 use crate::pair::{LEDGER, Pair, Side, TOPIC, id, receiving, route, stored};
+use crate::said::Said;
 
 /// The broker moves the cursor as an operator's `skip` does.
 fn skip(broker: &Broker, through: u64) {
@@ -307,6 +308,34 @@ async fn a_destination_that_forgot_is_told_of_once_and_gets_what_comes() {
     assert_eq!(arrived(&pair), ids(10..20));
     let row = pair.riskfuel.row(End::Source).unwrap();
     assert_eq!((row.destination_forgotten, row.source_skipped), (0, 0));
+    pair.stop().await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_was_rewound_while_the_bridge_was_down_is_told_and_a_restart_is_none() {
+    let (said, _listening) = Said::listen();
+    let pair = watched().await;
+    pair.append(0..10);
+    pair.connect().await;
+    until_acknowledged(&pair, 9).await;
+    let pair = restart(pair).await;
+    pair.connect().await;
+    pair.append(10..25);
+    until_acknowledged(&pair, 24).await;
+    assert!(!said.text().contains("the subscription went back"));
+    let pair = restart(pair).await;
+    // As `reset-cursor` does.
+    pair.source.with(|state| {
+        state.mark_delete = None;
+        state.properties.clear();
+    });
+    pair.connect().await;
+    until_acknowledged(&pair, 24).await;
+    pair.riskfuel.until(End::Source, "all came again", |row| row.duplicates == 25).await;
+    let told = said.text();
+    assert_eq!(told.matches("the subscription went back").count(), 1, "{told}");
+    assert!(told.contains("bank has 5:0 already"), "{told}");
+    assert_eq!(arrived(&pair), ids(0..25));
     pair.stop().await;
 }
 

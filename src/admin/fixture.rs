@@ -38,6 +38,7 @@ pub(super) fn route(name: &str, state: State) -> PartitionStatus {
         duplicates: 0,
         skipped: 0,
         quarantined: 0,
+        quarantine: None,
         source_skipped: 0,
         destination_forgotten: 0,
         noticed: None,

@@ -32,18 +32,28 @@ pub fn render(status: &Status) -> String {
     page
 }
 
-/// What was refused and lies elsewhere, for whom it may concern: rare, so that it has no column.
+/// What was refused and went elsewhere, for whom it may concern: rare, so that it has no column. What was replayed since
+/// only the topic knows.
 fn quarantined(page: &mut String, status: &Status) {
     let rows = || status.routes.iter().filter(|row| row.quarantined > 0);
     if rows().next().is_some() {
-        page.push_str("\nin quarantine since the start:\n");
+        page.push_str(
+            "\nwent to a quarantine since the start, replayed or not (--dry-run lists what is there):\n",
+        );
     }
     for row in rows() {
-        let (route, topic, to) = (plain(&row.route), plain(&row.topic), plain(&row.to));
+        let (route, topic, to, from) =
+            (plain(&row.route), plain(&row.topic), plain(&row.to), plain(&row.from));
         let entries = if row.quarantined == 1 { "entry" } else { "entries" };
+        let aside = row.quarantine.as_deref().map_or_else(|| "TOPIC".into(), argument);
         // Writing to a String cannot fail.
         let _ = writeln!(page, "  route {route}, {topic}: quarantined: {} {entries}", row.quarantined);
-        let _ = writeln!(page, "    -> at {to}: bridge replay {route}");
+        let _ = writeln!(
+            page,
+            "    -> at {to}: bridge replay --config FILE {} --from {} --quarantine {aside}",
+            argument(&route),
+            argument(&from)
+        );
     }
 }
 
@@ -170,6 +180,16 @@ fn plain(text: &str) -> String {
     text.chars().map(escaped).collect()
 }
 
+/// As a shell takes it for one word, and nothing else: names are others' words, and the line is there to be copied.
+fn argument(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/');
+    let text = plain(text);
+    if !text.starts_with('-') && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// Binary units: what memory and windows are counted in.
 fn bytes(count: u64) -> String {
     let mut value = count as f64;
@@ -268,10 +288,11 @@ in the way:
     fn what_lies_in_quarantine_is_told_with_the_way_back() {
         let mut status = status();
         status.routes[0].quarantined = 3;
+        status.routes[0].quarantine = Some("persistent://a/b/refused".into());
         let told = "\
-\nin quarantine since the start:
+\nwent to a quarantine since the start, replayed or not (--dry-run lists what is there):
   route requests, persistent://public/default/orders-partition-3: quarantined: 3 entries
-    -> at bank: bridge replay requests
+    -> at bank: bridge replay --config FILE requests --from riskfuel --quarantine persistent://a/b/refused
 ";
         let page = render(&status);
         assert!(page.contains(told), "{page}");
@@ -294,6 +315,15 @@ in the way:
 ";
         let page = render(&status);
         assert!(page.contains(told), "{page}");
+    }
+
+    #[test]
+    fn a_name_that_a_shell_would_read_otherwise_is_quoted() {
+        for (name, quoted) in
+            [("a/b-c:d", "a/b-c:d"), ("a;rm$(b)", "'a;rm$(b)'"), ("it's", "'it'\\''s'"), ("-x", "'-x'")]
+        {
+            assert_eq!(argument(name), quoted);
+        }
     }
 
     #[test]

@@ -47,6 +47,7 @@ impl Progress {
             duplicates: 0,
             skipped: 0,
             quarantined: 0,
+            quarantine: None,
             source_skipped: 0,
             destination_forgotten: 0,
             noticed: None,

@@ -56,6 +56,7 @@ impl Sink {
         );
         progress.row.session = session;
         progress.row.destination = (!self.open.destination.is_empty()).then(|| self.open.destination.clone());
+        progress.row.quarantine.clone_from(&self.open.quarantine);
         if let Ok(topic) = TopicName::parse(&self.open.topic)
             && topic.partition_index().is_some()
         {

@@ -84,6 +84,7 @@ impl Source {
         let known = if route.any_partitions { topic.base() } else { topic.clone() };
         let there = route.renaming.destination(&known);
         progress.row.destination = (there != known).then(|| there.to_string());
+        progress.row.quarantine = route.quarantine.as_ref().map(ToString::to_string);
         let joining = route.joining;
         Self {
             context,

@@ -73,8 +73,11 @@ pub struct PartitionStatus {
     /// Refused entries that went to the quarantine topic instead.
     #[serde(default)]
     pub quarantined: u64,
+    /// Where these go, where the route has a quarantine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<String>,
     /// Entries that left the source's backlog before a bridge was handed them; where they cannot be counted exactly,
-    /// as many as is known.
+    /// as many as is known, and all where that is "at most".
     #[serde(default)]
     pub source_skipped: u64,
     /// How often the destination did not know what it had confirmed.

@@ -45,6 +45,9 @@ def quarantine(stage):
     hold_that([row["quarantined"] for row in counted] == [1, 1], f"not counted at both ends: {counted}")
     shown = cli_status(pair)
     hold_that("quarantined: 1 entry" in shown, f"`bridge status` does not tell of it:\n{shown}")
+    # As `replay` below has it.
+    remedy = f"at bank: bridge replay --config FILE main --from riskfuel --quarantine {aside}"
+    hold_that(remedy in shown, f"`bridge status` does not say {remedy}:\n{shown}")
 
     expected |= storm(stage, pair, routes, main, aside)
 

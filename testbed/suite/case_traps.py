@@ -12,6 +12,7 @@ import wire
 from case_entries import EARLIEST_TIME, HIGHEST, publish
 from case_faults import cli_status, stage_wait, stopped_by
 from case_quarantine import limit
+from case_reasons import change_route
 from payload import Writer
 from stage import Load, explain, hold_that, verdict
 from wire import Crafted, field
@@ -121,7 +122,8 @@ def smaller(stage):
 
 def rewound(stage):
     """A subscription that somebody rewinds, under a running bridge or while it is down, is no silent thing: what the
-    destination has is not stored again, that is told with what would send it again; and what comes later arrives once."""
+    destination has is not stored again, that is told with what would send it again, and what comes later arrives once.
+    With the next generation all of it comes again."""
     topic = stage.topic("rewound")
     pair, routes = running(stage, topic)
     expected = stage.load(Load("first", "riskfuel", topic, 3000, batch=0))
@@ -147,6 +149,18 @@ def rewound(stage):
     report = stage.judge("bank", topic, expected)
     hold_that(report["clean"], f"after the rewind: {explain(report)}")
     stage.record("rewound to the start", messages=3500, **verdict(report))
+
+    # To have all of it again: stopped, the generation raised, rewound, started.
+    pair.hub.stop()
+    change_route(pair, routes[0]["name"], generation=2)
+    stage.brokers["riskfuel"].admin.post(path, {"ledgerId": -1, "entryId": -1})
+    hold_that(waiting() == 3500, f"{waiting()} wait after the rewind")
+    pair.hub.start()
+    stage_wait(lambda: waiting() == 0, "it is acknowledged again", 60)
+    report = stage.judge("bank", topic, expected)
+    hold_that((report["repeated"], report["lost"]) == (3500, 0), f"generation 2: {explain(report)}")
+    told = [line for line in pair.hub.log_lines() if "went back" in line or "lost at the source" in line]
+    hold_that(len(told) == 2, f"the next generation raised an alarm: {told}")
     pair.stop()
 
 

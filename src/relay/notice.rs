@@ -31,8 +31,8 @@ impl Notice {
         match self {
             Self::SourceSkipped => {
                 "raise the TTL or the backlog quota of the source's namespace, or give the link more room; what its \
-                 retention still holds comes again only by the next \"generation\" on a drained route and \
-                 `pulsar-admin topics reset-cursor`, with everything behind it once more"
+                 retention still holds (by default there is none) comes again only by the next \"generation\" on a \
+                 drained route and `pulsar-admin topics reset-cursor`, with everything behind it once more"
             }
             Self::DestinationForgotten => {
                 "give the destination topic a subscription, so that it is not deleted when idle, and raise \

@@ -27,6 +27,7 @@ def rights(stage):
         play.prepare()
         play.without_admin_url()
         play.with_admin_url()
+        play.noticed()
         play.granted_single_topics()
         play.granted_the_namespace()
         play.granted_the_tenant()
@@ -221,6 +222,24 @@ class Play:
         self.pair.wait(30, "the refused entry is in quarantine", aside)
         self.said("in-parted", "not permitted (403)", "admin of the tenant")
         self.said("in-grown", "not permitted (403)", "admin of the tenant")
+
+    def noticed(self):
+        """Losses, by `consume` on the topic, also where subscriptions have to be named like the role."""
+        topic, ours = self.topic_of("out"), "bridge.riskfuel.bank"
+        waiting = lambda: self.stage.backlog("riskfuel", topic, ours)  # noqa: E731
+        self.pair.wait(30, "all is relayed", lambda _: waiting() == 0)
+        self.pair.hub.stop()
+        # Nobody expects them.
+        self.stage.load(Load("lost", "riskfuel", topic, COUNT, batch=0))
+        mode = f"/admin/v2/namespaces/{self.namespace_of('out')}/subscriptionAuthMode"
+        self.broker.admin.post(mode, "Prefix")
+        self.broker.admin.post(f"{rest.topic_path(topic)}/subscription/{ours}/skip_all")
+        hold_that(waiting() == 0, "the broker does not clear the backlog")
+        self.pair.hub.start()
+        here = lambda row: (row["route"], row["end"]) == ("out", "source")  # noqa: E731
+        counted = lambda rows: [row["source_skipped"] for row in rows if here(row)] == [COUNT]  # noqa: E731
+        self.pair.wait(30, f"{COUNT} lost are counted", counted)
+        self.broker.admin.post(mode, "None")
 
     def granted_single_topics(self):
         """To the letter: `consume` on the source topic, `produce` on the destination's, both on a quarantine."""

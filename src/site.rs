@@ -107,7 +107,7 @@ pub struct Boards {
 
 enum Side {
     Hub(HubKeys),
-    Edge(EdgeDialer),
+    Edge(Box<EdgeDialer>),
 }
 
 impl Site {
@@ -122,7 +122,9 @@ impl Site {
         };
         let side = match &config.tunnel {
             Tunnel::Hub(hub) => HubKeys::load(hub, &config.site).map(Side::Hub),
-            Tunnel::Edge(edge) => EdgeDialer::load(edge, &config.site).map(Side::Edge),
+            Tunnel::Edge(edge) => {
+                EdgeDialer::load(edge, &config.site).map(|dialer| Side::Edge(Box::new(dialer)))
+            }
         };
         let side = side.map_err(|error| refuse(error.problem()));
         // It is read again at every use; that it can be read is known now.

@@ -426,7 +426,7 @@ fn forms_of_init_that_do_not_exist_are_usage() {
     for args in [
         &["--hub", "riskfuel"][..],
         &["--hub", "riskfuel", "--edge", "bank"],
-        &["--hub", "riskfuel", "--edge", "bank", "--url", "wss://a"],
+        &["--hub", "riskfuel", "--edge", "bank", "--url", "ws://a"],
         &["--hub", "riskfuel", "--edge", "Bank", "--url", "tls://a:1"],
         &["--hub", "riskfuel", "--edge", "offline", "--url", "tls://a:1"],
         &["--edge", "a,b"],

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pulsar_bridge::relay::notice::Notice;
 use pulsar_bridge::relay::reason::{Reason as RouteReason, Verdict};
-use pulsar_bridge::tunnel::reason::Reason as LinkReason;
+use pulsar_bridge::tunnel::reason::{Reason as LinkReason, Said};
 
 /// Code, what follows, remedy.
 type Row = (String, String, String);
@@ -108,6 +108,10 @@ fn links_reasons() -> Vec<LinkReason> {
         LinkReason::CertificateRefused,
         LinkReason::NotABridge,
         LinkReason::Unreachable { error: String::new() },
+        LinkReason::ProxyAuth { offered: Vec::new() },
+        LinkReason::ProxyRefused { said: Said::NoProxy },
+        LinkReason::UpgradeRefused { status: 404 },
+        LinkReason::ProxyHeader,
         LinkReason::Timeout,
         LinkReason::Silence,
         LinkReason::Unread,

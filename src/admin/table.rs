@@ -226,6 +226,7 @@ mod tests {
             index,
             kind: "relay".into(),
             lane_id: "0011223344556677".into(),
+            transport: "tls".into(),
             bytes_in,
             bytes_out: 12,
         };

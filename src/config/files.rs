@@ -16,7 +16,15 @@ pub fn missing_files(config: &Config) -> Vec<Problem> {
     let by_init = "run `bridge init`, and bring here what it wrote for this site";
     match &config.tunnel {
         Tunnel::Hub(hub) => look(&hub.identity, "tunnel.identity", by_init),
-        Tunnel::Edge(edge) => look(&edge.token_file, "tunnel.token_file", by_init),
+        Tunnel::Edge(edge) => {
+            look(&edge.token_file, "tunnel.token_file", by_init);
+            if let Some(login) = edge.egress.proxy.as_ref().and_then(|proxy| proxy.login.as_ref()) {
+                look(&login.password_file, "tunnel.proxy_password_file", "put the proxy's password there");
+            }
+            if let Some(file) = &edge.outer_ca_file {
+                look(file, "tunnel.outer_ca_file", "put it there, or leave the key out");
+            }
+        }
     }
     let pulsar = &config.pulsar;
     if let Some(TokenSource::File(path)) = &pulsar.token {

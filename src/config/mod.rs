@@ -3,6 +3,7 @@
 
 mod check;
 pub mod credential;
+mod egress;
 mod field;
 mod files;
 #[doc(hidden)]
@@ -24,13 +25,15 @@ use std::time::Duration;
 use crate::policy::{Patterns, Policy, Renaming};
 use crate::pulsar::topic::TopicName;
 use credential::EdgeKey;
+use ipnet::IpNet;
 
+pub use egress::{Egress, Exempt, Login, Proxy, ProxyKind};
 pub use files::missing_files;
 pub use problem::{ConfigErrors, Problem, Refusal};
 pub use selection::TopicsError;
 pub use sites::MakeTrust;
 pub use token_source::{TokenError, TokenSource};
-pub use url::{LinkUrl, ServiceUrl};
+pub use url::{LinkScheme, LinkUrl, ServiceUrl};
 
 /// What a process runs: one site, or several with a load to try things out.
 #[derive(Clone, Debug)]
@@ -156,6 +159,8 @@ pub struct HubTunnel {
     pub edges: Vec<EdgeEntry>,
     /// Bounds on who has not yet joined.
     pub limits: TunnelLimits,
+    /// Load balancers and ingresses that may say on whose behalf they call.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// An edge that may join.
@@ -201,6 +206,10 @@ pub struct EdgeTunnel {
     pub lanes: u16,
     /// What a link may send, each way, Mbit/s; 0: no bound.
     pub budget_mbit_s: u32,
+    /// The way out of this network.
+    pub egress: Egress,
+    /// Authorities of ingresses, besides those of the system.
+    pub outer_ca_file: Option<PathBuf>,
 }
 
 /// The rule that relays topics from one site to another.

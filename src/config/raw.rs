@@ -199,7 +199,10 @@ object! {
         /// Hub: bounds on connections that have not yet proved who they are.
         #[serde(default)]
         limits: RawLimits,
-        /// Edge: the hub's addresses, `tls://host:port`, tried in turn.
+        /// Hub: addresses or networks of load balancers and ingresses whose PROXY header or X-Forwarded-For tells who calls.
+        #[serde(default)]
+        trusted_proxies: Vec<Field<Text>>,
+        /// Edge: the hub's addresses, `tls://host:port` or `wss://host[:443][/path]`, tried in turn.
         #[serde(default)]
         connect: Vec<Field<Text>>,
         /// Edge: the file with the join token.
@@ -213,6 +216,18 @@ object! {
         #[serde(default)]
         #[schemars(range(min = 1, max = 16))]
         lanes: u32,
+        /// Edge: the way out, `http://host:port` (CONNECT) or `socks5://host:port`; `none`: no proxy. Without it, the environment's HTTPS_PROXY and NO_PROXY.
+        #[serde(default)]
+        proxy: Text,
+        /// Edge: who asks the proxy.
+        #[serde(default)]
+        proxy_user: Text,
+        /// Edge: the file with that user's password.
+        #[serde(default)]
+        proxy_password_file: Text,
+        /// Edge: PEM file of authorities that may sign an ingress's certificate (`wss://`), besides those of the system. They never vouch for the hub.
+        #[serde(default)]
+        outer_ca_file: Text,
     }
 }
 

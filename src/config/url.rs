@@ -62,38 +62,96 @@ impl fmt::Display for ServiceUrl {
     }
 }
 
-/// Where a hub accepts links.
+/// Where a hub accepts links, and what carries the link there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LinkUrl {
+    /// What is spoken there first.
+    pub scheme: LinkScheme,
     /// Name or address, without brackets.
     pub host: String,
     /// Port.
     pub port: u16,
+    /// What an upgrade to WebSocket asks for; `/` where the URL names none.
+    pub path: String,
+}
+
+/// What is spoken first at a link's URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinkScheme {
+    /// The link's own TLS.
+    Tls,
+    /// Somebody's TLS: the hub's, or an ingress's that passes WebSockets on.
+    Wss,
 }
 
 impl LinkUrl {
-    /// Parses `tls://host:port`.
+    /// Parses `tls://host:port` or `wss://host[:443][/path]`.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         without_password(text)?;
-        let remedy = "write tls://host:port";
         match text.split_once("://") {
             Some(("tls", rest)) => {
                 let (host, port) = host_port(rest.trim_end_matches('/'), None)?;
-                Ok(Self { host, port })
+                Ok(Self { scheme: LinkScheme::Tls, host, port, path: "/".into() })
             }
-            Some(("wss" | "ws", _)) => Err(Refusal::new(
-                "links through WebSockets are not in this version",
-                "write tls://host:port, and let the edge reach that port",
+            Some(("wss", rest)) => {
+                let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+                let (host, port) = host_port(authority, Some(WSS_PORT))?;
+                let path = if path.is_empty() { "/" } else { path };
+                Ok(Self { scheme: LinkScheme::Wss, host, port, path: url_path(path)? })
+            }
+            Some(("ws", _)) => Err(Refusal::new(
+                "an edge does not dial without TLS",
+                "write wss://host/path, or tls://host:port",
             )),
-            Some(_) | None => Err(Refusal::new(format!("{} is no link's URL", shown(text)), remedy)),
+            Some(_) | None => Err(Refusal::new(
+                format!("{} is no link's URL", shown(text)),
+                "write tls://host:port or wss://host/path",
+            )),
         }
+    }
+
+    /// Host and port as HTTP's `Host` and CONNECT have them.
+    pub fn authority(&self) -> String {
+        Authority(&self.host, self.port).to_string()
     }
 }
 
 impl fmt::Display for LinkUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tls://{}", Authority(&self.host, self.port))
+        let authority = Authority(&self.host, self.port);
+        match self.scheme {
+            LinkScheme::Tls => write!(f, "tls://{authority}"),
+            LinkScheme::Wss => {
+                let path = if self.path == "/" { "" } else { &self.path };
+                match self.port {
+                    WSS_PORT => write!(f, "wss://{}{path}", Bracketed(&self.host)),
+                    _ => write!(f, "wss://{authority}{path}"),
+                }
+            }
+        }
     }
+}
+
+/// A path as it goes into a request's first line. Without a query: it would only hold what is secret.
+fn url_path(path: &str) -> Result<String, Refusal> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:%/".contains(c);
+    if path.len() > PATH_LEN_MAX || !path.chars().all(plain) {
+        return Err(Refusal::new(
+            format!("{} is no plain path", shown(path)),
+            "write a path such as /bridge, without a query",
+        ));
+    }
+    Ok(path.to_owned())
+}
+
+/// `host:port`, with the brackets that IPv6 needs.
+pub(super) fn authority(host: &str, port: u16) -> String {
+    Authority(host, port).to_string()
+}
+
+/// Host and port of a proxy's URL behind its scheme.
+pub(super) fn proxy_authority(text: &str, default_port: u16) -> Result<(String, u16), Refusal> {
+    host_port(text.trim_end_matches('/'), Some(default_port))
 }
 
 /// An admin URL in its canonical form, without a slash at the end.
@@ -178,15 +236,27 @@ struct Authority<'a>(&'a str, u16);
 
 impl fmt::Display for Authority<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", Bracketed(self.0), self.1)
+    }
+}
+
+/// A host, with the brackets that IPv6 needs.
+struct Bracketed<'a>(&'a str);
+
+impl fmt::Display for Bracketed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.contains(':') {
-            return write!(f, "[{}]:{}", self.0, self.1);
+            return write!(f, "[{}]", self.0);
         }
-        write!(f, "{}:{}", self.0, self.1)
+        f.write_str(self.0)
     }
 }
 
 const PLAIN_PORT: u16 = 6650;
 const TLS_PORT: u16 = 6651;
+const WSS_PORT: u16 = 443;
+/// Longer than any ingress's route.
+const PATH_LEN_MAX: usize = 1024;
 /// The longest DNS name.
 const HOST_LEN_MAX: usize = 253;
 const HOSTS_MAX: usize = 64;
@@ -229,7 +299,21 @@ mod tests {
         ] {
             assert!(ServiceUrl::parse(text).is_err(), "{text}");
         }
-        for text in ["tls://hub", "hub:8001", "https://hub:1", "tls://hub:1/x", "wss://hub", "tls://:1"] {
+        for text in [
+            "tls://hub",
+            "hub:8001",
+            "https://hub:1",
+            "tls://hub:1/x",
+            "ws://hub/",
+            "wss://",
+            "wss:///x",
+            "wss://hub:0",
+            "wss://hub/a b",
+            "wss://hub/?token=x",
+            "wss://hub/#x",
+            "wss://u:p@hub/",
+            "tls://:1",
+        ] {
             assert!(LinkUrl::parse(text).is_err(), "{text}");
         }
         for text in ["pulsar://a", "http://", "http://a/admin", "http://u:p@a"] {
@@ -247,7 +331,18 @@ mod tests {
 
     #[test]
     fn links_and_admin_urls_have_one_form() {
-        assert_eq!(LinkUrl::parse("tls://hub:8001/").map(|url| url.to_string()), Ok("tls://hub:8001".into()));
+        for (text, canonical) in [
+            ("tls://hub:8001/", "tls://hub:8001"),
+            ("tls://[::1]:8001", "tls://[::1]:8001"),
+            ("wss://hub", "wss://hub"),
+            ("wss://hub:443/", "wss://hub"),
+            ("wss://[fd00::1]", "wss://[fd00::1]"),
+            ("wss://hub:8443/bridge/a", "wss://hub:8443/bridge/a"),
+        ] {
+            assert_eq!(LinkUrl::parse(text).map(|url| url.to_string()), Ok(canonical.into()));
+        }
+        let url = LinkUrl::parse("wss://[fd00::1]/x").unwrap();
+        assert_eq!((url.authority().as_str(), url.path.as_str()), ("[fd00::1]:443", "/x"));
         assert_eq!(admin_url("http://pulsar:8080/"), Ok("http://pulsar:8080".into()));
         assert_eq!(admin_url("https://pulsar"), Ok("https://pulsar:443".into()));
     }

@@ -46,15 +46,20 @@ enum Stage {
 
 /// Whom a socket is counted under: an IPv4 address, or the /64 that one IPv6 customer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Address(IpAddr);
+pub struct Address(Option<IpAddr>);
+
+impl Address {
+    /// A trusted proxy's socket that has not said yet on whose behalf it comes: only the bound of all counts.
+    pub const UNNAMED: Self = Self(None);
+}
 
 impl From<IpAddr> for Address {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V4(v4) => Self(v4.into()),
+            IpAddr::V4(v4) => Self(Some(v4.into())),
             IpAddr::V6(v6) => {
                 let network = v6.to_bits() & !u128::from(u64::MAX);
-                Self(Ipv6Addr::from_bits(network).into())
+                Self(Some(Ipv6Addr::from_bits(network).into()))
             }
         }
     }
@@ -113,7 +118,7 @@ impl Admission {
 
     /// Lets a new socket in, always; when a bound is met, an older one goes for it.
     pub fn enter(&mut self, address: Address, now: Duration) -> (u64, Option<Displaced>) {
-        let displaced = if self.count_of(address) >= self.bounds.sockets_per_address {
+        let displaced = if self.is_full(address) {
             self.worst(now, |socket| socket.address == address).map(|ticket| (ticket, Bound::Address))
         } else if self.sockets.len() >= self.bounds.sockets {
             self.worst(now, |_| true).map(|ticket| (ticket, Bound::Sockets))
@@ -132,17 +137,51 @@ impl Admission {
         (ticket, displaced)
     }
 
+    /// It is known on whose behalf a socket comes; when that address has too many, the worst of them goes.
+    pub fn name(&mut self, ticket: u64, address: Address, now: Duration) -> Option<Displaced> {
+        if self.sockets.get(&ticket).is_none_or(|socket| socket.address == address) {
+            return None;
+        }
+        let worst = match self.is_full(address) {
+            true => self.worst(now, |socket| socket.address == address),
+            false => None,
+        };
+        if let Some(worst) = worst {
+            self.leave(worst);
+        }
+        let is_known = self.known.contains(&address);
+        if let Some(socket) = self.sockets.get_mut(&ticket) {
+            let before = std::mem::replace(&mut socket.address, address);
+            socket.is_known = is_known;
+            self.uncount(before);
+            *self.counts.entry(address).or_default() += 1;
+        }
+        worst.map(|ticket| Displaced { ticket, bound: Bound::Address })
+    }
+
+    /// Whom a socket counts under, as long as it is here.
+    pub fn address_of(&self, ticket: u64) -> Option<Address> {
+        self.sockets.get(&ticket).map(|socket| socket.address)
+    }
+
     /// A socket got its Welcome or is gone.
     pub fn leave(&mut self, ticket: u64) {
-        let Some(socket) = self.sockets.remove(&ticket) else {
-            return;
-        };
-        if let Some(count) = self.counts.get_mut(&socket.address) {
+        if let Some(socket) = self.sockets.remove(&ticket) {
+            self.uncount(socket.address);
+        }
+    }
+
+    fn uncount(&mut self, address: Address) {
+        if let Some(count) = self.counts.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
-                self.counts.remove(&socket.address);
+                self.counts.remove(&address);
             }
         }
+    }
+
+    fn is_full(&self, address: Address) -> bool {
+        address != Address::UNNAMED && self.count_of(address) >= self.bounds.sockets_per_address
     }
 
     /// A whole ClientHello is there. The turn goes to known addresses and to the one with the fewest sockets first; a handshake
@@ -311,6 +350,26 @@ mod tests {
         );
         assert_eq!(admission.ask_to_compute(back, NOW), Turn::Wait);
         assert!(matches!(admission.ask_to_compute(back, COMPUTING_GRACE), Turn::Go(Some(_))));
+    }
+
+    #[test]
+    fn behind_a_trusted_proxy_each_caller_counts_for_itself() {
+        let mut admission = Admission::new(BOUNDS);
+        let unnamed: Vec<u64> = (0..40).map(|_| admission.enter(Address::UNNAMED, NOW).0).collect();
+        assert_eq!(admission.len(), 40, "the proxy itself is no address");
+        let flooder = address(1);
+        for ticket in &unnamed[..BOUNDS.sockets_per_address] {
+            assert_eq!(admission.name(*ticket, flooder, NOW), None);
+            assert_eq!(admission.name(*ticket, flooder, NOW), None, "once is enough");
+        }
+        let displaced = Displaced { ticket: unnamed[0], bound: Bound::Address };
+        assert_eq!(admission.name(unnamed[20], flooder, NOW), Some(displaced));
+        assert_eq!(admission.name(unnamed[21], address(2), NOW), None);
+        assert_eq!(admission.len(), 39);
+        assert_eq!(admission.name(unnamed[0], flooder, NOW), None, "who had to go does not come back");
+        assert_eq!(admission.len(), 39);
+        unnamed.iter().for_each(|ticket| admission.leave(*ticket));
+        assert!(admission.counts.is_empty() && admission.len() == 0);
     }
 
     #[test]

@@ -7,22 +7,24 @@ use std::time::{Duration, SystemTime};
 
 use prost::Message;
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, ServerConfig};
 use tokio_rustls::TlsStream;
 
+use super::carrier::Carrier;
 use super::identity::HubIdentity;
 use super::key::{EdgeCertificate, hex, sha256};
-use super::meter::{Meter, MeteredSocket, ReadBeyondBound};
+use super::meter::{Meter, ReadBeyondBound};
 use super::reason::Reason;
 use super::trust::{EdgeBook, EdgeVerifier, HubVerifier};
 use super::wire::{Frame, HANDSHAKE_LEN_MAX, WireError, read_frame, write_frame};
 use crate::config::credential::JoinToken;
 
 /// A TLS connection whose handshake is done.
-pub type Tls = TlsStream<MeteredSocket>;
+pub type Tls = TlsStream<Carrier>;
 
 /// The provider of all cryptography here.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -47,19 +49,28 @@ pub fn hub_tls(identity: Arc<HubIdentity>, book: Arc<EdgeBook>) -> Result<Arc<Se
 }
 
 /// The edge's half of TLS.
-pub fn edge_tls(token: &JoinToken, own: &EdgeCertificate) -> Result<Arc<ClientConfig>, rustls::Error> {
+#[derive(Clone)]
+pub struct EdgeTls {
+    /// For a handshake with the hub, and with nobody else.
+    pub config: Arc<ClientConfig>,
+    /// Who the hub is.
+    pub verifier: Arc<dyn ServerCertVerifier>,
+}
+
+/// The edge's half of TLS.
+pub fn edge_tls(token: &JoinToken, own: &EdgeCertificate) -> Result<EdgeTls, rustls::Error> {
     let provider = provider();
     let algorithms = provider.signature_verification_algorithms;
-    let verifier = HubVerifier::new(&token.hub, token.pins.clone(), algorithms)?;
+    let verifier = Arc::new(HubVerifier::new(&token.hub, token.pins.clone(), algorithms)?);
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier.clone())
         .with_client_auth_cert(vec![own.certificate.clone()], own.private_key.clone_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
-    Ok(Arc::new(config))
+    Ok(EdgeTls { config: Arc::new(config), verifier })
 }
 
 /// The name that the edge puts into SNI: the URL's host, whatever the hub is called.
@@ -77,6 +88,11 @@ pub fn speaks_bridge(tls: &Tls) -> bool {
 /// Its meter.
 pub fn meter_of(tls: &Tls) -> Arc<Meter> {
     tls.get_ref().0.meter().clone()
+}
+
+/// How it goes, for status and logs.
+pub fn way_of(tls: &Tls) -> String {
+    tls.get_ref().0.way().to_string()
 }
 
 /// Reads a handshake frame.

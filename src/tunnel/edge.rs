@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -14,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::backoff::{Backoff, spread};
 use super::budget::{Budget, narrower};
-use super::connection::{self, Tls, meter_of};
+use super::connection::{self, EdgeTls, Tls, meter_of, way_of};
 use super::control::{self, MESSAGES_MAX, Mailbox, Side};
 use super::dial::{Dialled, Failed};
 use super::handshake::{Declined, Instance, Lane};
@@ -23,6 +22,7 @@ use super::key::{self, EdgeCertificate};
 use super::lane::{HandedOut, watch};
 use super::link::{Link, LinkUp, RelayLane, TunnelEvent};
 use super::network::Ways;
+use super::outer::OuterTls;
 use super::reason::Reason;
 use super::said::Said;
 use super::shown::{ShownLink, link_id};
@@ -31,7 +31,7 @@ use super::wire::Kind;
 use super::{TunnelError, TunnelMetrics};
 use crate::config::credential::{EdgeKey, JoinToken};
 use crate::config::secret_file;
-use crate::config::{EdgeTunnel, LinkUrl};
+use crate::config::{EdgeTunnel, Egress, LinkScheme, LinkUrl};
 
 /// An edge whose token is read and whose key is made, not yet dialling.
 pub struct EdgeDialer {
@@ -40,7 +40,8 @@ pub struct EdgeDialer {
     hub: String,
     instance: Instance,
     own_key: EdgeKey,
-    tls: Arc<ClientConfig>,
+    tls: EdgeTls,
+    outer: Option<OuterTls>,
 }
 
 impl EdgeDialer {
@@ -49,12 +50,24 @@ impl EdgeDialer {
         let token = read_token(cfg, site)?;
         let own =
             EdgeCertificate::of_token(&token).map_err(|error| rustls::Error::General(error.to_string()))?;
+        let tls = connection::edge_tls(&token, &own)?;
+        if let Some(login) = cfg.egress.proxy.as_ref().and_then(|proxy| proxy.login.as_ref()) {
+            // It is read again at every dial; that it can be read is known now.
+            secret_file::read(&login.password_file, TOKEN_FILE_LEN_MAX)
+                .map_err(TunnelError::ProxyPassword)?;
+        }
+        let outer = if cfg.connect.iter().any(|url| url.scheme == LinkScheme::Wss) {
+            Some(OuterTls::new(tls.clone(), cfg.outer_ca_file.as_deref())?)
+        } else {
+            None
+        };
         Ok(Self {
             cfg: cfg.clone(),
             site: site.to_owned(),
             hub: token.hub.clone(),
             instance: key::random()?,
-            tls: connection::edge_tls(&token, &own)?,
+            tls,
+            outer,
             own_key: own.edge_key,
         })
     }
@@ -69,6 +82,8 @@ impl EdgeDialer {
     ) {
         let edge = Arc::new(Edge {
             tls: self.tls,
+            outer: self.outer,
+            egress: self.cfg.egress.clone(),
             site: self.site,
             hub: self.hub,
             instance: self.instance,
@@ -107,7 +122,10 @@ fn read_token(cfg: &EdgeTunnel, site: &str) -> Result<JoinToken, TunnelError> {
 
 /// What all tasks of an edge share.
 pub(super) struct Edge {
-    pub(super) tls: Arc<ClientConfig>,
+    pub(super) tls: EdgeTls,
+    /// Where a URL is `wss://`.
+    pub(super) outer: Option<OuterTls>,
+    pub(super) egress: Egress,
     pub(super) site: String,
     pub(super) hub: String,
     pub(super) instance: Instance,
@@ -180,9 +198,9 @@ impl Edge {
         self.said().forget(&self.hub);
         self.board.remove(&self.hub);
         let shown = ShownLink::new(&self.board, &self.metrics, &link, remote_of(&tls, url));
-        let lane = shown.lane(Kind::Control, 0, &lane_id, meter_of(&tls));
+        let lane = shown.lane(Kind::Control, 0, &lane_id, meter_of(&tls), way_of(&tls));
         let id = link_id(link.id);
-        tracing::info!(peer = %link.peer, link = %id, kind = "control", %lane_id, %url, "lane up");
+        tracing::info!(peer = %link.peer, link = %id, kind = "control", %lane_id, %url, way = way_of(&tls), "lane up");
         let (outbound, to_write) = mpsc::channel(MESSAGES_MAX);
         let (read, inbound) = mpsc::channel(MESSAGES_MAX);
         let mailbox = Mailbox { outbound: to_write, inbound: read };
@@ -261,7 +279,7 @@ impl Edge {
         let Dialled { tls, lane_id, .. } = dialled;
         let meter = meter_of(&tls);
         let ended = link.ended.child_token();
-        let lane = shown.lane(Kind::Relay, index, &lane_id, meter.clone());
+        let lane = shown.lane(Kind::Relay, index, &lane_id, meter.clone(), way_of(&tls));
         let id = link_id(link.id);
         tracing::info!(peer = %link.peer, link = %id, kind = "relay", index, %lane_id, "lane up");
         let relay = RelayLane {
@@ -407,7 +425,9 @@ impl Edge {
 }
 
 fn remote_of(tls: &Tls, url: &LinkUrl) -> String {
-    let address = tls.get_ref().0.remote();
+    let carrier = tls.get_ref().0;
+    // With a proxy the socket's other end says nothing of the hub.
+    let address = carrier.remote().filter(|_| carrier.way().proxy.is_none());
     address.map_or_else(|| url.to_string(), |address| address.to_string())
 }
 

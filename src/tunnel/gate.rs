@@ -33,7 +33,6 @@ struct Inner {
 pub struct Ticket {
     gate: Arc<Gate>,
     id: u64,
-    address: Address,
     displaced: CancellationToken,
 }
 
@@ -57,15 +56,16 @@ impl Gate {
         })
     }
 
-    /// Lets a socket in.
-    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Ticket {
+    /// Lets a socket in; without an address, one of a trusted proxy that will say on whose behalf it comes.
+    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Ticket {
+        let address = address.map_or(Address::UNNAMED, Address::from);
         let mut inner = self.lock();
-        let (id, displaced) = inner.admission.enter(address.into(), self.opened.elapsed());
+        let (id, displaced) = inner.admission.enter(address, self.opened.elapsed());
         let token = CancellationToken::new();
         inner.displace.insert(id, token.clone());
         self.displace(&mut inner, displaced);
         self.show(&inner);
-        Ticket { gate: self.clone(), id, address: address.into(), displaced: token }
+        Ticket { gate: self.clone(), id, displaced: token }
     }
 
     fn displace(&self, inner: &mut Inner, displaced: Option<Displaced>) {
@@ -100,9 +100,20 @@ impl Ticket {
         self.displaced.cancelled().await;
     }
 
+    /// On whose behalf the socket comes.
+    pub fn name(&self, address: IpAddr) {
+        let mut inner = self.gate.lock();
+        let displaced = inner.admission.name(self.id, address.into(), self.gate.opened.elapsed());
+        self.gate.displace(&mut inner, displaced);
+        self.gate.show(&inner);
+    }
+
     /// The socket is an edge's: what comes from its address comes first from now on.
     pub fn welcomed(&self) {
-        self.gate.lock().admission.welcomed(self.address);
+        let mut inner = self.gate.lock();
+        if let Some(address) = inner.admission.address_of(self.id) {
+            inner.admission.welcomed(address);
+        }
     }
 
     /// Waits for a turn to compute a TLS handshake.

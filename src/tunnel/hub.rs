@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -13,8 +14,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{self, meter_of};
+use super::accept::Arrival;
+use super::connection::{self, meter_of, way_of};
 use super::control::{self, Side};
+use super::forwarded::{Caller, is_trusted};
 use super::gate::{Gate, Ticket};
 use super::handshake::Instance;
 use super::identity::HubIdentity;
@@ -41,6 +44,7 @@ pub struct HubKeys {
     book: Arc<EdgeBook>,
     tls: Arc<ServerConfig>,
     limits: TunnelLimits,
+    trusted_proxies: Vec<IpNet>,
 }
 
 impl HubKeys {
@@ -58,6 +62,7 @@ impl HubKeys {
             book,
             tls,
             limits: cfg.limits.clone(),
+            trusted_proxies: cfg.trusted_proxies.clone(),
         })
     }
 
@@ -105,6 +110,7 @@ impl HubListener {
             tls: keys.tls,
             book: keys.book,
             gate: Gate::new(&keys.limits, metrics.clone()),
+            trusted_proxies: keys.trusted_proxies,
             links: Mutex::default(),
             shown: Mutex::default(),
             said: Mutex::default(),
@@ -136,6 +142,7 @@ pub(super) struct Hub {
     pub(super) stop: CancellationToken,
     handshake_time_max: Duration,
     gate: Arc<Gate>,
+    trusted_proxies: Vec<IpNet>,
     links: Mutex<Links>,
     /// Rows of links that live, for their relay lanes.
     shown: Mutex<BTreeMap<u64, Arc<ShownLink>>>,
@@ -154,7 +161,9 @@ impl Hub {
             match accepted {
                 Ok((socket, remote)) => {
                     pause = ACCEPT_PAUSE_MIN;
-                    let ticket = self.gate.enter(remote.ip());
+                    // Whom a trusted proxy speaks for, it says first.
+                    let address = Some(remote.ip()).filter(|ip| !is_trusted(*ip, &self.trusted_proxies));
+                    let ticket = self.gate.enter(address);
                     tasks.spawn(self.clone().receive(socket, remote, ticket));
                 }
                 Err(error) => {
@@ -174,24 +183,27 @@ impl Hub {
     }
 
     async fn receive(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, ticket: Ticket) {
+        let known = OnceLock::new();
+        let arrival = Arrival { remote, trusted: &self.trusted_proxies, ticket: &ticket, caller: &known };
         let welcomed = tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Reason::Ended.into()),
             () = ticket.displaced() => Err(Reason::Displaced.into()),
-            welcomed = timeout(self.handshake_time_max, self.welcome(socket, remote, &ticket)) =>
+            welcomed = timeout(self.handshake_time_max, self.welcome(socket, &arrival)) =>
                 welcomed.unwrap_or_else(|_| Err(Reason::Timeout.into())),
         };
         if welcomed.is_ok() {
             ticket.welcomed();
         }
+        let caller = arrival.caller();
         drop(ticket);
         match welcomed {
-            Ok(joined) => self.run(joined, remote).await,
-            Err(refusing) => self.note_refusal(&refusing, remote),
+            Ok(joined) => self.run(joined, &caller).await,
+            Err(refusing) => self.note_refusal(&refusing, &caller),
         }
     }
 
-    fn note_refusal(&self, refusing: &Refusing, remote: SocketAddr) {
+    fn note_refusal(&self, refusing: &Refusing, remote: &Caller) {
         let Refusing { reason, edge } = refusing;
         self.metrics.count_end(reason);
         let whom = edge.clone().unwrap_or_else(|| remote.ip().to_string());
@@ -205,14 +217,14 @@ impl Hub {
         }
     }
 
-    async fn run(&self, joined: Joined, remote: SocketAddr) {
+    async fn run(&self, joined: Joined, remote: &Caller) {
         let Joined { tls, link, ended, shown, lane_id, role } = joined;
         let (kind, index) = (role.kind(), role.index());
         let meter = meter_of(&tls);
         self.said().forget(&link.peer);
-        let lane = shown.lane(kind, index, &lane_id, meter.clone());
+        let lane = shown.lane(kind, index, &lane_id, meter.clone(), way_of(&tls));
         let id = link_id(link.id);
-        tracing::info!(peer = %link.peer, link = %id, kind = kind.word(), index, %lane_id, %remote, "lane up");
+        tracing::info!(peer = %link.peer, link = %id, kind = kind.word(), index, %lane_id, %remote, way = way_of(&tls), "lane up");
         let reason = match role {
             Role::Control(mailbox, mut live) => {
                 let reason = tokio::select! {

@@ -157,6 +157,15 @@ impl MeteredSocket {
         &self.meter
     }
 
+    /// The next byte, which stays to be read.
+    pub async fn first_byte(&self) -> io::Result<u8> {
+        let mut first = [0; 1];
+        match self.socket.peek(&mut first).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(first[0]),
+        }
+    }
+
     /// The other end, while it is connected.
     pub fn remote(&self) -> Option<SocketAddr> {
         self.socket.peer_addr().ok()

@@ -1,6 +1,5 @@
 //! The link between two sites: transport, trust, handshake, lanes, keepalive, reconnect.
-//! Carries frames and control messages; does not know what they mean. `tls://` only so far: WebSocket and
-//! egress proxies will stand between [`edge`]'s socket and its TLS, an own PKI beside `trust`.
+//! Carries frames and control messages; does not know what they mean. An own PKI will stand beside `trust`.
 
 pub mod features;
 #[doc(hidden)]
@@ -16,14 +15,19 @@ mod trust;
 mod identity;
 pub mod init;
 
+mod carrier;
 mod connection;
 mod meter;
+mod upgrade;
+mod websocket;
 
 mod handshake;
 mod refusal;
 mod wire;
 
+mod accept;
 mod admission;
+mod forwarded;
 mod gate;
 
 pub mod hub;
@@ -35,7 +39,10 @@ mod bucket;
 pub mod budget;
 mod dial;
 pub mod edge;
+mod egress;
 mod hub_processes;
+mod outer;
+mod reach;
 
 mod control;
 mod lane;
@@ -90,6 +97,12 @@ pub enum TunnelError {
         /// The other.
         second: String,
     },
+    /// The proxy's password cannot be read.
+    #[error(transparent)]
+    ProxyPassword(crate::config::secret_file::SecretFileError),
+    /// The ingress's authorities cannot be read.
+    #[error(transparent)]
+    Authorities(#[from] outer::AuthoritiesError),
     /// The TLS library refused what we gave it: our own fault.
     #[error("tls setup: {0}")]
     Tls(#[from] rustls::Error),
@@ -106,6 +119,10 @@ impl TunnelError {
             Self::TokenOfAnother { .. } => ("tunnel.token_file", "use this edge's own token".into()),
             Self::Identity(error) => ("tunnel.identity", error.remedy()),
             Self::SharedKey { .. } => ("tunnel.edges", "give each edge a key of its own".into()),
+            Self::ProxyPassword(error) => ("tunnel.proxy_password_file", error.remedy()),
+            Self::Authorities(_) => {
+                ("tunnel.outer_ca_file", "name a PEM file of certificates that this user may read".into())
+            }
             Self::Tls(_) => ("tunnel", "report it: a fault of the bridge".into()),
         };
         Problem { path: path.into(), message: self.to_string(), remedy }

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
+pub use super::egress::Said;
+
 /// A typed reason, shown on the board and logged once for each change of state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -46,6 +48,23 @@ pub enum Reason {
         /// The system's word.
         error: String,
     },
+    /// The proxy wants to know who asks, and does not take what it was told.
+    ProxyAuth {
+        /// The ways that it offers, of those that have a name here.
+        offered: Vec<&'static str>,
+    },
+    /// The proxy does not connect to the hub, or is no proxy.
+    ProxyRefused {
+        /// How it said so.
+        said: Said,
+    },
+    /// The ingress of a `wss://` URL does not pass a WebSocket on.
+    UpgradeRefused {
+        /// Its status.
+        status: u16,
+    },
+    /// A PROXY header by somebody who is not trusted to say on whose behalf it calls.
+    ProxyHeader,
     /// Connecting or the handshake took too long.
     Timeout,
     /// Nothing arrived for three keepalives.
@@ -81,6 +100,10 @@ impl Reason {
             Self::CertificateRefused => "certificate_refused",
             Self::NotABridge => "not_a_bridge",
             Self::Unreachable { .. } => "unreachable",
+            Self::ProxyAuth { .. } => "proxy_auth",
+            Self::ProxyRefused { .. } => "proxy_refused",
+            Self::UpgradeRefused { .. } => "upgrade_refused",
+            Self::ProxyHeader => "proxy_header",
             Self::Timeout => "timeout",
             Self::Silence => "silence",
             Self::Unread => "unread",
@@ -105,6 +128,10 @@ impl Reason {
             | Self::Malformed
             | Self::CertificateRefused
             | Self::NotABridge
+            | Self::ProxyAuth { .. }
+            | Self::ProxyRefused { .. }
+            | Self::UpgradeRefused { .. }
+            | Self::ProxyHeader
             | Self::RefusedUnknownCode(_) => true,
             Self::NoSuchLink
             | Self::Superseded
@@ -126,7 +153,7 @@ impl Reason {
                 "the token is of another `bridge init` than the hub: get a new one there; or the address leads to another hub, or to one that only calls itself so: compare the hash, exempt the hub's address from inspection"
             }
             Self::Intercepted { .. } => {
-                "something between ends the TLS, or the hub has another root: compare the issuer, exempt the hub's address from inspection, or get a new token"
+                "something between ends the TLS, or the hub has another root: compare the issuer, exempt the hub's address from inspection, or get a new token; if it is the ingress of a wss:// URL, name its authority in tunnel.outer_ca_file"
             }
             Self::Clock { .. } => "set this machine's clock, or renew the hub's issuer if it has expired",
             Self::RefusedUnknownKey => {
@@ -148,6 +175,16 @@ impl Reason {
             }
             Self::NotABridge => "check host and port: something else listens or calls there",
             Self::Unreachable { .. } => "check address, DNS, route and firewall, and that the hub is running",
+            Self::ProxyAuth { .. } => {
+                "set tunnel.proxy_user and tunnel.proxy_password_file, or correct them; a proxy that takes only NTLM or Negotiate needs a local helper such as cntlm or px, which tunnel.proxy then names"
+            }
+            Self::ProxyRefused { .. } => {
+                "have the proxy allow CONNECT to the hub's host and port, and check that tunnel.proxy names the proxy"
+            }
+            Self::UpgradeRefused { .. } => {
+                "have the ingress pass WebSocket upgrades of this host and path on to the hub's port (nginx: proxy_http_version 1.1 and the headers Upgrade and Connection)"
+            }
+            Self::ProxyHeader => "list the load balancer's address in tunnel.trusted_proxies",
             Self::Timeout => {
                 "check firewall and proxies on the way: packets are dropped, or the hub is overloaded"
             }
@@ -192,6 +229,23 @@ impl fmt::Display for Reason {
             }
             Self::NotABridge => f.write_str("the other side is no bridge"),
             Self::Unreachable { error } => write!(f, "no connection: {error}"),
+            Self::ProxyAuth { offered } if offered.is_empty() => {
+                f.write_str("the proxy does not take this user, or wants one")
+            }
+            Self::ProxyAuth { offered } => {
+                write!(f, "the proxy does not take this user, or wants one: it offers {}", offered.join(", "))
+            }
+            Self::ProxyRefused { said: Said::Status(status) } => {
+                write!(f, "the proxy does not connect to the hub: status {status}")
+            }
+            Self::ProxyRefused { said: Said::Socks(reply) } => {
+                write!(f, "the proxy does not connect to the hub: SOCKS5 reply {reply}")
+            }
+            Self::ProxyRefused { said: Said::NoProxy } => f.write_str("what answers is no such proxy"),
+            Self::UpgradeRefused { status } => {
+                write!(f, "the ingress does not pass a websocket on: status {status}")
+            }
+            Self::ProxyHeader => f.write_str("a PROXY header by an address that is not trusted to send one"),
             Self::Timeout => f.write_str("connecting took too long"),
             Self::Silence => f.write_str("nothing arrived for three keepalives"),
             Self::Unread => f.write_str("the other side takes nothing of what is sent"),

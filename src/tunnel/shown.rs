@@ -20,6 +20,7 @@ pub struct ShownLink {
 
 struct Shown {
     lane_id: String,
+    transport: String,
     meter: Arc<Meter>,
 }
 
@@ -56,8 +57,15 @@ impl ShownLink {
     }
 
     /// Adds a lane.
-    pub fn lane(self: &Arc<Self>, kind: Kind, index: u16, lane_id: &str, meter: Arc<Meter>) -> ShownLane {
-        let lane = Shown { lane_id: lane_id.to_owned(), meter };
+    pub fn lane(
+        self: &Arc<Self>,
+        kind: Kind,
+        index: u16,
+        lane_id: &str,
+        meter: Arc<Meter>,
+        transport: String,
+    ) -> ShownLane {
+        let lane = Shown { lane_id: lane_id.to_owned(), transport, meter };
         let place = (kind, index);
         self.metrics.lanes.get_or_create(&KindLabel { kind: kind.word() }).inc();
         self.metrics.joined.get_or_create(&KindLabel { kind: kind.word() }).inc();
@@ -73,6 +81,7 @@ impl ShownLink {
             index: *index,
             kind: kind.word().to_owned(),
             lane_id: lane.lane_id.clone(),
+            transport: lane.transport.clone(),
             bytes_in: lane.meter.bytes_in(),
             bytes_out: lane.meter.bytes_out(),
         });

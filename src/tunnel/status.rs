@@ -14,6 +14,9 @@ pub struct LaneStatus {
     pub kind: String,
     /// Evidence id, equal on both sides (first 16 hex digits of the exporter).
     pub lane_id: String,
+    /// `tls`, `wss`, or `wss (hub)` where the hub itself answers a `wss://` URL; at an edge also the proxy.
+    #[serde(default)]
+    pub transport: String,
     /// Bytes read from the socket.
     pub bytes_in: u64,
     /// Bytes written to the socket.

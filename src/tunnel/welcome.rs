@@ -1,7 +1,6 @@
 //! The hub's side of one handshake: from a fresh socket to a lane that joined, or a refusal by name.
 //! Runs under the accept task's time limit; dropping it half way leaves nothing behind.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,18 +11,18 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::accept::Arrival;
 use super::budget::narrower;
-use super::connection::{
-    Tls, UNAUTHENTICATED_READ_MAX, lane_id, meter_of, now_ms, reason_of, receive, send, speaks_bridge,
-};
+use super::carrier::Carrier;
+use super::connection::{Tls, lane_id, meter_of, now_ms, reason_of, receive, send, speaks_bridge};
 use super::control::{MESSAGES_MAX, Mailbox};
+use super::forwarded::Caller;
 use super::gate::Ticket;
 use super::handshake::{self, Asked, Lane, judge_hello};
 use super::hub::{Hub, LiveLink};
 use super::key;
 use super::link::{Link, LinkUp, TunnelEvent};
 use super::links::Joining;
-use super::meter::{Meter, MeteredSocket};
 use super::reason::Reason;
 use super::refusal::{Refusal, refused};
 use super::shown::{ShownLink, link_id};
@@ -88,15 +87,16 @@ impl Hub {
     pub(super) async fn welcome(
         self: &Arc<Self>,
         socket: TcpStream,
-        remote: SocketAddr,
-        ticket: &Ticket,
+        arrival: &Arrival<'_>,
     ) -> Result<Joined, Refusing> {
-        let mut tls = self.accept_tls(socket, ticket).await?;
+        let carrier = arrival.receive(socket).await?;
+        let mut tls = self.accept_tls(carrier, arrival.ticket).await?;
+        let remote = arrival.caller();
         let known = self.edge_behind(&tls)?;
         let of_edge = |reason| Refusing { reason, edge: Some(known.edge.clone()) };
         for _ in 0..HELLOS_MAX {
             let hello = receive(&mut tls).await.map_err(of_edge)?;
-            match self.enter(&hello, &known, remote).await {
+            match self.enter(&hello, &known, &remote).await {
                 Ok((asked, entered)) => {
                     return self.say_welcome(tls, &hello, &asked, entered).await.map_err(of_edge);
                 }
@@ -114,10 +114,8 @@ impl Hub {
         Err(of_edge(Reason::NoSuchLink))
     }
 
-    async fn accept_tls(&self, socket: TcpStream, ticket: &Ticket) -> Result<Tls, Reason> {
-        let metered = MeteredSocket::new(socket, Meter::new(UNAUTHENTICATED_READ_MAX));
-        let metered = metered.map_err(|error| reason_of(&error))?;
-        let mut acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), metered);
+    async fn accept_tls(&self, carrier: Carrier, ticket: &Ticket) -> Result<Tls, Reason> {
+        let mut acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), carrier);
         let start = match (&mut acceptor).await {
             Ok(start) => start,
             Err(error) => {
@@ -154,7 +152,7 @@ impl Hub {
         self: &Arc<Self>,
         hello: &Frame,
         known: &KnownKey,
-        remote: SocketAddr,
+        remote: &Caller,
     ) -> Result<(Asked, Entered), Refusal> {
         let asked = judge_hello(hello, &known.edge)?;
         self.note_clock(&asked, known);
@@ -170,7 +168,7 @@ impl Hub {
         asked: &Asked,
         relay_lanes: u16,
         known: &KnownKey,
-        remote: SocketAddr,
+        remote: &Caller,
     ) -> Result<Entered, Refusal> {
         let joining = Joining {
             edge: &known.edge,
@@ -254,7 +252,7 @@ impl Hub {
 
 /// Reads on for a moment, so that what was said last is not thrown away by a reset: the peer may already have
 /// sent what nobody will read.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     let read_out = async {
         stream.shutdown().await?;
         let mut unread = [0; 1024];

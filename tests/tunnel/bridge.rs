@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use pulsar_bridge::config::credential::{EdgeKey, JoinToken};
-use pulsar_bridge::config::{EdgeEntry, EdgeTunnel, HubTunnel, LinkUrl, TunnelLimits};
+use pulsar_bridge::config::{EdgeEntry, EdgeTunnel, Egress, HubTunnel, LinkUrl, TunnelLimits};
 use pulsar_bridge::tunnel::init::{self, Request};
 use pulsar_bridge::tunnel::link::{LinkUp, RelayLane, TunnelEvent};
 use pulsar_bridge::tunnel::status::{Board, LinkStatus};
@@ -70,6 +70,7 @@ impl Keys {
             identity: self.path().join("hub/keys"),
             edges: self.edge_keys().into_iter().map(entry).collect(),
             limits: TunnelLimits::default(),
+            trusted_proxies: Vec::new(),
         }
     }
 
@@ -79,6 +80,8 @@ impl Keys {
             token_file: self.token_file(edge),
             lanes,
             budget_mbit_s: 0,
+            egress: Egress::default(),
+            outer_ca_file: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "all of this is test code")]
 
 mod bridge;
+mod ingress;
 mod stranger;
 
 mod init_test;
@@ -15,3 +16,4 @@ mod malicious_edge_test;
 mod malicious_hub_test;
 mod next_version_test;
 mod stolen_hub_test;
+mod transports_test;

@@ -224,10 +224,19 @@ pub async fn play_hub_that_says(
 
 /// The hub's half of TLS, with this certificate, that lets everybody in.
 pub fn hubs_acceptor(certified: Certified, alpn: &[&[u8]], seen: Arc<Seen>) -> TlsAcceptor {
+    acceptor(certified, alpn, AnyClient { seen, mandatory: true })
+}
+
+/// A server's half of TLS that asks for a certificate and does without.
+pub fn asking_acceptor(certified: Certified, alpn: &[&[u8]], seen: Arc<Seen>) -> TlsAcceptor {
+    acceptor(certified, alpn, AnyClient { seen, mandatory: false })
+}
+
+fn acceptor(certified: Certified, alpn: &[&[u8]], clients: AnyClient) -> TlsAcceptor {
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
-        .with_client_cert_verifier(Arc::new(AnyClient(seen)))
+        .with_client_cert_verifier(Arc::new(clients))
         .with_single_cert(certified.chain, certified.key)
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
@@ -312,9 +321,16 @@ impl ServerCertVerifier for AnyServer {
 }
 
 #[derive(Debug)]
-struct AnyClient(Arc<Seen>);
+struct AnyClient {
+    seen: Arc<Seen>,
+    mandatory: bool,
+}
 
 impl ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -325,7 +341,7 @@ impl ClientCertVerifier for AnyClient {
         _: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.0.client_certificate.store(true, Ordering::SeqCst);
+        self.seen.client_certificate.store(true, Ordering::SeqCst);
         Ok(ClientCertVerified::assertion())
     }
 

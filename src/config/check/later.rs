@@ -33,7 +33,6 @@ const TYPING_MISTAKES_MAX: usize = 3;
 const LATER: &[(&str, &str, &str)] = &[
     ("", "forwards", "leave it out: only topics cross the link"),
     ("", "gateways", "leave it out: only topics cross the link"),
-    ("tunnel", "proxy", "leave it out, and let the edge reach the hub's port"),
     ("tunnel", "client_ca_file", "list each edge's bk1 key in tunnel.edges[].keys"),
     ("tunnel", "crl_file", "remove a key from tunnel.edges[].keys to revoke it"),
     ("tunnel", "ca_file", "use the token_file that `bridge init` wrote"),
@@ -41,7 +40,6 @@ const LATER: &[(&str, &str, &str)] = &[
     ("tunnel", "cert_file", "use the token_file that `bridge init` wrote"),
     ("tunnel", "key_file", "use the token_file that `bridge init` wrote"),
     ("tunnel", "trust_after", "make new keys with `bridge init`"),
-    ("tunnel", "trusted_proxies", "leave it out: the hub sees each edge's own address"),
     ("tunnel.edges[]", "cert_name", "list the edge's bk1 key in keys"),
     ("policy", "forward", "leave it out: only topics cross the link"),
     ("policy", "gateway", "leave it out: only topics cross the link"),

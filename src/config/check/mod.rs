@@ -1,6 +1,7 @@
 //! From what stands in the file to what the bridge runs by. Goes on after every mistake, so that all are
 //! reported at once; opens no file but those that `{"file": …}` names.
 
+mod egress;
 mod later;
 mod pulsar;
 mod routes;

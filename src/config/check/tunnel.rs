@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::egress::RawEgress;
 use super::text::{self, Found};
 use super::{Checker, site_name};
 use crate::config::credential::EdgeKey;
@@ -39,6 +40,10 @@ impl Checker<'_> {
         self.other_side(&raw.lanes, &place.key("lanes"), "an edge");
         let budget_place = place.key("budget_mbit_s");
         self.other_side(&raw.budget_mbit_s, &budget_place, "an edge, or to an entry of `edges`");
+        self.other_side(&raw.proxy, &place.key("proxy"), "an edge");
+        self.other_side(&raw.proxy_user, &place.key("proxy_user"), "an edge");
+        self.other_side(&raw.proxy_password_file, &place.key("proxy_password_file"), "an edge");
+        self.other_side(&raw.outer_ca_file, &place.key("outer_ca_file"), "an edge");
         let listen = self.text(raw.listen, &place.key("listen"), text::socket_addr);
         let identity = self.required_text(raw.identity, &place.key("identity"), text::path);
         let edges_place = place.key("edges");
@@ -46,7 +51,8 @@ impl Checker<'_> {
         let edges = entries.map(|entries| self.edges(entries, site, &edges_place));
         let limits = self.optional(raw.limits, &place.key("limits"));
         let limits = limits.map(|raw| self.limits(raw, &place.key("limits"))).unwrap_or_default();
-        Some(HubTunnel { listen: listen?, identity: identity?, edges: edges?, limits })
+        let trusted_proxies = self.trusted_proxies(raw.trusted_proxies, &place.key("trusted_proxies"));
+        Some(HubTunnel { listen: listen?, identity: identity?, edges: edges?, limits, trusted_proxies })
     }
 
     fn edge(&mut self, raw: RawTunnel, place: &Place) -> Option<EdgeTunnel> {
@@ -54,22 +60,32 @@ impl Checker<'_> {
         self.other_side(&raw.identity, &place.key("identity"), "a hub");
         self.other_side(&raw.edges, &place.key("edges"), "a hub");
         self.other_side(&raw.limits, &place.key("limits"), "a hub");
+        self.other_side(&raw.trusted_proxies, &place.key("trusted_proxies"), "a hub");
         let connect_place = place.key("connect");
         let urls = self.optional(raw.connect, &connect_place);
         let connect = urls.map(|urls| {
             if urls.is_empty() {
-                self.refuse(&connect_place, Refusal::new("empty", "name the hub: tls://host:port"));
+                self.refuse(
+                    &connect_place,
+                    Refusal::new("empty", "name the hub: tls://host:port or wss://host/path"),
+                );
             }
             self.texts(urls, &connect_place, |found| found.parse(LinkUrl::parse))
         });
         let token_file = self.required_text(raw.token_file, &place.key("token_file"), text::path);
         let lanes = self.number(raw.lanes, &place.key("lanes"), 1..=LANES_MAX.into(), 1);
         let budget_mbit_s = self.budget(raw.budget_mbit_s, place);
+        let egress =
+            RawEgress { proxy: raw.proxy, user: raw.proxy_user, password_file: raw.proxy_password_file };
+        let egress = self.egress(egress, place);
+        let outer_ca_file = self.text(raw.outer_ca_file, &place.key("outer_ca_file"), text::path);
         Some(EdgeTunnel {
             connect: connect?,
             token_file: token_file?,
             lanes: u16::try_from(lanes).unwrap_or(LANES_MAX),
             budget_mbit_s,
+            egress,
+            outer_ca_file,
         })
     }
 

@@ -5,12 +5,16 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::LinkUrl;
 use crate::config::credential::{EdgeKey, is_site_name};
+use crate::config::{LinkScheme, LinkUrl};
 
 /// `hub.json` for a hub with these edges.
 pub fn hub(site: &str, url: &LinkUrl, edges: &[EdgeKey]) -> String {
-    let port = url.port;
+    // A wss:// URL leads to an ingress on 443; the hub itself listens behind it.
+    let port = match url.scheme {
+        LinkScheme::Tls => url.port,
+        LinkScheme::Wss => LINK_PORT,
+    };
     let entries: Vec<String> = edges.iter().map(|key| format!("      {}", edge_entry(key))).collect();
     let only_one = edges.len() == 1;
     let routes: Vec<String> = edges.iter().map(|key| routes(site, &key.edge, only_one)).collect();
@@ -97,6 +101,8 @@ fn read(file: &Path) -> Result<Value, String> {
     serde_json::from_slice(&text).map_err(|error| error.to_string())
 }
 
+/// Where a hub listens by custom.
+const LINK_PORT: u16 = 8001;
 const PULSAR: &str = r#"{ "service_url": "pulsar://pulsar:6650", "admin_url": "http://pulsar:8080" }"#;
 const REQUESTS: &str = "persistent://public/default/datagen-requests";
 const RESULTS: &str = "persistent://public/default/datagen-results";

@@ -111,6 +111,7 @@ fn links_reasons() -> Vec<LinkReason> {
         LinkReason::ProxyAuth { offered: Vec::new() },
         LinkReason::ProxyRefused { said: Said::NoProxy },
         LinkReason::UpgradeRefused { status: 404 },
+        LinkReason::IngressTls,
         LinkReason::ProxyHeader,
         LinkReason::Timeout,
         LinkReason::Silence,

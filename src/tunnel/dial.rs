@@ -14,7 +14,7 @@ use super::edge::Edge;
 use super::egress;
 use super::handshake::{self, Agreed, Declined, Lane, judge_answer};
 use super::meter::{Meter, MeteredSocket};
-use super::outer::{self, Server, asked_for_certificate};
+use super::outer::{self, Server, asked_for_certificate, reason_of_outer};
 use super::reach::reach;
 use super::reason::Reason;
 use super::upgrade::{self, HeadError, read_head};
@@ -112,7 +112,7 @@ impl Edge {
             match TlsConnector::from(config).connect(server_name(&url.host)?, carrier).await {
                 // Some ingresses ask whoever comes; they get an empty answer.
                 Err(error) if shows_certificate && asked_for_certificate(&error) => shows_certificate = false,
-                Err(error) => return Err(reason_of(&error)),
+                Err(error) => return Err(reason_of_outer(&error)),
                 Ok(tls) => break (tls, met),
             }
         };

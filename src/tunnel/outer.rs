@@ -10,11 +10,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureAlgorithm,
-    SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    SignatureAlgorithm, SignatureScheme,
 };
 
-use super::connection::{ALPN, EdgeTls, provider};
+use super::connection::{ALPN, EdgeTls, provider, reason_of};
 use super::reason::Reason;
 
 /// What an outer handshake may be done with.
@@ -241,6 +241,17 @@ impl Signer for GuardedSigner {
 pub(super) fn asked_for_certificate(error: &std::io::Error) -> bool {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     matches!(tls, Some(Error::General(text)) if text == NOT_THE_HUB)
+}
+
+/// Why an outer handshake failed.
+pub(super) fn reason_of_outer(error: &std::io::Error) -> Reason {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    match tls {
+        Some(Error::AlertReceived(AlertDescription::ProtocolVersion) | Error::PeerIncompatible(_)) => {
+            Reason::IngressTls
+        }
+        Some(_) | None => reason_of(error),
+    }
 }
 
 /// What an ingress speaks that passes WebSockets on.

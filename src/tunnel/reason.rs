@@ -63,6 +63,8 @@ pub enum Reason {
         /// Its status.
         status: u16,
     },
+    /// What ends the TLS of a `wss://` URL speaks no TLS 1.3.
+    IngressTls,
     /// A PROXY header by somebody who is not trusted to say on whose behalf it calls.
     ProxyHeader,
     /// Connecting or the handshake took too long.
@@ -103,6 +105,7 @@ impl Reason {
             Self::ProxyAuth { .. } => "proxy_auth",
             Self::ProxyRefused { .. } => "proxy_refused",
             Self::UpgradeRefused { .. } => "upgrade_refused",
+            Self::IngressTls => "ingress_tls",
             Self::ProxyHeader => "proxy_header",
             Self::Timeout => "timeout",
             Self::Silence => "silence",
@@ -131,6 +134,7 @@ impl Reason {
             | Self::ProxyAuth { .. }
             | Self::ProxyRefused { .. }
             | Self::UpgradeRefused { .. }
+            | Self::IngressTls
             | Self::ProxyHeader
             | Self::RefusedUnknownCode(_) => true,
             Self::NoSuchLink
@@ -183,6 +187,9 @@ impl Reason {
             }
             Self::UpgradeRefused { .. } => {
                 "have the ingress pass WebSocket upgrades of this host and path on to the hub's port (nginx: proxy_http_version 1.1 and the headers Upgrade and Connection)"
+            }
+            Self::IngressTls => {
+                "have the ingress offer TLS 1.3 (nginx before 1.23.4 needs ssl_protocols TLSv1.2 TLSv1.3)"
             }
             Self::ProxyHeader => "list the load balancer's address in tunnel.trusted_proxies",
             Self::Timeout => {
@@ -245,6 +252,7 @@ impl fmt::Display for Reason {
             Self::UpgradeRefused { status } => {
                 write!(f, "the ingress does not pass a websocket on: status {status}")
             }
+            Self::IngressTls => f.write_str("what ends the TLS of this URL speaks no TLS 1.3"),
             Self::ProxyHeader => f.write_str("a PROXY header by an address that is not trusted to send one"),
             Self::Timeout => f.write_str("connecting took too long"),
             Self::Silence => f.write_str("nothing arrived for three keepalives"),

@@ -165,6 +165,18 @@ async fn what_an_ingress_answers_instead_of_passing_on_has_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_ingress_of_older_tls_is_told_as_such() {
+    let keys = Keys::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bank = edge(by_wss(&keys, listener.local_addr().unwrap(), None), "bank");
+    let (mut socket, _) = listener.accept().await.unwrap();
+    in_time(socket.read_u8()).await.unwrap();
+    // The alert protocol_version, as a server of TLS 1.2 says it.
+    socket.write_all(&[21, 3, 3, 0, 2, 2, 70]).await.unwrap();
+    bank.reason("ingress_tls").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_url_that_leads_nowhere_is_passed_over_whatever_its_transport() {
     let (keys, authority) = (Keys::new(), Authority::new());
     let (mut hub, address) = hub(&keys.hub_tunnel()).await;

@@ -29,6 +29,8 @@ class Agent:
         self.log = config.with_suffix(".log")
         # `BRIDGE_LOG`; what it is for the suite itself where a case says nothing.
         self.verbosity = None
+        # What else its environment has, from its next start on.
+        self.environment = {}
         self.move(place)
         self.process = None
         self.forget_figures()
@@ -46,7 +48,7 @@ class Agent:
             # In a session of its own: the terminal's Ctrl-C is for us, who then end it in order.
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | ({"BRIDGE_LOG": self.verbosity} if self.verbosity else {}),
+                env=os.environ | ({"BRIDGE_LOG": self.verbosity} if self.verbosity else {}) | self.environment,
             )  # fmt: skip
 
     def is_alive(self):

@@ -19,6 +19,8 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(HERE), str(HERE.parent / "suite"), str(HERE.parent)]
 os.environ.setdefault("BRIDGE_TESTBED_NAME", "tunnel")
 
+import case_egress  # noqa: E402
+import case_ingress  # noqa: E402
 import case_hostile  # noqa: E402
 import case_link  # noqa: E402
 import case_liveness  # noqa: E402
@@ -30,7 +32,8 @@ from scene import Failed, Scene, networks_down, networks_up  # noqa: E402
 CASES = {
     case.__name__: case
     for case in (
-        case_link.direct,
+        case_link.direct, case_ingress.nginx, case_ingress.haproxy, case_ingress.sni, case_ingress.failover,
+        case_egress.squid, case_egress.tinyproxy, case_egress.dante, case_egress.proxy_auth, case_egress.ipv6,
     )
 }  # fmt: skip
 # Only when named: they take longer, or need more than a machine of CI has.

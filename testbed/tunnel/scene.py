@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,15 @@ IPV6 = {HUB: "fd00:198:18:11::1", EDGE: "fd00:198:18:12::1", MIDDLE: "fd00:198:1
 BROKER_PORT = 6650
 TOPICS = {"out": "persistent://public/default/out", "in": "persistent://public/default/in"}
 LOOK_AGAIN_SECONDS = 0.02
+# Names as each network knows them (`ip netns exec` puts /etc/netns/NAME/hosts in the place of /etc/hosts).
+HOSTS = {
+    EDGE: (
+        f"{MIDDLE.address} hub.example\n"
+        # Nobody has the first.
+        f"fd00:198:18:11::dead half.example\n{HUB.address} half.example\n"
+    ),
+    MIDDLE: f"{HUB.address} hub.example\n",
+}
 
 
 class Failed(Exception):
@@ -45,10 +55,20 @@ def networks_up():
         )  # fmt: skip
     rule = ("-I", "INPUT", "-i", "eth0", "-p", "tcp", "--syn", "-j", "DROP")
     places.filter_packets(EDGE.namespace, *rule, tools=("ip6tables", "ip6tables-legacy", "ip6tables-nft"))
+    for place, hosts in HOSTS.items():
+        folder = hosts_folder(place)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{hosts}")
 
 
 def networks_down():
     places.down(EVERY)
+    for place in HOSTS:
+        shutil.rmtree(hosts_folder(place), ignore_errors=True)
+
+
+def hosts_folder(place):
+    return pathlib.Path("/etc/netns", place.namespace)
 
 
 class Scene:

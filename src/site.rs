@@ -170,6 +170,14 @@ impl Site {
         self.cluster.client.clone()
     }
 
+    /// Tries the link's URLs, where this site dials: no link is made.
+    pub async fn try_links(&self) -> Vec<tunnel::probe::Tried> {
+        match &self.side {
+            Side::Hub(_) => Vec::new(),
+            Side::Edge(dialer) => dialer.try_urls().await,
+        }
+    }
+
     /// Whether its policy lets this topic in from another site.
     pub fn may_receive(&self, from: &str, topic: &TopicName) -> bool {
         policies(&self.config).of(from).is_some_and(|policy| policy.receive.allows(topic))

@@ -1,10 +1,11 @@
-//! `bridge check`: validates a configuration and says what it looked at. Tries no broker and no link.
+//! `bridge check`: validates a configuration, tries an edge's way to its hub, and says what it looked at. Tries no
+//! broker and makes no link.
 
 use std::path::Path;
 
 use pulsar_bridge::config::{Config, Problem, Tunnel};
 use pulsar_bridge::exit::Exit;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::opened::{self, NotOpened, Opened};
 use crate::cli::{CheckArgs, Output};
@@ -24,11 +25,16 @@ pub fn check(args: &CheckArgs) -> Exit {
         Err(NotOpened::Config(errors)) => Err(errors),
         Err(not @ NotOpened::Usage(_)) => return not.told(),
     };
+    let tried = match looked.as_ref().map(try_links) {
+        Ok(Ok(tried)) => tried,
+        Ok(Err(exit)) => return exit,
+        Err(_) => Value::Null,
+    };
     let told = match (args.output, &looked) {
-        (Output::Text, Ok(opened)) => text(opened),
+        (Output::Text, Ok(opened)) => text(opened, &tried),
         (Output::Text, Err(errors)) => format!("{errors}\n"),
-        (Output::Json, Ok(opened)) => json(&opened.file, &[], true),
-        (Output::Json, Err(errors)) => json(&errors.file, &errors.problems, errors.files_opened),
+        (Output::Json, Ok(opened)) => json(&opened.file, &[], true, &tried),
+        (Output::Json, Err(errors)) => json(&errors.file, &errors.problems, errors.files_opened, &tried),
     };
     let exit = super::tell(&told);
     if exit == Exit::Done && looked.is_err() {
@@ -37,7 +43,44 @@ pub fn check(args: &CheckArgs) -> Exit {
     exit
 }
 
-fn text(opened: &Opened) -> String {
+/// What came of an edge's URLs; a list, empty where nobody dials.
+fn try_links(opened: &Opened) -> Result<Value, Exit> {
+    let runtime = super::runtime()?;
+    let mut tried = Vec::new();
+    for site in &opened.sites {
+        for url in runtime.block_on(site.try_links()) {
+            let mut row = json!(url);
+            row["site"] = site.config().site.clone().into();
+            tried.push(row);
+        }
+    }
+    // Attempts that were passed over for a better one may still wait.
+    runtime.shutdown_background();
+    Ok(tried.into())
+}
+
+fn link_text(tried: &Value) -> String {
+    let word = |key: &str| tried[key].as_str();
+    let mut told = format!("  link {}", word("url").unwrap_or_default());
+    if let Some(proxy) = word("proxy") {
+        told += &format!(" through the proxy {proxy}");
+    }
+    told += &match (word("transport"), word("outer_tls_ends_at")) {
+        (Some(transport), None) => format!(": {transport}, the pinned hub ends it"),
+        (Some(transport), Some(issuer)) => {
+            format!(
+                ": {transport}, the outer TLS ends at a certificate by `{issuer}`, opaque to it: the pinned hub is inside"
+            )
+        }
+        (None, _) => ": the hub is not reached".into(),
+    };
+    if let (Some(code), Some(what), Some(remedy)) = (word("reason"), word("told"), word("remedy")) {
+        told += &format!("; {code}: {what}; {remedy}");
+    }
+    told + "\n"
+}
+
+fn text(opened: &Opened, tried: &Value) -> String {
     let mut told = format!("{}: valid\n", opened.file.display());
     for site in &opened.sites {
         told += &site_text(site.config());
@@ -45,6 +88,8 @@ fn text(opened: &Opened) -> String {
     if let Some(load) = &opened.load {
         told += &format!("  load: {}, answered on {}\n", load.requests, load.results);
     }
+    let links = tried.as_array().map(Vec::as_slice).unwrap_or_default();
+    told.extend(links.iter().map(link_text));
     told + &format!("  looked at: {}\n  not tried: {}\n", LOOKED_AT.join(", "), NOT_TRIED.join(", "))
 }
 
@@ -67,7 +112,7 @@ fn site_text(config: &Config) -> String {
     told
 }
 
-fn json(file: &Path, problems: &[Problem], files_opened: bool) -> String {
+fn json(file: &Path, problems: &[Problem], files_opened: bool, tried: &Value) -> String {
     let (mut looked_at, mut not_tried) = (LOOKED_AT.to_vec(), NOT_TRIED.to_vec());
     if !files_opened {
         not_tried.extend(looked_at.pop());
@@ -76,6 +121,7 @@ fn json(file: &Path, problems: &[Problem], files_opened: bool) -> String {
         "file": file.display().to_string(),
         "ok": problems.is_empty(),
         "problems": problems,
+        "links": tried,
         "looked_at": looked_at,
         "not_tried": not_tried,
     });
@@ -84,4 +130,4 @@ fn json(file: &Path, problems: &[Problem], files_opened: bool) -> String {
 
 /// The files last: where values are wrong, they are not looked at.
 const LOOKED_AT: [&str; 3] = ["keys and values", "routes against each other", "the files that it names"];
-const NOT_TRIED: [&str; 3] = ["the cluster", "the link", "the other side's policy"];
+const NOT_TRIED: [&str; 2] = ["the cluster", "the other side's policy"];

@@ -54,7 +54,7 @@ impl Arrival<'_> {
         }
         if first != HTTP_GET {
             self.name(caller);
-            return Ok(Carrier::direct(socket, Way { transport: Way::TLS, proxy: None }));
+            return Ok(Carrier::direct(socket, Way { transport: Way::TLS, proxy: None, ended_by: None }));
         }
         self.upgraded(socket, caller).await
     }

@@ -38,6 +38,8 @@ pub struct Way {
     pub transport: &'static str,
     /// The edge's proxy.
     pub proxy: Option<String>,
+    /// At an edge, inside a WebSocket: who issued the certificate that ended the outer TLS, as that says.
+    pub ended_by: Option<String>,
 }
 
 impl Way {
@@ -67,13 +69,13 @@ impl Carrier {
 
     /// A caller's WebSocket.
     pub async fn upgraded(socket: MeteredSocket) -> Self {
-        let way = Way { transport: Way::WSS, proxy: None };
+        let way = Way { transport: Way::WSS, proxy: None, ended_by: None };
         Self { stream: Stream::Upgraded(Box::new(ByteStream::of_server(socket).await)), way }
     }
 
     /// A WebSocket at an ingress.
-    pub async fn ingress(outer: client::TlsStream<Self>) -> Self {
-        let way = Way { transport: Way::WSS, ..outer.get_ref().0.way.clone() };
+    pub async fn ingress(outer: client::TlsStream<Self>, ended_by: Option<String>) -> Self {
+        let way = Way { transport: Way::WSS, ended_by, ..outer.get_ref().0.way.clone() };
         Self { stream: Stream::Ingress(Box::new(ByteStream::of_client(outer).await)), way }
     }
 

@@ -13,7 +13,8 @@ use tokio_util::task::TaskTracker;
 
 use super::backoff::{Backoff, spread};
 use super::budget::{Budget, narrower};
-use super::connection::{self, EdgeTls, Tls, meter_of, way_of};
+use super::connect::Connector;
+use super::connection::{self, Tls, meter_of, way_of};
 use super::control::{self, MESSAGES_MAX, Mailbox, Side};
 use super::dial::{Dialled, Failed};
 use super::handshake::{Declined, Instance, Lane};
@@ -23,6 +24,7 @@ use super::lane::{HandedOut, watch};
 use super::link::{Link, LinkUp, RelayLane, TunnelEvent};
 use super::network::Ways;
 use super::outer::OuterTls;
+use super::probe::{self, Tried};
 use super::reason::Reason;
 use super::said::Said;
 use super::shown::{ShownLink, link_id};
@@ -31,7 +33,7 @@ use super::wire::Kind;
 use super::{TunnelError, TunnelMetrics};
 use crate::config::credential::{EdgeKey, JoinToken};
 use crate::config::secret_file;
-use crate::config::{EdgeTunnel, Egress, LinkScheme, LinkUrl};
+use crate::config::{EdgeTunnel, LinkScheme, LinkUrl};
 
 /// An edge whose token is read and whose key is made, not yet dialling.
 pub struct EdgeDialer {
@@ -40,8 +42,7 @@ pub struct EdgeDialer {
     hub: String,
     instance: Instance,
     own_key: EdgeKey,
-    tls: EdgeTls,
-    outer: Option<OuterTls>,
+    connector: Connector,
 }
 
 impl EdgeDialer {
@@ -66,10 +67,14 @@ impl EdgeDialer {
             site: site.to_owned(),
             hub: token.hub.clone(),
             instance: key::random()?,
-            tls,
-            outer,
+            connector: Connector { tls, outer, egress: cfg.egress.clone() },
             own_key: own.edge_key,
         })
+    }
+
+    /// Tries each of its URLs once, all at a time, without making a link.
+    pub async fn try_urls(&self) -> Vec<Tried> {
+        futures::future::join_all(self.cfg.connect.iter().map(|url| probe::probe(&self.connector, url))).await
     }
 
     /// Keeps a link to the hub until `stop`; returns when all of it is gone.
@@ -81,9 +86,7 @@ impl EdgeDialer {
         stop: CancellationToken,
     ) {
         let edge = Arc::new(Edge {
-            tls: self.tls,
-            outer: self.outer,
-            egress: self.cfg.egress.clone(),
+            connector: self.connector,
             site: self.site,
             hub: self.hub,
             instance: self.instance,
@@ -122,10 +125,7 @@ fn read_token(cfg: &EdgeTunnel, site: &str) -> Result<JoinToken, TunnelError> {
 
 /// What all tasks of an edge share.
 pub(super) struct Edge {
-    pub(super) tls: EdgeTls,
-    /// Where a URL is `wss://`.
-    pub(super) outer: Option<OuterTls>,
-    pub(super) egress: Egress,
+    pub(super) connector: Connector,
     pub(super) site: String,
     pub(super) hub: String,
     pub(super) instance: Instance,

@@ -37,11 +37,13 @@ mod welcome;
 pub mod backoff;
 mod bucket;
 pub mod budget;
+mod connect;
 mod dial;
 pub mod edge;
 mod egress;
 mod hub_processes;
 mod outer;
+pub mod probe;
 mod reach;
 
 mod control;

@@ -22,6 +22,10 @@ def through_ingress(scene, start_server):
         hub={"tunnel": {"trusted_proxies": [MIDDLE.address]}},
     )  # fmt: skip
     outlives(scene, ends, start_server, "wss", "wss")
+    code, told, _ = scene.run(EDGE, scene.binary, "check", "--config", ends.edge.config)
+    line = next(line for line in told.splitlines() if line.startswith("  link "))
+    scene.say(line.strip())
+    hold_that(code == 0 and "`CN=Ingress Authority`, opaque to it" in line, f"check: {code}\n{told}")
     # X-Forwarded-For, believed of who is trusted.
     remote = ends.link(ends.hub)["remote"]
     hold_that(remote.startswith(f"{EDGE.address} (by {MIDDLE.address}:"), f"the hub takes {remote} for the caller")

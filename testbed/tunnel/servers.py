@@ -16,7 +16,7 @@ LOGIN = ("me", "canary-of-the-proxy")
 def authority(scene):
     """An authority of the case's own, and a certificate for the name; the authority's file."""
     folder = scene.folder
-    subject = ("-subj", "/CN=an ingress's authority")
+    subject = ("-subj", "/CN=Ingress Authority")
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
     openssl("req", "-x509", *curve, *subject, "-keyout", folder / "ca.key", "-out", folder / "ca.pem")
     openssl(

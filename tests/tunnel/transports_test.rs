@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pulsar_bridge::config::{LinkUrl, Login, Proxy};
+use pulsar_bridge::tunnel::EdgeDialer;
 use pulsar_bridge::tunnel::link::RelayLane;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -162,6 +163,29 @@ async fn what_an_ingress_answers_instead_of_passing_on_has_its_reason() {
         bank.reason(reason).await;
         bank.stop.cancel();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_try_tells_who_ends_tls_and_whether_the_hub_takes_the_key() {
+    let (keys, authority) = (Keys::new(), Authority::new());
+    let (hub, address) = hub(&keys.hub_tunnel()).await;
+    let (way, _) = ingress(authority.certified(), HTTP, address).await;
+    let mut cfg = by_wss(&keys, way, Some(&authority));
+    cfg.connect.push(LinkUrl::parse(&format!("wss://{address}")).unwrap());
+    let tried = EdgeDialer::load(&cfg, "bank").unwrap().try_urls().await;
+    let [through, direct] = &tried[..] else { panic!("{tried:?}") };
+    assert_eq!((through.transport.as_deref(), through.reason.as_deref()), (Some("wss"), None));
+    assert_eq!(through.outer_tls_ends_at.as_deref(), Some("CN=Some Authority"));
+    assert_eq!((direct.transport.as_deref(), direct.outer_tls_ends_at.as_deref()), (Some("wss (hub)"), None));
+    assert!(hub.board.rows().iter().all(|row| row.link.is_none()), "a try makes no link");
+    let others = Keys::new();
+    let stranger = EdgeDialer::load(&others.edge_tunnel("bank", address, 1), "bank").unwrap();
+    assert_eq!(stranger.try_urls().await[0].reason.as_deref(), Some("intercepted"));
+    let mut without = keys.hub_tunnel();
+    without.edges.retain(|edge| edge.name != "bank");
+    let (_hub, address) = crate::bridge::hub(&without).await;
+    let unknown = EdgeDialer::load(&keys.edge_tunnel("bank", address, 1), "bank").unwrap();
+    assert_eq!(unknown.try_urls().await[0].reason.as_deref(), Some("refused_unknown_key"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,7 +54,8 @@ where
     }
 }
 
-fn judge_connect(head: &[u8]) -> Result<(), Reason> {
+/// What a proxy's answer to CONNECT means.
+pub(super) fn judge_connect(head: &[u8]) -> Result<(), Reason> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut answer = httparse::Response::new(&mut headers);
     if !matches!(answer.parse(head), Ok(httparse::Status::Complete(_))) {

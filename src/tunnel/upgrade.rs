@@ -20,6 +20,11 @@ impl Key {
         Ok(Self(STANDARD.encode(random)))
     }
 
+    /// RFC 6455 §1.3's, for tests and fuzzing.
+    pub(super) fn sample() -> Self {
+        Self("dGhlIHNhbXBsZSBub25jZQ==".into())
+    }
+
     fn accept(key: &str) -> String {
         let joined = [key.as_bytes(), GUID].concat();
         STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &joined))
@@ -183,8 +188,7 @@ mod tests {
     use super::*;
 
     fn sample() -> (String, Key) {
-        // RFC 6455 §1.3.
-        let key = Key("dGhlIHNhbXBsZSBub25jZQ==".into());
+        let key = Key::sample();
         (request(&LinkUrl::parse("wss://hub.example/bridge").unwrap(), &key), key)
     }
 

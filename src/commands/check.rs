@@ -77,6 +77,9 @@ fn link_text(tried: &Value) -> String {
     if let (Some(code), Some(what), Some(remedy)) = (word("reason"), word("told"), word("remedy")) {
         told += &format!("; {code}: {what}; {remedy}");
     }
+    if tried["small_hello_passes"] == true {
+        told += "; a smaller ClientHello passes: a firewall on the way refuses the 1.6 KB of X25519MLKEM768, have it pass";
+    }
     told + "\n"
 }
 

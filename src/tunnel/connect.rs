@@ -34,6 +34,15 @@ enum Outer {
 }
 
 impl Connector {
+    /// The same with another half of TLS.
+    pub(super) fn with(&self, tls: EdgeTls) -> Self {
+        Self {
+            outer: self.outer.as_ref().map(|outer| outer.with(tls.clone())),
+            tls,
+            egress: self.egress.clone(),
+        }
+    }
+
     /// A connection whose other end has proven to be the hub. It has not judged this edge yet, and nothing was said.
     pub(super) async fn connect(&self, url: &LinkUrl) -> Result<Tls, Reason> {
         let carrier = match url.scheme {

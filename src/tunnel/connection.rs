@@ -11,7 +11,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::server::NoServerSessionStorage;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, NamedGroup, ServerConfig};
 use tokio_rustls::TlsStream;
 
 use super::carrier::Carrier;
@@ -59,7 +59,24 @@ pub struct EdgeTls {
 
 /// The edge's half of TLS.
 pub fn edge_tls(token: &JoinToken, own: &EdgeCertificate) -> Result<EdgeTls, rustls::Error> {
-    let provider = provider();
+    edge_tls_by(provider(), token, own)
+}
+
+/// The same without the post-quantum groups, whose ClientHello of 1.6 KB some firewalls refuse: for finding such a
+/// firewall, never for a link.
+pub fn edge_tls_of_small_hello(token: &JoinToken, own: &EdgeCertificate) -> Result<EdgeTls, rustls::Error> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups.retain(|group| {
+        matches!(group.name(), NamedGroup::X25519 | NamedGroup::secp256r1 | NamedGroup::secp384r1)
+    });
+    edge_tls_by(Arc::new(provider), token, own)
+}
+
+fn edge_tls_by(
+    provider: Arc<CryptoProvider>,
+    token: &JoinToken,
+    own: &EdgeCertificate,
+) -> Result<EdgeTls, rustls::Error> {
     let algorithms = provider.signature_verification_algorithms;
     let verifier = Arc::new(HubVerifier::new(&token.hub, token.pins.clone(), algorithms)?);
     let mut config = ClientConfig::builder_with_provider(provider)

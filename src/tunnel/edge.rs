@@ -43,6 +43,8 @@ pub struct EdgeDialer {
     instance: Instance,
     own_key: EdgeKey,
     connector: Connector,
+    /// For a try only.
+    small_hello: Connector,
 }
 
 impl EdgeDialer {
@@ -62,19 +64,22 @@ impl EdgeDialer {
         } else {
             None
         };
+        let connector = Connector { tls, outer, egress: cfg.egress.clone() };
         Ok(Self {
             cfg: cfg.clone(),
             site: site.to_owned(),
             hub: token.hub.clone(),
             instance: key::random()?,
-            connector: Connector { tls, outer, egress: cfg.egress.clone() },
+            small_hello: connector.with(connection::edge_tls_of_small_hello(&token, &own)?),
+            connector,
             own_key: own.edge_key,
         })
     }
 
     /// Tries each of its URLs once, all at a time, without making a link.
     pub async fn try_urls(&self) -> Vec<Tried> {
-        futures::future::join_all(self.cfg.connect.iter().map(|url| probe::probe(&self.connector, url))).await
+        let probe = |url| probe::probe(&self.connector, &self.small_hello, url);
+        futures::future::join_all(self.cfg.connect.iter().map(probe)).await
     }
 
     /// Keeps a link to the hub until `stop`; returns when all of it is gone.

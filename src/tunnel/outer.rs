@@ -64,6 +64,11 @@ impl OuterTls {
         Ok(Self { hub, authorities })
     }
 
+    /// The same for another half of TLS.
+    pub(super) fn with(&self, hub: EdgeTls) -> Self {
+        Self { hub, authorities: self.authorities.clone() }
+    }
+
     /// One handshake's configuration, and where it will be written who was met.
     pub(super) fn handshake(&self, shows_certificate: bool) -> (Arc<ClientConfig>, Arc<Met>) {
         let met = Arc::new(Met::default());

@@ -29,10 +29,13 @@ pub struct Tried {
     pub told: Option<String>,
     /// What an operator can do about it.
     pub remedy: Option<String>,
+    /// Whether the hub is reached with a ClientHello without X25519MLKEM768, where it is not with one: then a firewall
+    /// on the way refuses the larger one.
+    pub small_hello_passes: Option<bool>,
 }
 
 /// Tries a URL.
-pub(super) async fn probe(connector: &Connector, url: &LinkUrl) -> Tried {
+pub(super) async fn probe(connector: &Connector, small_hello: &Connector, url: &LinkUrl) -> Tried {
     let proxy = connector.egress.proxy_for(&url.host).map(ToString::to_string);
     let mut tried = Tried {
         url: url.to_string(),
@@ -42,6 +45,7 @@ pub(super) async fn probe(connector: &Connector, url: &LinkUrl) -> Tried {
         reason: None,
         told: None,
         remedy: None,
+        small_hello_passes: None,
     };
     let connected = timeout(HANDSHAKE_TIME_MAX, connector.connect(url)).await.unwrap_or(Err(Reason::Timeout));
     let refused = match connected {
@@ -59,6 +63,12 @@ pub(super) async fn probe(connector: &Connector, url: &LinkUrl) -> Tried {
         Err(reason) => Some(reason),
     };
     if let Some(reason) = refused {
+        // How a filter looks that does not know the larger ClientHello: silence, a reset, an alert.
+        let may_be_filtered = matches!(reason, Reason::Timeout | Reason::PeerClosed | Reason::NotABridge);
+        if tried.transport.is_none() && may_be_filtered {
+            let small = timeout(HANDSHAKE_TIME_MAX, small_hello.connect(url)).await;
+            tried.small_hello_passes = Some(matches!(small, Ok(Ok(_))));
+        }
         tried.reason = Some(reason.code().to_owned());
         tried.told = Some(reason.to_string());
         tried.remedy = Some(reason.remedy().to_owned());

@@ -189,6 +189,34 @@ async fn a_try_tells_who_ends_tls_and_whether_the_hub_takes_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_firewall_that_refuses_large_client_hellos_is_found_by_a_try() {
+    let keys = Keys::new();
+    let (_hub, address) = hub(&keys.hub_tunnel()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let firewall = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = [0; 5];
+                socket.read_exact(&mut head).await.unwrap();
+                if u16::from_be_bytes([head[3], head[4]]) > 1200 {
+                    return;
+                }
+                let mut hub = TcpStream::connect(address).await.unwrap();
+                hub.write_all(&head).await.unwrap();
+                _ = tokio::io::copy_bidirectional(&mut socket, &mut hub).await;
+            });
+        }
+    });
+    let tried = EdgeDialer::load(&keys.edge_tunnel("bank", firewall, 1), "bank").unwrap().try_urls().await;
+    assert_eq!((tried[0].transport.as_ref(), tried[0].small_hello_passes), (None, Some(true)), "{tried:?}");
+    // Nothing is downgraded by itself.
+    let bank = edge(keys.edge_tunnel("bank", firewall, 1), "bank");
+    bank.row(|row| row.reason.is_some()).await;
+    assert!(bank.board.rows().iter().all(|row| row.link.is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ingress_of_older_tls_is_told_as_such() {
     let keys = Keys::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -62,14 +62,16 @@ fn requests_cross_are_priced_and_come_back_checked() {
 fn a_link_keeps_to_the_narrower_of_both_budgets() {
     let dir = tempfile::tempdir().unwrap();
     let file = setup(dir.path(), |value| {
-        value["sites"][0]["tunnel"]["edges"][0]["budget_mbit_s"] = json!(40);
+        value["sites"][0]["tunnel"]["edges"][0]["budget_mbit_s"] = json!(12);
         value["sites"][1]["tunnel"]["budget_mbit_s"] = json!(60);
         value["load"]["requester"]["unanswered"] = json!(16);
+        // Little work, so that a busy machine reaches it too.
+        value["load"]["requester"]["points"] = json!(64);
     });
     let ended = run(&file, &["--for", "10s", "--output", "json"]);
     let summary: Value = serde_json::from_str(text(&ended.stdout).trim()).unwrap();
     let mbit_s = summary["mbit_s"].as_f64().unwrap();
-    assert!((38.0..=42.0).contains(&mbit_s), "{summary}\n{}", text(&ended.stderr));
+    assert!((11.4..=12.6).contains(&mbit_s), "{summary}\n{}", text(&ended.stderr));
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! The control lane: yamux on TLS, in it the control stream with pings and other rooms' messages.
-//! Gateways and forwards will open further streams; until then a peer's are refused.
+//! Other rooms' streams run beside it; each has a window of its own, so none of them waits for another.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::FusedFuture;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
@@ -17,6 +21,7 @@ use super::link::CONTROL_MESSAGE_LEN_MAX;
 use super::meter::Meter;
 use super::metrics::TunnelMetrics;
 use super::reason::Reason;
+use super::streams::{STREAMS_PER_SIDE, StreamEnds};
 use super::wire::{Frame, MESSAGE, PING, PONG, WireError, read_frame, write_frame};
 
 /// Which side of the link this is.
@@ -28,12 +33,14 @@ pub enum Side {
     Edge,
 }
 
-/// Our ends of a control stream's message queues.
+/// Our ends of a control stream's message queues, and of the other streams.
 pub struct Mailbox {
     /// To be written.
     pub outbound: mpsc::Receiver<Bytes>,
     /// What was read.
     pub inbound: mpsc::Sender<Bytes>,
+    /// Streams of other rooms.
+    pub(super) streams: StreamEnds,
 }
 
 type Mux = yamux::Connection<Compat<Tls>>;
@@ -60,23 +67,62 @@ pub async fn drive(tls: Tls, side: Side, mailbox: Mailbox, metrics: TunnelMetric
     let (reader, writer) = tokio::io::split(stream);
     let (pongs, pongs_due) = mpsc::channel(PONGS_MAX);
     let born = Instant::now();
+    // The first stream that the hub sees is the control stream: the edge opens no other before it has heard it answer.
+    let (heard, has_answered) = oneshot::channel();
+    let heard = match side {
+        Side::Edge => Some(heard),
+        Side::Hub => {
+            _ = heard.send(());
+            None
+        }
+    };
     // One task polls all three; the first that ends takes the lane with it.
     tokio::select! {
-        reason = pump(mux) => reason,
-        reason = read_all(reader, &mailbox.inbound, pongs, meter, born, &metrics) => reason,
+        reason = pump(mux, mailbox.streams, has_answered) => reason,
+        reason = read_all(reader, &mailbox.inbound, pongs, meter, heard, born, &metrics) => reason,
         reason = write_all(writer, mailbox.outbound, pongs_due, born, &metrics) => reason,
     }
 }
 
-/// Moves the multiplexer's bytes; streams that the peer opens have nobody to serve them yet.
-async fn pump(mut mux: Mux) -> Reason {
+/// Moves the multiplexer's bytes, and opens and takes in streams. Waits for nobody: what the peer opens is read in
+/// tasks of its own.
+async fn pump(mut mux: Mux, mut streams: StreamEnds, has_answered: oneshot::Receiver<()>) -> Reason {
+    let mut has_answered = has_answered.fuse();
+    let mut asked: Option<oneshot::Sender<yamux::Stream>> = None;
     loop {
-        match poll_fn(|cx| mux.poll_next_inbound(cx)).await {
-            Some(Ok(stream)) => drop(stream),
-            Some(Err(error)) => return reason_of_mux(error),
-            None => return Reason::PeerClosed,
+        // Polled together: a stream may be opened only once the peer has taken earlier ones, which the other poll reads.
+        let next = poll_fn(|cx| {
+            if let Poll::Ready(inbound) = mux.poll_next_inbound(cx) {
+                return Poll::Ready(Next::Inbound(inbound));
+            }
+            if !has_answered.is_terminated() && Pin::new(&mut has_answered).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            while asked.is_none() {
+                match streams.asks.poll_recv(cx) {
+                    // Whoever asked may have gone meanwhile.
+                    Poll::Ready(Some(reply)) => asked = Some(reply).filter(|reply| !reply.is_closed()),
+                    Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+                }
+            }
+            mux.poll_new_outbound(cx).map(Next::Opened)
+        });
+        match next.await {
+            Next::Inbound(Some(Ok(stream))) => streams.accept(stream),
+            Next::Opened(Ok(stream)) => {
+                if let Some(reply) = asked.take() {
+                    _ = reply.send(stream);
+                }
+            }
+            Next::Inbound(Some(Err(error))) | Next::Opened(Err(error)) => return reason_of_mux(error),
+            Next::Inbound(None) => return Reason::PeerClosed,
         }
     }
+}
+
+enum Next {
+    Inbound(Option<Result<yamux::Stream, yamux::ConnectionError>>),
+    Opened(Result<yamux::Stream, yamux::ConnectionError>),
 }
 
 async fn read_all<R: AsyncRead + Unpin>(
@@ -84,6 +130,7 @@ async fn read_all<R: AsyncRead + Unpin>(
     inbound: &mpsc::Sender<Bytes>,
     pongs: mpsc::Sender<Bytes>,
     meter: Arc<Meter>,
+    mut heard: Option<oneshot::Sender<()>>,
     born: Instant,
     metrics: &TunnelMetrics,
 ) -> Reason {
@@ -93,6 +140,9 @@ async fn read_all<R: AsyncRead + Unpin>(
             Err(WireError::Io(error)) => return reason_of(&error),
             Err(WireError::TooLong { .. } | WireError::Empty) => return Reason::Malformed,
         };
+        if let Some(heard) = heard.take() {
+            _ = heard.send(());
+        }
         match kind {
             // A full queue means that answers are already on their way; this one adds nothing.
             PING if body.len() <= PING_LEN_MAX => _ = pongs.try_send(body),
@@ -196,6 +246,7 @@ fn mux_config() -> yamux::Config {
     // The number of streams first: the window must hold 256 KiB for each, or yamux panics.
     config.set_max_num_streams(STREAMS_MAX);
     config.set_max_connection_receive_window(Some(WINDOW_MAX));
+    config.set_split_send_size(SEND_LEN_MAX);
     config
 }
 
@@ -216,10 +267,15 @@ const FRAME_LEN_MAX: u32 = 1 + CONTROL_MESSAGE_LEN_MAX as u32;
 const PING_LEN_MAX: usize = 8;
 /// Pings that wait for their answer.
 const PONGS_MAX: usize = 4;
-/// Streams of a control lane.
-const STREAMS_MAX: usize = 64;
-/// What all streams of a control lane may buffer: 256 KiB each, and room for one fast one.
-const WINDOW_MAX: usize = 32 << 20;
+/// Streams of a control lane at which yamux ends it: the control stream, those of both sides, and as many of the peer's
+/// again that it let go of and we still empty into somebody slow.
+const STREAMS_MAX: usize = 1 + 3 * STREAMS_PER_SIDE;
+/// What a stream may have unread in any case; yamux has no less.
+const WINDOW_MIN: usize = 256 << 10;
+/// What all streams of a control lane may buffer: that each, and room for fast ones. 400 Mbit/s over 100 ms are 5 MB.
+const WINDOW_MAX: usize = STREAMS_MAX * WINDOW_MIN + (32 << 20);
+/// Longest frame of a stream: the cheapest per byte.
+const SEND_LEN_MAX: usize = 256 << 10;
 /// Control messages queued in each direction.
 pub const MESSAGES_MAX: usize = 8;
 

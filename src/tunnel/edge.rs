@@ -29,6 +29,7 @@ use super::reason::Reason;
 use super::said::Said;
 use super::shown::{ShownLink, link_id};
 use super::status::{Board, LinkStatus};
+use super::streams::{LinkStreams, streams};
 use super::wire::Kind;
 use super::{TunnelError, TunnelMetrics};
 use crate::config::credential::{EdgeKey, JoinToken};
@@ -45,6 +46,7 @@ pub struct EdgeDialer {
     connector: Connector,
     /// For a try only.
     small_hello: Connector,
+    streams: Option<mpsc::Sender<LinkStreams>>,
 }
 
 impl EdgeDialer {
@@ -73,6 +75,7 @@ impl EdgeDialer {
             small_hello: connector.with(connection::edge_tls_of_small_hello(&token, &own)?),
             connector,
             own_key: own.edge_key,
+            streams: None,
         })
     }
 
@@ -80,6 +83,20 @@ impl EdgeDialer {
     pub async fn try_urls(&self) -> Vec<Tried> {
         let probe = |url| probe::probe(&self.connector, &self.small_hello, url);
         futures::future::join_all(self.cfg.connect.iter().map(probe)).await
+    }
+
+    /// Dials no relay lanes: a site without a cluster has nothing for them.
+    #[must_use]
+    pub fn without_relay_lanes(mut self) -> Self {
+        self.cfg.lanes = 0;
+        self
+    }
+
+    /// Hands each link's streams to this room; without one, what peers open is dropped.
+    #[must_use]
+    pub fn with_streams(mut self, streams: mpsc::Sender<LinkStreams>) -> Self {
+        self.streams = Some(streams);
+        self
     }
 
     /// Keeps a link to the hub until `stop`; returns when all of it is gone.
@@ -104,6 +121,7 @@ impl EdgeDialer {
             said: Mutex::default(),
             board,
             events,
+            streams: self.streams,
             stop,
         });
         edge.keep_linked().await;
@@ -143,6 +161,7 @@ pub(super) struct Edge {
     said: Mutex<Said>,
     board: Board,
     events: mpsc::Sender<TunnelEvent>,
+    streams: Option<mpsc::Sender<LinkStreams>>,
     stop: CancellationToken,
 }
 
@@ -208,8 +227,13 @@ impl Edge {
         tracing::info!(peer = %link.peer, link = %id, kind = "control", %lane_id, %url, way = way_of(&tls), "lane up");
         let (outbound, to_write) = mpsc::channel(MESSAGES_MAX);
         let (read, inbound) = mpsc::channel(MESSAGES_MAX);
-        let mailbox = Mailbox { outbound: to_write, inbound: read };
+        let (streams, ends) = streams(&link, &self.metrics);
+        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends };
         let up = LinkUp { link: link.clone(), outbound, inbound };
+        if let Some(taker) = &self.streams {
+            // Nobody takes them any more when the process stops.
+            _ = taker.send(streams).await;
+        }
         let reason = match self.events.send(TunnelEvent::LinkUp(up)).await {
             Ok(()) => self.run_control(tls, mailbox, &link, &shown, url).await,
             Err(_) => Reason::Ended,

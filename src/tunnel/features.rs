@@ -4,5 +4,8 @@
 /// A session may have another name at its destination, and says which sites feed it.
 pub const NAMES: u64 = 1;
 
+/// A control lane carries streams of other rooms beside the control stream.
+pub const STREAMS: u64 = 2;
+
 /// All that this build has.
-pub const FEATURES: u64 = NAMES;
+pub const FEATURES: u64 = NAMES | STREAMS;

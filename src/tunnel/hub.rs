@@ -24,11 +24,12 @@ use super::identity::HubIdentity;
 use super::key;
 use super::lane::{HandedOut, watch};
 use super::link::{Link, RelayLane, TunnelEvent};
-use super::links::Links;
+use super::links::{Links, RELAY_LANES_MAX};
 use super::reason::Reason;
 use super::said::Said;
 use super::shown::{ShownLink, link_id};
 use super::status::{Board, LinkStatus};
+use super::streams::LinkStreams;
 use super::trust::EdgeBook;
 use super::welcome::{Joined, Refusing, Role};
 use super::{TunnelError, TunnelMetrics};
@@ -45,6 +46,8 @@ pub struct HubKeys {
     tls: Arc<ServerConfig>,
     limits: TunnelLimits,
     trusted_proxies: Vec<IpNet>,
+    streams: Option<mpsc::Sender<LinkStreams>>,
+    relay_lanes_max: u16,
 }
 
 impl HubKeys {
@@ -63,7 +66,23 @@ impl HubKeys {
             tls,
             limits: cfg.limits.clone(),
             trusted_proxies: cfg.trusted_proxies.clone(),
+            streams: None,
+            relay_lanes_max: RELAY_LANES_MAX,
         })
+    }
+
+    /// Tells edges to dial no relay lanes: a site without a cluster has nothing for them.
+    #[must_use]
+    pub fn without_relay_lanes(mut self) -> Self {
+        self.relay_lanes_max = 0;
+        self
+    }
+
+    /// Hands each link's streams to this room; without one, what peers open is dropped.
+    #[must_use]
+    pub fn with_streams(mut self, streams: mpsc::Sender<LinkStreams>) -> Self {
+        self.streams = Some(streams);
+        self
     }
 
     /// Where it will listen.
@@ -117,6 +136,8 @@ impl HubListener {
             board,
             metrics,
             events,
+            streams: keys.streams,
+            relay_lanes_max: keys.relay_lanes_max,
             stop,
         });
         for edge in &keys.edges {
@@ -139,6 +160,8 @@ pub(super) struct Hub {
     pub(super) board: Board,
     pub(super) metrics: TunnelMetrics,
     pub(super) events: mpsc::Sender<TunnelEvent>,
+    pub(super) streams: Option<mpsc::Sender<LinkStreams>>,
+    pub(super) relay_lanes_max: u16,
     pub(super) stop: CancellationToken,
     handshake_time_max: Duration,
     gate: Arc<Gate>,
@@ -230,7 +253,7 @@ impl Hub {
                 let reason = tokio::select! {
                     biased;
                     reason = watch(&meter, &shown, &ended) => reason,
-                    reason = control::drive(tls, Side::Hub, mailbox, self.metrics.clone()) => reason,
+                    reason = control::drive(tls, Side::Hub, *mailbox, self.metrics.clone()) => reason,
                 };
                 live.last_reason = reason.clone();
                 reason

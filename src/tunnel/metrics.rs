@@ -50,6 +50,8 @@ pub struct TunnelMetrics {
     pub control_waiting: Gauge,
     /// Round trip of the last control ping, microseconds.
     pub control_round_trip: Gauge,
+    /// Streams of peers that were dropped: there were too many.
+    pub streams_dropped: Counter,
     /// When the hub's issuer expires, Unix seconds.
     pub issuer_expires: Gauge,
     /// Wall clock of the peer against ours at the last handshake, milliseconds.
@@ -89,6 +91,11 @@ impl TunnelMetrics {
             "control_round_trip_microseconds",
             "Round trip of the last control ping",
             self.control_round_trip.clone(),
+        );
+        r.register(
+            "streams_dropped",
+            "Streams that a peer opened beyond its bound, or without having agreed on streams",
+            self.streams_dropped.clone(),
         );
         r.register(
             "issuer_expires_timestamp_seconds",

@@ -48,6 +48,7 @@ mod reach;
 
 mod control;
 mod lane;
+pub mod streams;
 
 pub mod metrics;
 mod network;

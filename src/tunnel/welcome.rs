@@ -26,6 +26,7 @@ use super::links::Joining;
 use super::reason::Reason;
 use super::refusal::{Refusal, refused};
 use super::shown::{ShownLink, link_id};
+use super::streams::streams;
 use super::trust::KnownKey;
 use super::wire::{Frame, Kind, REFUSED, WELCOME};
 
@@ -41,7 +42,7 @@ pub(super) struct Joined {
 
 /// What the lane is, with what it needs. Dropping it ends the lane; the control lane's, the whole link.
 pub(super) enum Role {
-    Control(Mailbox, LiveLink),
+    Control(Box<Mailbox>, LiveLink),
     Relay(u16, DropGuard),
 }
 
@@ -175,7 +176,7 @@ impl Hub {
             instance: asked.instance,
             attempt: asked.attempt,
             features: asked.features,
-            relay_lanes,
+            relay_lanes: relay_lanes.min(self.relay_lanes_max),
             max_instances: known.max_instances,
             budget_mbit_s: narrower(known.budget_mbit_s, asked.budget_mbit_s),
         };
@@ -196,11 +197,16 @@ impl Hub {
         let (outbound, to_write) = mpsc::channel(MESSAGES_MAX);
         let (read, inbound) = mpsc::channel(MESSAGES_MAX);
         let up = LinkUp { link: link.clone(), outbound, inbound };
+        let (streams, ends) = streams(&link, &self.metrics);
+        if let Some(taker) = &self.streams {
+            // Nobody takes them any more when the process stops.
+            _ = taker.send(streams).await;
+        }
         // Before Welcome: so that no relay lane can be announced before its link.
         let announced = self.events.send(TunnelEvent::LinkUp(up)).await;
         announced.map_err(|_| Refusal::NoSuchLink)?;
-        let mailbox = Mailbox { outbound: to_write, inbound: read };
-        Ok(Entered { link, ended, shown, role: Role::Control(mailbox, live) })
+        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends };
+        Ok(Entered { link, ended, shown, role: Role::Control(Box::new(mailbox), live) })
     }
 
     fn attach(&self, asked: &Asked, link: u64, index: u16, known: &KnownKey) -> Result<Entered, Refusal> {

@@ -210,6 +210,10 @@ pub const PING: u8 = 16;
 pub const PONG: u8 = 17;
 /// Control stream: a message of another room.
 pub const MESSAGE: u8 = 18;
+/// Other streams: what the stream is for.
+pub const STREAM_HEAD: u8 = 32;
+/// Other streams: nobody here serves that.
+pub const STREAM_UNWANTED: u8 = 33;
 
 #[cfg(test)]
 mod tests {

@@ -15,6 +15,7 @@ pub mod config;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod exit;
+pub mod forward;
 #[doc(hidden)]
 pub mod fuzzed;
 #[cfg(feature = "load")]

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminState};
 use crate::config::{self, Config, Problem, TokenSource, Tunnel, secret_file};
 use crate::exit::Exit;
+use crate::forward::agent::Forwards;
+use crate::forward::rules::{ForwardSpec, Rules};
 use crate::policy::Policies;
 use crate::pulsar::client::Client;
 use crate::pulsar::connection::Credentials;
@@ -29,8 +31,9 @@ use crate::relay::context::{Cluster, Context, RouteSpec, Start};
 use crate::relay::metrics::RelayMetrics;
 use crate::tunnel::budget::Class;
 use crate::tunnel::link::TunnelEvent;
+use crate::tunnel::streams::LinkStreams;
 use crate::tunnel::{self, EdgeDialer, HubKeys, TunnelMetrics};
-use crate::{policy::Policy, relay};
+use crate::{forward, policy::Policy, relay};
 
 /// What a run did, for its last line.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -91,7 +94,8 @@ impl ListenError {
 /// nobody dialled.
 pub struct Site {
     config: Config,
-    cluster: Cluster,
+    /// Without one there are forwards only.
+    cluster: Option<Cluster>,
     side: Side,
     boards: Boards,
 }
@@ -103,6 +107,8 @@ pub struct Boards {
     pub links: tunnel::status::Board,
     /// Its ends of routes.
     pub routes: relay::status::Board,
+    /// Its ends of forwards.
+    pub forwards: forward::status::Board,
 }
 
 enum Side {
@@ -127,8 +133,9 @@ impl Site {
             }
         };
         let side = side.map_err(|error| refuse(error.problem()));
+        let pulsar = config.pulsar.as_ref();
         // It is read again at every use; that it can be read is known now.
-        if let Some(token) = &config.pulsar.token
+        if let Some(token) = pulsar.and_then(|pulsar| pulsar.token.as_ref())
             && let Err(error) = token.read()
         {
             refuse(Problem {
@@ -143,7 +150,7 @@ impl Site {
             });
         }
         // It says who we are, as a token does.
-        if let Some(file) = &config.pulsar.tls.key_file
+        if let Some(file) = pulsar.and_then(|pulsar| pulsar.tls.key_file.as_ref())
             && let Err(error) = secret_file::read(file, KEY_LEN_MAX)
         {
             refuse(Problem {
@@ -152,7 +159,7 @@ impl Site {
                 remedy: error.remedy(),
             });
         }
-        match (cluster(&config.pulsar).map_err(refuse), side) {
+        match (pulsar.map(cluster).transpose().map_err(refuse), side) {
             (Ok(cluster), Ok(side)) if problems.is_empty() => {
                 Ok(Self { config, cluster, side, boards: Boards::default() })
             }
@@ -165,9 +172,9 @@ impl Site {
         &self.config
     }
 
-    /// Its cluster.
-    pub fn client(&self) -> Client {
-        self.cluster.client.clone()
+    /// Its cluster, if it has one.
+    pub fn client(&self) -> Option<Client> {
+        self.cluster.as_ref().map(|cluster| cluster.client.clone())
     }
 
     /// Tries the link's URLs, where this site dials: no link is made.
@@ -191,15 +198,20 @@ impl Site {
     /// Runs until it is stopped, then drains: nothing new is read, what is on its way is confirmed and acknowledged,
     /// then the link is closed. A drain that takes longer than the configuration allows is cut off, and says so.
     pub async fn run(self, stop: CancellationToken) -> Result<Summary, ListenError> {
-        let Self { config, cluster, side, boards: Boards { links, routes } } = self;
+        let Self { config, cluster, side, boards } = self;
+        let Boards { links, routes, .. } = boards.clone();
         let started = Instant::now();
         let tunnel_metrics = TunnelMetrics::default();
         let mut registry = Registry::default();
         tunnel_metrics.register(&mut registry);
 
-        let context = Arc::new(Context::new(&config.site, cluster, routes.clone(), stop.clone()));
-        RelayMetrics::new(context.clone()).register(&mut registry);
-        let state = admin_state(&config, registry, &links, &routes);
+        let context = cluster
+            .map(|cluster| Arc::new(Context::new(&config.site, cluster, routes.clone(), stop.clone())));
+        if let Some(context) = &context {
+            RelayMetrics::new(context.clone()).register(&mut registry);
+        }
+        forward::metrics::register(&mut registry, &boards.forwards);
+        let state = admin_state(&config, registry, &boards);
         let admin_stop = CancellationToken::new();
         let admin_listener = match config.admin.listen {
             Some(address) => {
@@ -211,20 +223,31 @@ impl Site {
 
         let (events, relayed) = mpsc::channel(EVENTS_LEN);
         let tunnel_stop = CancellationToken::new();
+        let (streams, forwarded) = mpsc::channel(EVENTS_LEN);
+        let side = side.with_streams(streams, context.is_some());
         let tunnel = start_tunnel(side, links, tunnel_metrics, events, tunnel_stop.clone()).await?;
+        let forwards = Forwards::new(rules(&config), own_ports(&config), boards.forwards, stop.clone());
+        let forwards = tokio::spawn(forwards.run(forwarded));
         // From here on nothing can fail: a site that does not start says nowhere that it listens.
         if let Some(listener) = admin_listener {
             tokio::spawn(admin::serve(listener, state.clone(), admin_stop.clone()));
         }
         state.ready.store(true, Ordering::Relaxed);
-        tracing::info!(site = %config.site, routes = config.routes.len(), "bridge runs");
+        let (routes_len, forwards_len) = (config.routes.len(), config.forwards.len());
+        tracing::info!(site = %config.site, routes = routes_len, forwards = forwards_len, "bridge runs");
 
-        relay(&config, context, relayed, &stop).await;
+        match context {
+            Some(context) => relay(&config, context, relayed, &stop).await,
+            None => relay::absent::run(&config.site, relayed, stop).await,
+        }
         state.ready.store(false, Ordering::Relaxed);
         let unconfirmed = relay::drained::tell(&routes.rows());
         tunnel_stop.cancel();
         if let Err(panicked) = tunnel.await {
             tracing::error!(%panicked, "the tunnel ended by itself");
+        }
+        if let Err(panicked) = forwards.await {
+            tracing::error!(%panicked, "the forwards ended by themselves");
         }
         admin_stop.cancel();
         Ok(summary(&config.site, started, &routes, unconfirmed))
@@ -270,13 +293,49 @@ async fn start_tunnel(
     })
 }
 
-fn admin_state(
-    config: &Config,
-    registry: Registry,
-    links: &tunnel::status::Board,
-    routes: &relay::status::Board,
-) -> AdminState {
-    let mut state = AdminState::new(&config.site, registry, links.clone(), routes.clone());
+impl Side {
+    /// With a room for the links' streams, and relay lanes only where there is a cluster.
+    fn with_streams(self, streams: mpsc::Sender<LinkStreams>, has_cluster: bool) -> Self {
+        match (self, has_cluster) {
+            (Self::Hub(keys), true) => Self::Hub(keys.with_streams(streams)),
+            (Self::Hub(keys), false) => Self::Hub(keys.with_streams(streams).without_relay_lanes()),
+            (Self::Edge(dialer), true) => Self::Edge(Box::new(dialer.with_streams(streams))),
+            (Self::Edge(dialer), false) => {
+                Self::Edge(Box::new(dialer.with_streams(streams).without_relay_lanes()))
+            }
+        }
+    }
+}
+
+fn rules(config: &Config) -> Rules {
+    let spec = |forward: &config::Forward| ForwardSpec {
+        name: forward.name.clone(),
+        from: forward.from.clone(),
+        listen: forward.listen,
+        to: forward.to.clone(),
+        target: forward.target.clone(),
+        limits: forward.limits,
+    };
+    Rules {
+        site: config.site.clone(),
+        declared: config.forwards.iter().map(spec).collect(),
+        policies: policies(config),
+    }
+}
+
+/// The ports that no target's name may lead to on this machine.
+fn own_ports(config: &Config) -> Vec<u16> {
+    let tunnel = match &config.tunnel {
+        Tunnel::Hub(hub) => Some(hub.listen.port()),
+        Tunnel::Edge(_) => None,
+    };
+    tunnel.into_iter().chain(config.admin.listen.map(|address| address.port())).collect()
+}
+
+fn admin_state(config: &Config, registry: Registry, boards: &Boards) -> AdminState {
+    let Boards { links, routes, forwards } = boards.clone();
+    let mut state = AdminState::new(&config.site, registry, links, routes);
+    state.forwards = forwards;
     state.hosts.clone_from(&config.admin.hosts);
     if let Tunnel::Hub(hub) = &config.tunnel {
         state.peers = hub.edges.iter().map(|edge| edge.name.clone()).collect();

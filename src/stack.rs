@@ -107,7 +107,8 @@ impl Stack {
     /// Sites that were opened, and what drives them. Nothing is bound yet.
     pub fn new(sites: Vec<Site>, #[cfg(feature = "load")] load: Option<config::Load>) -> Self {
         let broker = |config: &config::Config| {
-            config.pulsar.embedded.map(|_| (config.site.clone(), config.pulsar.service_url.to_string()))
+            let pulsar = config.pulsar.as_ref().filter(|pulsar| pulsar.embedded.is_some())?;
+            Some((config.site.clone(), pulsar.service_url.to_string()))
         };
         #[cfg(feature = "load")]
         let driver = load.as_ref().map(driver);
@@ -200,7 +201,9 @@ pub fn not_built(
     sites: &[config::Config],
     load: Option<&config::Load>,
 ) -> impl Iterator<Item = config::Problem> {
-    let embedded = sites.iter().position(|site| site.pulsar.embedded.is_some());
+    let is_embedded =
+        |site: &config::Config| site.pulsar.as_ref().is_some_and(|pulsar| pulsar.embedded.is_some());
+    let embedded = sites.iter().position(is_embedded);
     let embedded = embedded.filter(|_| cfg!(not(feature = "embedded")));
     let embedded = embedded.map(|index| format!("sites[{index}].pulsar.embedded"));
     let load = load.filter(|_| cfg!(not(feature = "load"))).map(|_| "load".to_owned());
@@ -214,7 +217,7 @@ pub fn not_built(
 #[cfg(feature = "embedded")]
 async fn bind(sites: &[Site]) -> Result<Vec<Broker>, StackError> {
     let mut brokers = Vec::new();
-    for address in sites.iter().filter_map(|site| site.config().pulsar.embedded) {
+    for address in sites.iter().filter_map(|site| site.config().pulsar.as_ref()?.embedded) {
         let broker = Broker::bind(address, settings()).await;
         brokers.push(broker.map_err(|error| ListenError { place: "pulsar.embedded", address, error })?);
     }

@@ -128,6 +128,13 @@ fn full_hub() -> Value {
     route["onward"] = json!(true);
     route["quarantine"] = json!("persistent://public/default/refused");
     route["batching"] = json!({"max_messages": 10, "max_bytes": 2000});
+    let policy = &mut value["tunnel"]["edges"][0]["policy"];
+    policy["forward"] = json!(["git:22", {"target": "10.0.0.7:22", "max_connections": 3, "rate": 2}]);
+    policy["listen"] = json!(["127.0.0.1:7000"]);
+    value["forwards"] = json!([{
+        "name": "kube-api", "from": "riskfuel", "listen": "127.0.0.1:6443", "to": "bank", "target": "kube:443",
+        "max_connections": 9, "rate": 5
+    }]);
     value["admin"]["hosts"] = json!(["bridge"]);
     assert_eq!(refusals(&value), Vec::<String>::new());
     value

@@ -15,10 +15,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["pulsar::topic", "policy"]),
     ("tunnel", &["config", "policy"]),
     ("relay", &["pulsar", "tunnel", "policy"]),
+    ("forward", &["tunnel", "policy"]),
     ("embedded", &["pulsar"]),
-    ("admin", &["relay::status", "tunnel::status"]),
+    ("admin", &["relay::status", "forward::status", "tunnel::status"]),
     ("load", &["pulsar"]),
-    ("site", &["exit", "pulsar", "policy", "config", "tunnel", "relay", "admin"]),
+    ("site", &["exit", "pulsar", "policy", "config", "tunnel", "relay", "forward", "admin"]),
     ("fuzzed", &["pulsar::fuzzed", "relay::fuzzed", "tunnel::fuzzed", "config::fuzzed"]),
     ("stack", &["exit", "config", "site", "embedded", "load"]),
     // The binary.

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use pulsar_bridge::forward::reason::{Effect, Reason as ForwardReason};
 use pulsar_bridge::relay::notice::Notice;
 use pulsar_bridge::relay::reason::{Reason as RouteReason, Verdict};
 use pulsar_bridge::tunnel::reason::{Reason as LinkReason, Said};
@@ -35,6 +36,18 @@ fn the_links_reasons_stand_in_the_readme_with_what_follows_and_their_remedies() 
         row(reason.code(), then, reason.remedy())
     });
     assert_eq!(table("### Of a link"), rows.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_forwards_reasons_stand_in_the_readme_with_what_follows_and_their_remedies() {
+    let rows = ForwardReason::ALL.iter().map(|reason| {
+        let then = match reason.effect() {
+            Effect::Refuses => "refuses",
+            Effect::Reset => "reset",
+        };
+        row(reason.code(), then, reason.remedy())
+    });
+    assert_eq!(table("### Of a forward"), rows.collect::<Vec<_>>());
 }
 
 #[test]

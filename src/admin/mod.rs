@@ -17,7 +17,7 @@ use std::time::Instant;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::{relay, tunnel};
+use crate::{forward, relay, tunnel};
 pub use server::serve;
 
 /// What the HTTP server reads.
@@ -33,6 +33,8 @@ pub struct AdminState {
     pub links: tunnel::status::Board,
     /// The relay's board.
     pub routes: relay::status::Board,
+    /// The forwards' board.
+    pub forwards: forward::status::Board,
     /// What `/metrics` shows.
     pub registry: Arc<Registry>,
     /// Whether this process serves: listening, configuration loaded.
@@ -60,6 +62,7 @@ impl AdminState {
             hosts: Vec::new(),
             links,
             routes,
+            forwards: forward::status::Board::default(),
             registry: Arc::new(registry),
             ready: Arc::default(),
             started: Instant::now(),
@@ -79,6 +82,7 @@ impl AdminState {
             progress: progress::judge(&self.peers, &links, &routes),
             links,
             routes,
+            forwards: self.forwards.rows(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::forward::status::ForwardStatus;
 use crate::relay::status::PartitionStatus;
 use crate::tunnel::status::LinkStatus;
 
@@ -22,6 +23,9 @@ pub struct Status {
     pub links: Vec<LinkStatus>,
     /// Its routes, by topic-partition and end.
     pub routes: Vec<PartitionStatus>,
+    /// Its forwards, by name and end.
+    #[serde(default)]
+    pub forwards: Vec<ForwardStatus>,
 }
 
 /// Whether links are up and routes advance.

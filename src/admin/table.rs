@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::report::Status;
+use crate::forward;
 use crate::relay::status::{End, State};
 
 /// The status in aligned columns.
@@ -17,6 +18,9 @@ pub fn render(status: &Status) -> String {
     );
     section(&mut page, &link_rows(status), LINK_NUMBERS);
     section(&mut page, &route_rows(status), ROUTE_NUMBERS);
+    if !status.forwards.is_empty() {
+        section(&mut page, &forward_rows(status), FORWARD_NUMBERS);
+    }
     quarantined(&mut page, status);
     noticed(&mut page, status);
     if !status.progress.ok {
@@ -142,6 +146,35 @@ fn route_rows(status: &Status) -> Vec<Vec<String>> {
     rows
 }
 
+fn forward_rows(status: &Status) -> Vec<Vec<String>> {
+    let mut rows = vec![titles(&[
+        "FORWARD", "END", "PEER", "LISTEN", "TARGET", "STATE", "OPEN", "TOTAL", "IN", "OUT", "RESET",
+        "REASON",
+    ])];
+    for row in &status.forwards {
+        let reset: Vec<_> =
+            row.reset.iter().map(|(code, count)| format!("{}:{count}", plain(code))).collect();
+        rows.push(vec![
+            plain(&row.forward),
+            match row.end {
+                forward::status::End::Listen => "listen".into(),
+                forward::status::End::Target => "target".into(),
+            },
+            plain(&row.peer),
+            optional(row.listen.as_deref()),
+            plain(&row.target),
+            plain(&row.state),
+            row.open.to_string(),
+            row.connections.to_string(),
+            bytes(row.bytes_in),
+            bytes(row.bytes_out),
+            if reset.is_empty() { "-".into() } else { reset.join(",") },
+            optional(row.reason.as_deref()),
+        ]);
+    }
+    rows
+}
+
 /// Writes the rows in columns as wide as their widest cell; numbers stand to the right.
 fn section(page: &mut String, rows: &[Vec<String>], numbers: std::ops::RangeInclusive<usize>) {
     let Some(titles) = rows.first() else { return };
@@ -164,6 +197,7 @@ fn section(page: &mut String, rows: &[Vec<String>], numbers: std::ops::RangeIncl
 
 const LINK_NUMBERS: std::ops::RangeInclusive<usize> = 4..=6;
 const ROUTE_NUMBERS: std::ops::RangeInclusive<usize> = 5..=10;
+const FORWARD_NUMBERS: std::ops::RangeInclusive<usize> = 6..=9;
 
 fn titles(titles: &[&str]) -> Vec<String> {
     titles.iter().map(|title| (*title).to_owned()).collect()
@@ -262,6 +296,7 @@ mod tests {
                 row("requests", State::Running, None),
                 row("results", State::Stopped, Some("poison")),
             ],
+            forwards: Vec::new(),
         }
     }
 
@@ -283,6 +318,28 @@ in the way:
     -> look at the entry
 ";
         assert_eq!(page, expected);
+    }
+
+    #[test]
+    fn forwards_have_a_table_of_their_own_with_what_was_reset() {
+        let mut status = status();
+        let board = forward::status::Board::default();
+        let key = forward::status::Key {
+            forward: "kube-api".into(),
+            declared_by: "riskfuel".into(),
+            peer: "bank".into(),
+            end: forward::status::End::Listen,
+        };
+        let row = board.row(key, "kube:443", Some("127.0.0.1:6443".into()));
+        let _open = row.opened();
+        status.forwards = board.rows();
+        status.forwards[0].reset.insert("rate_limited".into(), 3);
+        let told = "\
+\nFORWARD   END     PEER  LISTEN          TARGET    STATE     OPEN  TOTAL   IN  OUT  RESET           REASON
+kube-api  listen  bank  127.0.0.1:6443  kube:443  refusing     1      1  0 B  0 B  rate_limited:3  no_link
+";
+        let page = render(&status);
+        assert!(page.contains(told), "{page}");
     }
 
     #[test]

@@ -89,6 +89,7 @@ fn chosen<'a>(args: &ReplayArgs, sites: &'a [Site]) -> Result<Replay<'a>, String
             });
         }
     };
+    let client = site.client().ok_or("this site has no cluster: add `pulsar` to its configuration")?;
     let peer = from.clone();
     let allows = move |record: &Record| {
         let (topic, destination) = (record.topic.base(), record.destination.base());
@@ -97,7 +98,7 @@ fn chosen<'a>(args: &ReplayArgs, sites: &'a [Site]) -> Result<Replay<'a>, String
         route.is_some_and(declared) || site.may_receive(&peer, &destination)
     };
     Ok(Replay {
-        client: site.client(),
+        client,
         quarantine,
         route: name.clone(),
         from,

@@ -26,7 +26,9 @@ pub fn missing_files(config: &Config) -> Vec<Problem> {
             }
         }
     }
-    let pulsar = &config.pulsar;
+    let Some(pulsar) = &config.pulsar else {
+        return problems;
+    };
     if let Some(TokenSource::File(path)) = &pulsar.token {
         look(path, "pulsar.auth.token_file", "put the broker's token there");
     }

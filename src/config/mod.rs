@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::policy::{Patterns, Policy, Renaming};
+use crate::policy::{ForwardLimits, Patterns, Policy, Renaming, Target};
 use crate::pulsar::topic::TopicName;
 use credential::EdgeKey;
 use ipnet::IpNet;
@@ -93,14 +93,16 @@ pub struct Worker {
 pub struct Config {
     /// This site's name.
     pub site: String,
-    /// Its cluster.
-    pub pulsar: Pulsar,
+    /// Its cluster; without one it has forwards only.
+    pub pulsar: Option<Pulsar>,
     /// Its side of the link.
     pub tunnel: Tunnel,
     /// What the hub may do here; a hub has a policy for each edge instead.
     pub policy: Policy,
     /// The routes that this site declares.
     pub routes: Vec<Route>,
+    /// The forwards that it declares.
+    pub forwards: Vec<Forward>,
     /// Health, metrics, status.
     pub admin: Admin,
     /// How long a stop waits for what is on its way.
@@ -258,6 +260,23 @@ impl Route {
             None => format!("bridge.{}.{}", self.from, self.to),
         }
     }
+}
+
+/// A TCP port carried through the link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Its name, unique in the file.
+    pub name: String,
+    /// The site that listens.
+    pub from: String,
+    /// Where.
+    pub listen: SocketAddr,
+    /// The site that reaches the target.
+    pub to: String,
+    /// What is reached there.
+    pub target: Target,
+    /// Bounds on its connections.
+    pub limits: ForwardLimits,
 }
 
 /// Where a new subscription starts.

@@ -48,7 +48,8 @@ object! {
         version: u32,
         /// This site's name: 1 to 32 of a-z, 0-9 and inner hyphens, unique among all bridges on one cluster.
         site: Text,
-        /// This site's own Pulsar cluster.
+        /// This site's own Pulsar cluster; a site that only forwards ports needs none.
+        #[serde(default)]
         pulsar: RawPulsar,
         /// The link: a hub has `listen`, an edge has `connect`.
         tunnel: RawTunnel,
@@ -58,6 +59,9 @@ object! {
         /// Topics to relay, declared by one of the two sites.
         #[serde(default)]
         routes: Vec<Field<RawRoute>>,
+        /// TCP ports carried through the link, declared by one of the two sites.
+        #[serde(default)]
+        forwards: Vec<Field<RawForward>>,
         /// Health, metrics and status over HTTP, read-only.
         #[serde(default)]
         admin: RawAdmin,
@@ -271,7 +275,7 @@ object! {
 }
 
 object! {
-    /// What the other side may do. Items are topics, or patterns from end to end.
+    /// What the other side may do. Items of `receive` and `send` are topics, or patterns from end to end.
     "policy" RawPolicy as "Policy" {
         /// Topics that may come in.
         #[serde(default)]
@@ -282,6 +286,67 @@ object! {
         /// Where a route that the other side declared may start: `grant` (the default: what is written from then on) or `earliest`.
         #[serde(default)]
         from: Text,
+        /// Targets that it may reach here, exactly `host:port`; a string, or an object with limits.
+        #[serde(default)]
+        forward: Vec<Field<RawAllowedTarget>>,
+        /// Addresses that it may have opened here, `address:port`.
+        #[serde(default)]
+        listen: Vec<Field<Text>>,
+    }
+}
+
+/// A target, or one with limits.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(super) enum RawAllowedTarget {
+    /// It alone.
+    Plain(Text),
+    /// With limits.
+    Limited(RawAllowed),
+}
+
+impl Kind for RawAllowedTarget {
+    const EXPECTED: &'static str = "a string, or an object with `target`";
+}
+
+object! {
+    /// A target that the other side may reach here, with limits.
+    "policy.forward[]" RawAllowed as "Allowed" {
+        /// The target, exactly `host:port`.
+        target: Text,
+        /// Connections that may be open at once; default 128.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 10000))]
+        max_connections: u32,
+        /// New connections a second; without it any number.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 100000))]
+        rate: u32,
+    }
+}
+
+object! {
+    /// A TCP port carried through the link.
+    "forwards[]" RawForward as "Forward" {
+        /// Its name: up to 64 of letters, digits, `.`, `_` and `-`.
+        name: Text,
+        /// The site that listens.
+        from: Text,
+        /// The address and port there, such as `127.0.0.1:6443`.
+        listen: Text,
+        /// The site that reaches the target.
+        to: Text,
+        /// What is reached there, `host:port`.
+        target: Text,
+        /// Connections that may be open at once; default 128.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 10000))]
+        max_connections: u32,
+        /// New connections a second; without it any number.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 100000))]
+        rate: u32,
     }
 }
 

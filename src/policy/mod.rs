@@ -1,14 +1,19 @@
 //! What the other side may do; deny is the default. And which topics a route takes, by what names. Decides about
 //! names only: no socket, no file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 mod patterns;
 mod renaming;
+mod targets;
 mod topic_rules;
 
 pub use patterns::{PATTERNS_MAX, Pattern, Patterns};
 pub use renaming::{RENAMES_MAX, Renaming, RenamingError};
+pub use targets::{
+    CONNECTIONS_DEFAULT, ForwardLimits, Host, Target, TargetError, TargetRules, is_trusted_place,
+};
 pub use topic_rules::{BadRule, RuleError, TopicRules, is_pattern};
 
 /// What a site lets one other site do. The default allows nothing.
@@ -20,6 +25,10 @@ pub struct Policy {
     pub send: TopicRules,
     /// Whether a route that the other side declared may read what was there before it was allowed.
     pub from_earliest: bool,
+    /// Targets that it may reach here.
+    pub forward: TargetRules,
+    /// Addresses that it may have opened here.
+    pub listen: BTreeSet<SocketAddr>,
 }
 
 /// What each other site may do here.

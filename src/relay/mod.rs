@@ -5,6 +5,7 @@
 //! asks `batching` and `window`, `lane` carries its `frames`, `sink` publishes it to its `destination`, and the
 //! receipt comes back the same way until `window` lets it be acknowledged.
 
+pub mod absent;
 pub mod agent;
 pub mod context;
 pub mod drained;

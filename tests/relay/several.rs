@@ -53,7 +53,7 @@ impl Site {
         let (url, stop) = (broker.service_url(), CancellationToken::new());
         tokio::spawn(broker.run(stop.clone()));
         let rules = rules(allows);
-        let policy = Policy { receive: rules.clone(), send: rules, from_earliest: true };
+        let policy = Policy { receive: rules.clone(), send: rules, from_earliest: true, ..Policy::default() };
         let side = Side::start_at(name, &url, routes, policy.clone(), true);
         let service = vec![Address::parse(&url).unwrap()];
         let client = Client::new(service, Dialer::default(), Arc::new(|| Ok(None)));

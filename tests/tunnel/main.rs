@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "all of this is test code")]
 
 mod bridge;
+mod forwarding;
 mod ingress;
 mod stranger;
 
 mod init_test;
 mod link_test;
+
+mod forward_test;
 
 mod downgrade_test;
 mod flood_test;

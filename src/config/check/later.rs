@@ -31,8 +31,7 @@ const TYPING_MISTAKES_MAX: usize = 3;
 
 /// Object, key, and what to do without it.
 const LATER: &[(&str, &str, &str)] = &[
-    ("", "forwards", "leave it out: only topics cross the link"),
-    ("", "gateways", "leave it out: only topics cross the link"),
+    ("", "gateways", "leave it out: only topics and forwarded ports cross the link"),
     ("tunnel", "client_ca_file", "list each edge's bk1 key in tunnel.edges[].keys"),
     ("tunnel", "crl_file", "remove a key from tunnel.edges[].keys to revoke it"),
     ("tunnel", "ca_file", "use the token_file that `bridge init` wrote"),
@@ -41,8 +40,6 @@ const LATER: &[(&str, &str, &str)] = &[
     ("tunnel", "key_file", "use the token_file that `bridge init` wrote"),
     ("tunnel", "trust_after", "make new keys with `bridge init`"),
     ("tunnel.edges[]", "cert_name", "list the edge's bk1 key in keys"),
-    ("policy", "forward", "leave it out: only topics cross the link"),
-    ("policy", "gateway", "leave it out: only topics cross the link"),
-    ("policy", "listen", "leave it out: only topics cross the link"),
+    ("policy", "gateway", "leave it out: only topics and forwarded ports cross the link"),
     ("routes[]", "join", "leave it out: messages of one key are joined"),
 ];

@@ -2,6 +2,7 @@
 //! reported at once; opens no file but those that `{"file": …}` names.
 
 mod egress;
+mod forwards;
 mod later;
 mod pulsar;
 mod routes;
@@ -11,6 +12,7 @@ mod topics;
 mod tunnel;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use serde_json::Value;
 use super::field::{Field, Kind, Text};
 use super::problem::{Place, Problem, Refusal};
 use super::raw::{Keys, RawAdmin, RawConfig, RawPolicy};
-use super::{Admin, Config, Setup, Tunnel, url};
+use super::{Admin, Config, Route, Setup, Tunnel, url};
 use crate::policy::Policy;
 use text::Found;
 
@@ -75,7 +77,8 @@ impl Checker<'_> {
         self.unknown::<RawConfig>(raw.unknown, root);
         let site = self.required_text(raw.site, &root.key("site"), site_name);
         let pulsar_place = root.key("pulsar");
-        let pulsar = self.required(raw.pulsar, &pulsar_place);
+        let has_cluster = !matches!(raw.pulsar, Field::Missing) || self.mistyped.contains(&pulsar_place);
+        let pulsar = self.optional(raw.pulsar, &pulsar_place);
         let pulsar = pulsar.and_then(|raw| self.pulsar(raw, &pulsar_place));
         let tunnel_place = root.key("tunnel");
         let tunnel = self.required(raw.tunnel, &tunnel_place);
@@ -86,17 +89,41 @@ impl Checker<'_> {
         let routes = self.routes(routes, &sites, &root.key("routes"));
         let admin = self.optional(raw.admin, &root.key("admin"));
         let admin = admin.map(|raw| self.admin(raw, &root.key("admin"))).unwrap_or_default();
+        let forwards = self.optional(raw.forwards, &root.key("forwards")).unwrap_or_default();
+        let taken = forwards::Taken(taken(tunnel.as_ref(), &admin));
+        let forwards = self.forwards(forwards, &sites, &taken, &root.key("forwards"));
+        self.forwards_hub(&forwards, &routes, &sites);
+        if !has_cluster {
+            self.no_cluster(&routes, tunnel.as_ref(), &policy, root);
+        }
         let drain = self.number(raw.drain_seconds, &root.key("drain_seconds"), 0..=3600, 30);
         Some(Config {
             site: site?,
-            pulsar: pulsar?,
+            pulsar: if has_cluster { Some(pulsar?) } else { None },
             tunnel: tunnel?,
             policy,
             routes,
+            forwards,
             admin,
             drain: Duration::from_secs(drain.into()),
             dir: self.dir.to_owned(),
         })
+    }
+
+    /// A site without a cluster has forwards only.
+    fn no_cluster(&mut self, routes: &[Route], tunnel: Option<&Tunnel>, policy: &Policy, root: &Place) {
+        let topics = |policy: &Policy| !policy.receive.is_empty() || !policy.send.is_empty();
+        let let_in = match tunnel {
+            Some(Tunnel::Hub(hub)) => hub.edges.iter().any(|edge| topics(&edge.policy)),
+            Some(Tunnel::Edge(_)) | None => topics(policy),
+        };
+        if !routes.is_empty() || let_in {
+            let refusal = Refusal::new(
+                "missing, and routes or topics of a policy need it",
+                "add an object, or leave routes, receive and send out: forwards need no cluster",
+            );
+            self.refuse(&root.key("pulsar"), refusal);
+        }
     }
 
     fn version(&mut self, field: Field<u32>, root: &Place) {
@@ -179,6 +206,15 @@ impl Checker<'_> {
             self.mistyped.extend(meant.map(|meant| place.key(&meant)));
         }
     }
+}
+
+/// Where this site listens besides its forwards.
+fn taken(tunnel: Option<&Tunnel>, admin: &Admin) -> Vec<(&'static str, SocketAddr)> {
+    let hub = match tunnel {
+        Some(Tunnel::Hub(hub)) => Some(("tunnel.listen", hub.listen)),
+        Some(Tunnel::Edge(_)) | None => None,
+    };
+    hub.into_iter().chain(admin.listen.map(|listen| ("admin.listen", listen))).collect()
 }
 
 fn site_name(found: &Found) -> Result<String, Refusal> {

@@ -34,7 +34,7 @@ impl Checker<'_> {
             let Some(route) = self.route(raw, &place) else {
                 continue;
             };
-            self.ends(&route, sites, &place);
+            self.ends("route", (&route.from, &route.to), sites, &place);
             self.quarantine(&route, sites, &place.key("quarantine"));
             routes.push(route);
             places.push(place);
@@ -52,7 +52,7 @@ impl Checker<'_> {
 
     fn route(&mut self, raw: RawRoute, place: &Place) -> Option<Route> {
         self.unknown::<RawRoute>(raw.unknown, place);
-        let name = self.required_text(raw.name, &place.key("name"), route_name);
+        let name = self.required_text(raw.name, &place.key("name"), |found| route_name(found, "route"));
         let from = self.required_text(raw.from, &place.key("from"), site_name);
         let to = self.required_text(raw.to, &place.key("to"), site_name);
         let topics = self.route_topics(raw.topics, raw.exclude, place);
@@ -60,7 +60,7 @@ impl Checker<'_> {
         let any_partitions =
             self.text(raw.partitions, &place.key("partitions"), any_partitions).unwrap_or(false);
         let onward = self.optional(raw.onward, &place.key("onward")).unwrap_or(false);
-        let answers = self.text(raw.answers, &place.key("answers"), route_name);
+        let answers = self.text(raw.answers, &place.key("answers"), |found| route_name(found, "route"));
         let generation = self.number(raw.generation, &place.key("generation"), 1..=u32::MAX, 1);
         let subscription = self.text(raw.subscription, &place.key("subscription"), subscription);
         let start = self.text(raw.start, &place.key("start"), start).unwrap_or_default();
@@ -115,21 +115,22 @@ impl Checker<'_> {
         }
     }
 
-    fn ends(&mut self, route: &Route, sites: &Sites<'_>, place: &Place) {
-        if route.from == route.to {
+    /// `what` is a route or a forward.
+    pub(super) fn ends(&mut self, what: &str, (from, to): (&str, &str), sites: &Sites<'_>, place: &Place) {
+        if from == to {
             let refusal = Refusal::new("from and to are the same site", "name two sites");
             self.refuse(place, refusal);
             return;
         }
         let Some(own) = sites.own else { return };
-        let (peer, key) = if route.from == own {
-            (&route.to, "to")
-        } else if route.to == own {
-            (&route.from, "from")
+        let (peer, key) = if from == own {
+            (to, "to")
+        } else if to == own {
+            (from, "from")
         } else {
             let refusal = Refusal::new(
                 format!("neither from nor to is this site, `{own}`"),
-                "declare the route at a site that it joins",
+                format!("declare the {what} at a site that it joins"),
             );
             self.refuse(place, refusal);
             return;
@@ -137,7 +138,7 @@ impl Checker<'_> {
         let Some(Tunnel::Hub(hub)) = sites.tunnel else {
             return;
         };
-        if !hub.edges.iter().any(|edge| edge.name == *peer) {
+        if !hub.edges.iter().any(|edge| edge.name == peer) {
             let refusal = Refusal::new(
                 format!("no edge `{peer}`"),
                 "add it to tunnel.edges, or name one that is there",
@@ -236,12 +237,13 @@ impl Checker<'_> {
     }
 }
 
-fn route_name(found: &Found) -> Result<String, Refusal> {
+/// The name of a route or a forward.
+pub(super) fn route_name(found: &Found, what: &str) -> Result<String, Refusal> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let text = &found.text;
     if text.is_empty() || text.len() > ROUTE_NAME_LEN_MAX || !text.chars().all(plain) {
         return Err(Refusal::new(
-            format!("{} is no route's name", found.shown()),
+            format!("{} is no {what}'s name", found.shown()),
             format!("write 1 to {ROUTE_NAME_LEN_MAX} letters, digits, dots, underscores or hyphens"),
         ));
     }

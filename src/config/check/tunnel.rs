@@ -179,6 +179,8 @@ impl Checker<'_> {
             receive: self.rules(raw.receive, &place.key("receive")),
             send: self.rules(raw.send, &place.key("send")),
             from_earliest: self.text(raw.from, &place.key("from"), from_earliest).unwrap_or(false),
+            forward: self.targets(raw.forward, &place.key("forward")),
+            listen: self.listened(raw.listen, &place.key("listen")),
         }
     }
 

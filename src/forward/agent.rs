@@ -1,0 +1,209 @@
+//! The forwards of one agent: takes links from the tunnel, runs what listens here, serves what peers open, and follows
+//! a new configuration without touching what it leaves as it is.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::declaring::declare;
+use super::links::{Links, Way};
+use super::listener::{Listener, Listening};
+use super::places::Places;
+use super::reason::Reason;
+use super::rules::{ForwardSpec, Rules};
+use super::serving::{key, serve};
+use super::status::Board;
+use super::target::OwnPorts;
+use crate::policy::{ForwardLimits, Policies, Target};
+use crate::tunnel::streams::LinkStreams;
+
+/// The forwards of one agent. Cheap to clone.
+#[derive(Clone)]
+pub struct Forwards {
+    inner: Arc<Inner>,
+}
+
+/// What all its tasks share.
+pub struct Inner {
+    pub(super) rules: watch::Sender<Arc<Rules>>,
+    pub(super) board: Board,
+    pub(super) links: Links,
+    pub(super) own_ports: OwnPorts,
+    pub(super) tasks: TaskTracker,
+    /// Nothing new is accepted after it.
+    pub(super) stop: CancellationToken,
+    /// By declarer and name.
+    listeners: Mutex<BTreeMap<(String, String), Listening>>,
+    places: Mutex<BTreeMap<(String, Target), Arc<Places>>>,
+    strange: Mutex<BTreeMap<String, (Instant, u64)>>,
+}
+
+impl Forwards {
+    /// Forwards by these rules, not yet running. `own_ports` are the bridge's own, which no name may lead to.
+    pub fn new(rules: Rules, own_ports: Vec<u16>, board: Board, stop: CancellationToken) -> Self {
+        let inner = Inner {
+            rules: watch::channel(Arc::new(rules)).0,
+            board,
+            links: Links::default(),
+            own_ports: OwnPorts(own_ports),
+            tasks: TaskTracker::new(),
+            stop,
+            listeners: Mutex::default(),
+            places: Mutex::default(),
+            strange: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Runs until the tunnel has ended and every connection with it.
+    pub async fn run(self, mut links: mpsc::Receiver<LinkStreams>) {
+        self.inner.follow();
+        while let Some(streams) = links.recv().await {
+            self.inner.tasks.spawn(self.inner.clone().serve_link(streams));
+        }
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Follows new rules: what they no longer allow ends at once, what they leave as it is goes on untouched.
+    pub fn apply(&self, rules: Rules) {
+        self.inner.rules.send_replace(Arc::new(rules));
+        self.inner.follow();
+    }
+}
+
+impl Inner {
+    /// Makes listeners and rows what the rules say.
+    fn follow(self: &Arc<Self>) {
+        let rules = self.rules.borrow().clone();
+        self.open(&rules.site, rules.own_listeners().cloned().collect());
+        let peers = match &rules.policies {
+            Policies::Each(policies) => {
+                policies.iter().map(|(peer, policy)| (peer.clone(), policy)).collect()
+            }
+            Policies::One(_) => Vec::new(),
+        };
+        let mut wanted = Vec::new();
+        for (peer, policy) in peers {
+            wanted.extend(
+                policy.forward.iter().map(|(target, _)| (key(&rules, &peer, target), target.clone())),
+            );
+        }
+        for forward in rules.declared.iter().filter(|forward| forward.to == rules.site) {
+            wanted.push((key(&rules, &forward.from, &forward.target), forward.target.clone()));
+        }
+        for (key, target) in wanted {
+            self.board.row(key, &target.to_string(), None);
+        }
+    }
+
+    /// Everything that happens on one link.
+    async fn serve_link(self: Arc<Self>, streams: LinkStreams) {
+        let LinkStreams { link, opener, mut inbound } = streams;
+        let way = Way { link: link.clone(), opener };
+        self.links.enter(way.clone());
+        let declaring = async {
+            declare(&self, &way).await;
+            std::future::pending::<()>().await;
+        };
+        let serving = async {
+            while let Some(inbound) = inbound.recv().await {
+                self.tasks.spawn(serve(self.clone(), link.clone(), inbound));
+            }
+        };
+        tokio::select! {
+            () = link.ended.cancelled() => {}
+            () = serving => {}
+            () = declaring => {}
+        }
+        self.links.sweep();
+    }
+
+    /// Opens what a peer wants opened and policy lets it; gives the state of each, in order.
+    pub(super) fn open_for(
+        self: &Arc<Self>,
+        peer: &str,
+        wanted: &[ForwardSpec],
+    ) -> Vec<watch::Receiver<Option<Reason>>> {
+        let rules = self.rules.borrow().clone();
+        let is_allowed = |spec: &&ForwardSpec| rules.may_listen(peer, spec.listen);
+        self.open(peer, wanted.iter().filter(is_allowed).cloned().collect());
+        let listeners = lock(&self.listeners);
+        let state = |spec: &ForwardSpec| match listeners.get(&(peer.to_owned(), spec.name.clone())) {
+            Some(listening) => listening.state.clone(),
+            None => {
+                tracing::info!(
+                    %peer, forward = %spec.name, listen = %spec.listen, reason = Reason::ListenNotAllowed.code(),
+                    remedy = Reason::ListenNotAllowed.remedy(), "a forward that the peer declares is not opened"
+                );
+                watch::channel(Some(Reason::ListenNotAllowed)).1
+            }
+        };
+        wanted.iter().map(state).collect()
+    }
+
+    /// Makes a declarer's listeners these, and leaves those that are so already.
+    fn open(self: &Arc<Self>, declarer: &str, wanted: Vec<ForwardSpec>) {
+        let mut listeners = lock(&self.listeners);
+        listeners.retain(|(owner, _), listening| {
+            let stays = owner != declarer || wanted.contains(&listening.spec);
+            if !stays {
+                listening.stop.cancel();
+            }
+            stays
+        });
+        for spec in wanted {
+            let key = (declarer.to_owned(), spec.name.clone());
+            listeners.entry(key).or_insert_with(|| Listener::start(self, spec, declarer));
+        }
+        let names: Vec<String> =
+            listeners.keys().filter(|(owner, _)| owner == declarer).map(|(_, name)| name.clone()).collect();
+        drop(listeners);
+        self.board.retain(|row| {
+            row.end != super::status::End::Listen
+                || row.declared_by != declarer
+                || names.contains(&row.forward)
+        });
+    }
+
+    /// The places of a target for a peer; new ones when its bounds are others.
+    pub(super) fn places(&self, peer: &str, target: &Target, limits: ForwardLimits) -> Arc<Places> {
+        let mut places = lock(&self.places);
+        let key = (peer.to_owned(), target.clone());
+        match places.get(&key).filter(|places| places.limits() == limits) {
+            Some(places) => places.clone(),
+            None => {
+                let made = Arc::new(Places::new(limits));
+                places.insert(key, made.clone());
+                made
+            }
+        }
+    }
+
+    /// Counts what a peer asks for and may not; how many of those, when it is time to tell.
+    pub(super) fn count_strange(&self, peer: &str) -> Option<u64> {
+        let mut strange = lock(&self.strange);
+        let now = Instant::now();
+        let Some((told, untold)) = strange.get_mut(peer) else {
+            strange.insert(peer.to_owned(), (now, 0));
+            return Some(1);
+        };
+        *untold += 1;
+        if now - *told < TELL_EVERY {
+            return None;
+        }
+        *told = now;
+        Some(std::mem::take(untold))
+    }
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A peer that asks for what it may not is told of once in this time.
+const TELL_EVERY: Duration = Duration::from_secs(10);

@@ -1,0 +1,284 @@
+//! What two sides say on a forward's stream, and on the one by which forwards are declared. Holds no socket; a length is
+//! checked before memory is reserved.
+//!
+//! ```text
+//! [ kind u8 | value u24 | body … ]
+//!   DATA    value = length of the body, 1 to 64 KiB
+//!   END     this direction ended as TCP ends: the other one goes on. Without it an end is a reset
+//!   ANSWER  value = 0: the target took the connection; else why not
+//!   WORDS   value = length of a declaration or of its answer
+//! ```
+
+use prost::Message;
+
+use super::reason::Reason;
+use super::rules::ForwardSpec;
+use crate::policy::{ForwardLimits, Target};
+
+/// The head of a forward's stream.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Open {
+    /// The forward's name at its listener, for the log.
+    #[prost(string, tag = "1")]
+    pub forward: String,
+    /// What is to be reached, canonical.
+    #[prost(string, tag = "2")]
+    pub target: String,
+}
+
+/// Everything that the sender wants opened at the receiver. Replaces what it wanted before.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Declaration {
+    /// The forwards.
+    #[prost(message, repeated, tag = "1")]
+    pub forwards: Vec<DeclaredForward>,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DeclaredForward {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Where to listen, `address:port`.
+    #[prost(string, tag = "2")]
+    pub listen: String,
+    /// Its target at the sender.
+    #[prost(string, tag = "3")]
+    pub target: String,
+    /// Connections at once.
+    #[prost(uint32, tag = "4")]
+    pub connections: u32,
+    /// New connections a second; 0 for any number.
+    #[prost(uint32, tag = "5")]
+    pub rate: u32,
+}
+
+/// How the declared ones are, in their order: 0 for one that listens, else a reason's number.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct States {
+    /// The states.
+    #[prost(uint32, repeated, tag = "1")]
+    pub states: Vec<u32>,
+}
+
+/// The first four bytes of whatever is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// So many bytes follow.
+    Data(usize),
+    /// This direction ended.
+    End,
+    /// The target took the connection.
+    Opened,
+    /// Why not.
+    Refused(Reason),
+    /// So many bytes of a message follow.
+    Words(usize),
+}
+
+/// What is none of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("none of the protocol's words")]
+pub struct Nonsense;
+
+impl Said {
+    /// Reads a header: the peer's word, checked.
+    pub fn parse(header: [u8; HEADER_LEN]) -> Result<Self, Nonsense> {
+        let [kind, value @ ..] = header;
+        let [high, middle, low] = value.map(usize::from);
+        let value = high << 16 | middle << 8 | low;
+        match (kind, value) {
+            (DATA, 1..=CHUNK_LEN_MAX) => Ok(Self::Data(value)),
+            (END, 0) => Ok(Self::End),
+            (ANSWER, 0) => Ok(Self::Opened),
+            (ANSWER, _) => Ok(Self::Refused(Reason::from_wire(u32::try_from(value).unwrap_or_default()))),
+            (WORDS, 0..=WORDS_LEN_MAX) => Ok(Self::Words(value)),
+            // What the tunnel answers for a kind of stream that it does not know.
+            (0, _) => Ok(Self::Refused(Reason::PeerTooOld)),
+            (_, _) => Err(Nonsense),
+        }
+    }
+
+    /// The header.
+    pub fn header(self) -> [u8; HEADER_LEN] {
+        let (kind, value) = match self {
+            Self::Data(len) => (DATA, len),
+            Self::End => (END, 0),
+            Self::Opened => (ANSWER, 0),
+            Self::Refused(reason) => (ANSWER, reason.wire() as usize),
+            Self::Words(len) => (WORDS, len),
+        };
+        let [.., high, middle, low] = (value as u32).to_be_bytes();
+        [kind, high, middle, low]
+    }
+}
+
+/// A message with its header; `None` when it is too long.
+pub fn words(message: &impl Message) -> Option<Vec<u8>> {
+    let body = message.encode_to_vec();
+    if body.len() > WORDS_LEN_MAX {
+        return None;
+    }
+    let mut words = Said::Words(body.len()).header().to_vec();
+    words.extend(body);
+    Some(words)
+}
+
+/// Our forwards that `peer` is to open, as a message.
+pub fn declaration<'a>(forwards: impl Iterator<Item = &'a ForwardSpec>) -> Declaration {
+    let declared = |forward: &ForwardSpec| DeclaredForward {
+        name: forward.name.clone(),
+        listen: forward.listen.to_string(),
+        target: forward.target.to_string(),
+        connections: forward.limits.connections,
+        rate: forward.limits.rate.unwrap_or(0),
+    };
+    Declaration { forwards: forwards.map(declared).collect() }
+}
+
+/// What `peer` wants opened at `site`, checked; an honest peer never sends anything else.
+pub fn check(words: &[u8], site: &str, peer: &str) -> Result<Vec<ForwardSpec>, Nonsense> {
+    // An empty forward has two bytes on the wire and a hundred in memory: the length bounds that.
+    let declaration = Declaration::decode(words).map_err(|_| Nonsense)?;
+    if declaration.forwards.len() > FORWARDS_MAX {
+        return Err(Nonsense);
+    }
+    let mut specs: Vec<ForwardSpec> = Vec::with_capacity(declaration.forwards.len());
+    for declared in declaration.forwards {
+        let is_new = specs.iter().all(|spec| spec.name != declared.name);
+        if !is_new || !is_name(&declared.name) || declared.connections == 0 {
+            return Err(Nonsense);
+        }
+        specs.push(ForwardSpec {
+            name: declared.name,
+            from: site.to_owned(),
+            listen: declared.listen.parse().map_err(|_| Nonsense)?,
+            to: peer.to_owned(),
+            target: Target::parse(&declared.target).map_err(|_| Nonsense)?,
+            limits: ForwardLimits {
+                connections: declared.connections.min(CONNECTIONS_MAX),
+                rate: Some(declared.rate).filter(|rate| *rate > 0),
+            },
+        });
+    }
+    Ok(specs)
+}
+
+/// What a stream's head asks for.
+pub fn check_open(head: &[u8]) -> Result<(String, Target), Nonsense> {
+    let open = Open::decode(head).map_err(|_| Nonsense)?;
+    let target = Target::parse(&open.target).map_err(|_| Nonsense)?;
+    // One form only: what the peer checked is what we check.
+    if target.to_string() != open.target || !is_name(&open.forward) {
+        return Err(Nonsense);
+    }
+    Ok((open.forward, target))
+}
+
+/// A name that may be logged and shown.
+fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=NAME_LEN_MAX).contains(&text.len()) && text.chars().all(plain)
+}
+
+/// Kinds of streams.
+pub const FORWARD: u32 = 1;
+/// The one by which forwards are declared.
+pub const DECLARATION: u32 = 2;
+
+/// Length of a header.
+pub const HEADER_LEN: usize = 4;
+/// Longest piece of data.
+pub const CHUNK_LEN_MAX: usize = 64 << 10;
+/// Longest message.
+pub const WORDS_LEN_MAX: usize = 64 << 10;
+/// Forwards of one declaration.
+pub const FORWARDS_MAX: usize = 64;
+/// What a forward may have open at most, whatever is said.
+pub const CONNECTIONS_MAX: u32 = 10_000;
+const NAME_LEN_MAX: usize = 64;
+// Above the first byte of the tunnel's own frames, which is 0.
+const DATA: u8 = 0x10;
+const END: u8 = 0x11;
+const ANSWER: u8 = 0x12;
+const WORDS: u8 = 0x13;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_arrives_as_it_was_said() {
+        for said in [
+            Said::Data(1),
+            Said::Data(0x1234),
+            Said::Data(CHUNK_LEN_MAX),
+            Said::End,
+            Said::Opened,
+            Said::Refused(Reason::TargetNotAllowed),
+            Said::Words(0),
+            Said::Words(WORDS_LEN_MAX),
+        ] {
+            assert_eq!(Said::parse(said.header()), Ok(said));
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_the_bound_is_refused_before_anything_is_reserved() {
+        for header in [[DATA, 1, 0, 1], [DATA, 0, 0, 0], [WORDS, 1, 0, 1], [END, 0, 0, 1], [0x20, 0, 0, 0]] {
+            assert_eq!(Said::parse(header), Err(Nonsense), "{header:?}");
+        }
+        assert_eq!(Said::parse([ANSWER, 9, 9, 9]), Ok(Said::Refused(Reason::Unknown)));
+        assert_eq!(Said::parse([0, 0, 0, 5]), Ok(Said::Refused(Reason::PeerTooOld)));
+    }
+
+    fn spec() -> ForwardSpec {
+        ForwardSpec {
+            name: "kube-api".into(),
+            from: "bank".into(),
+            listen: "127.0.0.1:6443".parse().unwrap(),
+            to: "riskfuel".into(),
+            target: Target::parse("kube.svc:443").unwrap(),
+            limits: ForwardLimits { connections: 7, rate: Some(3) },
+        }
+    }
+
+    #[test]
+    fn a_declaration_arrives_as_it_was_sent() {
+        let sent = declaration([&spec()].into_iter());
+        assert_eq!(check(&sent.encode_to_vec(), "bank", "riskfuel"), Ok(vec![spec()]));
+    }
+
+    #[test]
+    fn what_no_configuration_would_accept_ends_it() {
+        let good = || declaration([&spec()].into_iter()).forwards.remove(0);
+        let cases = [
+            vec![DeclaredForward { name: "with\nnewline".into(), ..good() }],
+            vec![DeclaredForward { name: String::new(), ..good() }],
+            vec![DeclaredForward { name: "x".repeat(65), ..good() }],
+            vec![DeclaredForward { listen: "localhost:1".into(), ..good() }],
+            vec![DeclaredForward { target: "udp://a:1".into(), ..good() }],
+            vec![DeclaredForward { connections: 0, ..good() }],
+            vec![good(), good()],
+            (0..=FORWARDS_MAX).map(|n| DeclaredForward { name: n.to_string(), ..good() }).collect(),
+        ];
+        for forwards in cases {
+            let words = Declaration { forwards }.encode_to_vec();
+            assert_eq!(check(&words, "bank", "riskfuel"), Err(Nonsense));
+        }
+        assert_eq!(check(b"\xff", "bank", "riskfuel"), Err(Nonsense));
+    }
+
+    #[test]
+    fn a_head_names_its_target_in_the_one_form_or_not_at_all() {
+        let head = |forward: &str, target: &str| {
+            check_open(&Open { forward: forward.into(), target: target.into() }.encode_to_vec())
+        };
+        assert_eq!(head("a", "kube:443"), Ok(("a".into(), Target::parse("kube:443").unwrap())));
+        for (forward, target) in [("a", "KUBE:443"), ("a", "kube.:443"), ("", "kube:443"), ("a", "127.1:1")] {
+            assert_eq!(head(forward, target), Err(Nonsense), "{forward} {target}");
+        }
+        assert_eq!(check_open(b"\xff"), Err(Nonsense));
+    }
+}

@@ -1,0 +1,100 @@
+//! The links that live, by the site they lead to: each new connection takes the next one in turn, never one that ended.
+//! Holds no socket.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::reason::Reason;
+use crate::tunnel::link::Link;
+use crate::tunnel::streams::Opener;
+
+/// The links of this process.
+pub struct Links {
+    peers: Mutex<BTreeMap<String, Peer>>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Peer {
+    links: Vec<Way>,
+    next: usize,
+}
+
+/// A link and how to open streams on it.
+#[derive(Clone)]
+pub struct Way {
+    /// The link.
+    pub link: Arc<Link>,
+    /// Opens its streams.
+    pub opener: Opener,
+}
+
+/// Whether what ended a stream was the end of its link: the streams are told a moment before.
+pub async fn is_lost(link: &Link) -> bool {
+    timeout(KNOWN_WITHIN, link.ended.cancelled()).await.is_ok()
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self { peers: Mutex::default(), changes: watch::channel(0).0 }
+    }
+}
+
+impl Links {
+    /// Enters a link.
+    pub fn enter(&self, way: Way) {
+        self.lock().entry(way.link.peer.clone()).or_default().links.push(way);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Forgets links that ended.
+    pub fn sweep(&self) {
+        let mut peers = self.lock();
+        for peer in peers.values_mut() {
+            peer.links.retain(|way| !way.link.ended.is_cancelled());
+        }
+        peers.retain(|_, peer| !peer.links.is_empty());
+        drop(peers);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// The next live link to a site, in turn.
+    pub fn next(&self, peer: &str) -> Option<Way> {
+        let mut peers = self.lock();
+        let peer = peers.get_mut(peer)?;
+        peer.links.retain(|way| !way.link.ended.is_cancelled());
+        // One that cannot carry streams only when there is no other.
+        let usable = |way: &&Way| way.opener.is_understood();
+        let count = peer.links.iter().filter(usable).count();
+        if count == 0 {
+            return peer.links.first().cloned();
+        }
+        peer.next = (peer.next + 1) % count;
+        peer.links.iter().filter(usable).nth(peer.next).cloned()
+    }
+
+    /// Why there is no way to a site, if there is none.
+    pub fn obstacle(&self, peer: &str) -> Option<Reason> {
+        match self.next(peer) {
+            None => Some(Reason::NoLink),
+            Some(way) if !way.opener.is_understood() => Some(Reason::PeerTooOld),
+            Some(_) => None,
+        }
+    }
+
+    /// Tells when links come and go.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Peer>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Long for a task that has nothing to wait for.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);

@@ -1,0 +1,119 @@
+//! What peers open: connections to targets here, and their declarations. Each is asked for by name, allowed by this
+//! site's own rules, and re-judged when they change.
+
+use std::sync::Arc;
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+
+use super::agent::Inner;
+use super::declaring;
+use super::frames::{DECLARATION, FORWARD, Said, check_open};
+use super::links::is_lost;
+use super::reason::Reason;
+use super::rules::Rules;
+use super::splice::{Cut, Guarded, Role, splice};
+use super::status::{End, Key, Row};
+use super::target::connect;
+use crate::policy::Target;
+use crate::tunnel::link::Link;
+use crate::tunnel::streams::{Inbound, LinkStream, unwanted};
+
+/// One stream of a peer, from its head to its end.
+pub async fn serve(inner: Arc<Inner>, link: Arc<Link>, inbound: Inbound) {
+    match inbound.kind {
+        FORWARD => reach(&inner, &link, &inbound.head, inbound.stream).await,
+        DECLARATION => declaring::hear(&inner, &link, inbound.stream).await,
+        kind => {
+            tracing::debug!(peer = %link.peer, kind, "a stream of an unknown kind");
+            unwanted(inbound.stream).await;
+        }
+    }
+}
+
+async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStream) {
+    let id = stream.id();
+    let (forward, target) = match check_open(head) {
+        Ok(asked) => asked,
+        Err(_) => return refuse(&mut stream, Reason::Malformed).await,
+    };
+    let mut rules = inner.rules.subscribe();
+    let Some(limits) = rules.borrow_and_update().may_reach(&link.peer, &target) else {
+        // No row of its own: what the peer asks for is the peer's word.
+        if let Some(count) = inner.count_strange(&link.peer) {
+            let (reason, remedy) = (Reason::TargetNotAllowed.code(), Reason::TargetNotAllowed.remedy());
+            tracing::info!(peer = %link.peer, forward, %target, count, reason, remedy, "connections were refused");
+        }
+        return refuse(&mut stream, Reason::TargetNotAllowed).await;
+    };
+    let row = row(inner, &link.peer, &target);
+    let places = inner.places(&link.peer, &target, limits);
+    let link_id = format!("{:016x}", link.id);
+    let connected = async {
+        let place = places.take()?;
+        let socket = connect(&target, &inner.own_ports).await?;
+        Ok((place, Guarded::new(socket).map_err(|_| Reason::TargetUnreachable)?))
+    };
+    let refused = match connected.await {
+        Err(reason) => {
+            refuse(&mut stream, reason).await;
+            Some(reason)
+        }
+        Ok((place, socket)) => {
+            tracing::debug!(forward, peer = %link.peer, link = link_id, stream = id, %target, "connection opened");
+            let one = row.opened();
+            let ended = tokio::select! {
+                biased;
+                ended = splice(socket, stream, Role::Target, &row) => ended,
+                () = until_forbidden(&mut rules, &link.peer, &target) => Err(Cut::Refused(Reason::NoLongerAllowed)),
+            };
+            drop((one, place));
+            match ended {
+                Err(Cut::Refused(reason)) => Some(reason),
+                Err(Cut::Stream) if is_lost(link).await => Some(Reason::LinkLost),
+                Ok(()) | Err(Cut::Stream | Cut::Socket) => None,
+            }
+        }
+    };
+    tracing::debug!(forward, peer = %link.peer, link = link_id, stream = id, ?refused, "connection ended");
+    if let Some(reason) = refused
+        && let Some(count) = row.count_reset(reason)
+    {
+        tracing::info!(
+            forward, peer = %link.peer, %target, count, reason = reason.code(), remedy = reason.remedy(),
+            "connections were reset"
+        );
+    }
+}
+
+/// The counters of a target: under our own name for it, or its own.
+fn row(inner: &Inner, peer: &str, target: &Target) -> Arc<Row> {
+    let rules = inner.rules.borrow().clone();
+    let key = key(&rules, peer, target);
+    inner.board.row(key, &target.to_string(), None)
+}
+
+/// What the row of a target is found by.
+pub fn key(rules: &Rules, peer: &str, target: &Target) -> Key {
+    let declared = rules.declared_to(peer).find(|forward| forward.target == *target);
+    let (forward, declared_by) = match declared {
+        Some(forward) => (forward.name.clone(), rules.site.clone()),
+        None => (target.to_string(), peer.to_owned()),
+    };
+    Key { forward, declared_by, peer: peer.to_owned(), end: End::Target }
+}
+
+async fn until_forbidden(rules: &mut watch::Receiver<Arc<Rules>>, peer: &str, target: &Target) {
+    // Its sender lives as long as the agent.
+    while rules.changed().await.is_ok() {
+        if rules.borrow_and_update().may_reach(peer, target).is_none() {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+async fn refuse(stream: &mut LinkStream, reason: Reason) {
+    // Who is gone needs no answer; the rest of the stream goes with it.
+    _ = stream.write_all(&Said::Refused(reason).header()).await;
+}

@@ -1,0 +1,195 @@
+//! Carries the bytes of one TCP connection over one stream, both ways, until both directions ended as TCP ends. Whatever
+//! else ends it becomes a reset at the socket, and at the stream's other side. Asks nobody.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf as SocketReader, WriteHalf as SocketWriter};
+use tokio::time::timeout;
+
+use super::frames::{CHUNK_LEN_MAX, HEADER_LEN, Said};
+use super::reason::Reason;
+use super::status::Row;
+use crate::tunnel::streams::LinkStream;
+
+/// What ended a connection before both its directions ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The TCP peer at this side reset it, or is gone.
+    Socket,
+    /// The other side reset it, or the link is gone.
+    Stream,
+    /// The other side refused it.
+    Refused(Reason),
+}
+
+/// The side that waits for an answer before anything comes back; what it has to send it sends at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It accepted the connection and opened the stream.
+    Listener,
+    /// It has connected to the target, and says so first.
+    Target,
+}
+
+/// A socket whose peer sees a reset when it is dropped, also by a process that dies, and never an end that looks like
+/// all there was. Nothing on it waits for more to send, and a peer that is gone is noticed some day.
+#[derive(Debug)]
+pub struct Guarded(TcpStream);
+
+impl Guarded {
+    /// Guards a socket; one that cannot be is gone already.
+    pub fn new(socket: TcpStream) -> io::Result<Self> {
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
+        let options = SockRef::from(&socket);
+        options.set_linger(Some(Duration::ZERO))?;
+        options.set_tcp_keepalive(&keepalive)?;
+        socket.set_nodelay(true)?;
+        Ok(Self(socket))
+    }
+
+    /// Ends it as TCP ends: what was written arrives.
+    fn end(self) {
+        if let Err(error) = SockRef::from(&self.0).set_linger(None) {
+            tracing::debug!(%error, "a socket is gone already");
+        }
+    }
+}
+
+/// Carries bytes until both directions have ended; otherwise the socket is reset.
+pub async fn splice(mut socket: Guarded, stream: LinkStream, role: Role, row: &Row) -> Result<(), Cut> {
+    carry(&mut socket.0, stream, role, row).await?;
+    socket.end();
+    Ok(())
+}
+
+async fn carry(socket: &mut TcpStream, stream: LinkStream, role: Role, row: &Row) -> Result<(), Cut> {
+    let (from_socket, mut to_socket) = socket.split();
+    let (mut from_stream, mut to_stream) = tokio::io::split(stream);
+    let out = async {
+        if role == Role::Target {
+            say(&mut to_stream, Said::Opened).await?;
+        }
+        carry_out(&from_socket, &mut to_stream, &row.bytes_out).await
+    };
+    let back = async {
+        if role == Role::Listener {
+            answer(&mut from_stream).await?;
+        }
+        carry_back(&mut from_stream, &mut to_socket, &row.bytes_in).await
+    };
+    tokio::pin!(out);
+    let back_ended = {
+        tokio::pin!(back);
+        // One task polls both; the first that is cut takes the other with it.
+        tokio::select! {
+            ended = &mut out => {
+                ended?;
+                return back.await;
+            }
+            ended = &mut back => ended,
+        }
+    };
+    back_ended?;
+    // The other side has nothing more to say, but must be there to listen.
+    tokio::select! {
+        biased;
+        ended = out => ended,
+        cut = until_gone(&mut from_stream) => Err(cut),
+    }
+}
+
+/// From the socket to the stream, and its end as an end.
+async fn carry_out(
+    socket: &SocketReader<'_>,
+    stream: &mut WriteHalf<LinkStream>,
+    bytes: &AtomicU64,
+) -> Result<(), Cut> {
+    loop {
+        // Idle connections hold no buffer.
+        socket.readable().await.map_err(|_| Cut::Socket)?;
+        let mut frame = BytesMut::with_capacity(HEADER_LEN + CHUNK_LEN_MAX);
+        loop {
+            frame.clear();
+            frame.put_bytes(0, HEADER_LEN);
+            match socket.try_read_buf(&mut (&mut frame).limit(CHUNK_LEN_MAX)) {
+                Ok(0) => return say(stream, Said::End).await,
+                Ok(len) => {
+                    frame[..HEADER_LEN].copy_from_slice(&Said::Data(len).header());
+                    stream.write_all(&frame).await.map_err(|_| Cut::Stream)?;
+                    bytes.fetch_add(len as u64, Ordering::Relaxed);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return Err(Cut::Socket),
+            }
+        }
+    }
+}
+
+/// From the stream to the socket, and its end as an end.
+async fn carry_back(
+    stream: &mut ReadHalf<LinkStream>,
+    socket: &mut SocketWriter<'_>,
+    bytes: &AtomicU64,
+) -> Result<(), Cut> {
+    loop {
+        match heard(stream).await? {
+            Said::Data(mut left) => {
+                let mut chunk = BytesMut::with_capacity(left);
+                while left > 0 {
+                    chunk.clear();
+                    let len =
+                        stream.read_buf(&mut (&mut chunk).limit(left)).await.map_err(|_| Cut::Stream)?;
+                    if len == 0 {
+                        return Err(Cut::Stream);
+                    }
+                    socket.write_all(&chunk).await.map_err(|_| Cut::Socket)?;
+                    bytes.fetch_add(len as u64, Ordering::Relaxed);
+                    left -= len;
+                }
+            }
+            Said::End => {
+                return socket.shutdown().await.map_err(|_| Cut::Socket);
+            }
+            Said::Opened | Said::Words(_) => return Err(Cut::Refused(Reason::Malformed)),
+            Said::Refused(reason) => return Err(Cut::Refused(reason)),
+        }
+    }
+}
+
+async fn answer(stream: &mut ReadHalf<LinkStream>) -> Result<(), Cut> {
+    match timeout(ANSWER_TIME_MAX, heard(stream)).await {
+        Ok(Ok(Said::Opened)) => Ok(()),
+        Ok(Ok(Said::Refused(reason))) => Err(Cut::Refused(reason)),
+        Ok(Ok(Said::Data(_) | Said::End | Said::Words(_))) => Err(Cut::Refused(Reason::Malformed)),
+        Ok(Err(cut)) => Err(cut),
+        Err(_) => Err(Cut::Refused(Reason::TargetUnreachable)),
+    }
+}
+
+async fn until_gone(stream: &mut ReadHalf<LinkStream>) -> Cut {
+    match stream.read(&mut [0; 1]).await {
+        Ok(1..) => Cut::Refused(Reason::Malformed),
+        Ok(0) | Err(_) => Cut::Stream,
+    }
+}
+
+async fn heard(stream: &mut ReadHalf<LinkStream>) -> Result<Said, Cut> {
+    let mut header = [0; HEADER_LEN];
+    stream.read_exact(&mut header).await.map_err(|_| Cut::Stream)?;
+    Said::parse(header).map_err(|_| Cut::Refused(Reason::Malformed))
+}
+
+async fn say(stream: &mut WriteHalf<LinkStream>, said: Said) -> Result<(), Cut> {
+    stream.write_all(&said.header()).await.map_err(|_| Cut::Stream)
+}
+
+/// Longer than a target's side looks for it, in all its addresses.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);

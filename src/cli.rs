@@ -34,6 +34,8 @@ pub enum Command {
     Status(StatusArgs),
     /// At a route's destination: bring what was refused from the quarantine topic to where it was for
     Replay(ReplayArgs),
+    /// Print a kubeconfig that leads through a forward, made of one that leads to the cluster directly
+    Kubeconfig(KubeconfigArgs),
     /// Measure: produce, consume, relay; and a broker in memory
     #[cfg(any(feature = "embedded", feature = "load"))]
     #[command(subcommand)]
@@ -155,6 +157,23 @@ pub struct ReplayArgs {
     /// Likewise: its quarantine topic
     #[arg(long, value_name = "TOPIC", value_parser = TopicName::parse)]
     pub quarantine: Option<TopicName>,
+}
+
+/// Arguments of `bridge kubeconfig`.
+#[derive(Debug, Args)]
+pub struct KubeconfigArgs {
+    /// The forward's name
+    #[arg(long, value_name = "NAME")]
+    pub forward: String,
+    /// The kubeconfig that leads to the cluster directly, such as its administrators use
+    #[arg(long, value_name = "KUBECONFIG")]
+    pub from: PathBuf,
+    /// The configuration that declares the forward; without it $BRIDGE_CONFIG
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Which context of it; without it the current one
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
 }
 
 /// What measurements need.

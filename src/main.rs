@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Init(args) => commands::init(args),
         Command::Check(args) => commands::check(&args),
         Command::Status(args) => commands::status(&args),
+        Command::Kubeconfig(args) => commands::kubeconfig(&args),
         Command::Replay(args) => commands::replay(&args),
         #[cfg(any(feature = "embedded", feature = "load"))]
         Command::Perf(verb) => commands::perf(verb),

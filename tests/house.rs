@@ -31,6 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "exit",
             "config",
+            "policy",
             "tunnel::init",
             "relay::record",
             "relay::replay",

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use pulsar_bridge::config::{Config, Problem, Tunnel};
+use pulsar_bridge::config::{self, Config, Problem, Tunnel};
 use pulsar_bridge::exit::Exit;
 use serde_json::{Value, json};
 
@@ -111,6 +111,10 @@ fn site_text(config: &Config) -> String {
     for route in &config.routes {
         let topics: Vec<_> = route.topics.iter().map(ToString::to_string).collect();
         told += &format!("  route {}: {} > {}: {}\n", route.name, route.from, route.to, topics.join(", "));
+    }
+    for forward in &config.forwards {
+        let config::Forward { name, from, listen, to, target, .. } = forward;
+        told += &format!("  forward {name}: {from} at {listen} > {to}, {target}\n");
     }
     told
 }

@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod init;
+mod kubeconfig;
 #[cfg(feature = "load")]
 mod live;
 mod opened;
@@ -22,6 +23,7 @@ use tokio::runtime::Runtime;
 pub use check::check;
 pub use completions::completions;
 pub use init::init;
+pub use kubeconfig::kubeconfig;
 #[cfg(any(feature = "embedded", feature = "load"))]
 pub use perf::perf;
 pub use replay::replay;

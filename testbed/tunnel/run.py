@@ -22,6 +22,7 @@ os.environ.setdefault("BRIDGE_TESTBED_NAME", "tunnel")
 import case_egress  # noqa: E402
 import case_ingress  # noqa: E402
 import case_hostile  # noqa: E402
+import case_kube  # noqa: E402
 import case_link  # noqa: E402
 import case_liveness  # noqa: E402
 import places  # noqa: E402
@@ -37,7 +38,15 @@ CASES = {
     )
 }  # fmt: skip
 # Only when named: they take longer, or need more than a machine of CI has.
-LONGER = {case.__name__: case for case in (case_hostile.exhaustion, case_liveness.liveness, case_liveness.hundred)}
+LONGER = {
+    case.__name__: case
+    for case in (
+        case_hostile.exhaustion,
+        case_liveness.liveness,
+        case_liveness.hundred,
+        case_kube.kubectl,
+    )
+}  # fmt: skip
 
 
 def main():

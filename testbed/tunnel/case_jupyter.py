@@ -11,7 +11,7 @@ from case_kube import forward_row, wait_listening, wait_until
 from places import TestbedError
 from scene import EDGE, HUB, hold_that
 
-PACKAGES = ("jupyterlab==4.4.10", "websocket-client==1.9.0")
+PACKAGES = ("jupyterlab==4.4.10", "websocket-client==1.9.2")
 TOKEN = "of-this-test"
 PORT, LISTEN_PORT = 8888, 18888
 COUNT = 40

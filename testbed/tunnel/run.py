@@ -22,6 +22,7 @@ os.environ.setdefault("BRIDGE_TESTBED_NAME", "tunnel")
 import case_egress  # noqa: E402
 import case_ingress  # noqa: E402
 import case_hostile  # noqa: E402
+import case_jupyter  # noqa: E402
 import case_kube  # noqa: E402
 import case_link  # noqa: E402
 import case_liveness  # noqa: E402
@@ -45,6 +46,7 @@ LONGER = {
         case_liveness.liveness,
         case_liveness.hundred,
         case_kube.kubectl,
+        case_jupyter.jupyter,
     )
 }  # fmt: skip
 

@@ -18,5 +18,6 @@ mod leak_test;
 mod malicious_edge_test;
 mod malicious_hub_test;
 mod next_version_test;
+mod records_test;
 mod stolen_hub_test;
 mod transports_test;

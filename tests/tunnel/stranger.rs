@@ -128,6 +128,16 @@ pub struct RawEdge {
 
 impl RawEdge {
     pub async fn connect(hub: SocketAddr, certified: Certified, alpn: &[&[u8]]) -> Self {
+        Self::connect_in_pieces(hub, certified, alpn, None).await
+    }
+
+    /// Its records are at most this long, head included.
+    pub async fn connect_in_pieces(
+        hub: SocketAddr,
+        certified: Certified,
+        alpn: &[&[u8]],
+        record_len_max: Option<usize>,
+    ) -> Self {
         let mut config = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
@@ -135,6 +145,7 @@ impl RawEdge {
             .with_custom_certificate_verifier(Arc::new(AnyServer))
             .with_client_auth_cert(certified.chain, certified.key)
             .unwrap();
+        config.max_fragment_size = record_len_max;
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let socket = TcpStream::connect(hub).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
@@ -246,8 +246,10 @@ impl Site {
         if let Err(panicked) = tunnel.await {
             tracing::error!(%panicked, "the tunnel ended by itself");
         }
-        if let Err(panicked) = forwards.await {
-            tracing::error!(%panicked, "the forwards ended by themselves");
+        match tokio::time::timeout(FORWARDS_END_MAX, forwards).await {
+            Ok(Ok(())) => {}
+            Ok(Err(panicked)) => tracing::error!(%panicked, "the forwards ended by themselves"),
+            Err(_) => tracing::warn!("forwarded connections did not end with their links"),
         }
         admin_stop.cancel();
         Ok(summary(&config.site, started, &routes, unconfirmed))
@@ -456,5 +458,7 @@ fn summary(site: &str, started: Instant, routes: &relay::status::Board, unconfir
 
 /// Links and lanes that came up and were not yet taken; they are taken at once.
 const EVENTS_LEN: usize = 64;
+/// They end with their links, which are gone by then.
+const FORWARDS_END_MAX: Duration = Duration::from_secs(5);
 /// A PEM key takes a few kilobytes.
 const KEY_LEN_MAX: u64 = 64 * 1024;

@@ -99,7 +99,7 @@ impl Listener {
                 // Its sender lives as long as we do.
                 _ = changes.changed().await;
             }
-            match bound.listen(BACKLOG) {
+            match bound.set_reuseaddr(true).and_then(|()| bound.listen(BACKLOG)) {
                 Ok(listener) => {
                     pause = BIND_PAUSE_MIN;
                     self.show(None);
@@ -159,7 +159,7 @@ impl Listener {
         let one = self.row.opened();
         let ended = tokio::select! {
             biased;
-            ended = splice(socket, stream, Role::Listener, &self.row) => ended,
+            ended = splice(socket, stream, Role::Listener, &self.row, &way.link) => ended,
             () = self.stop.cancelled() => Err(Cut::Refused(Reason::NoLongerAllowed)),
         };
         drop(one);
@@ -210,6 +210,8 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     // As std's listener: what an earlier connection left in TIME_WAIT is in nobody's way.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
+    // While there is no link we do not listen, and whoever asks for the same could have the address beside us.
+    socket.set_reuseaddr(false)?;
     Ok(socket)
 }
 

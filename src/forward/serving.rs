@@ -64,7 +64,7 @@ async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStr
             let one = row.opened();
             let ended = tokio::select! {
                 biased;
-                ended = splice(socket, stream, Role::Target, &row) => ended,
+                ended = splice(socket, stream, Role::Target, &row, link) => ended,
                 () = until_forbidden(&mut rules, &link.peer, &target) => Err(Cut::Refused(Reason::NoLongerAllowed)),
             };
             drop((one, place));

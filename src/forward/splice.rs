@@ -15,6 +15,8 @@ use tokio::time::timeout;
 use super::frames::{CHUNK_LEN_MAX, HEADER_LEN, Said};
 use super::reason::Reason;
 use super::status::Row;
+use crate::tunnel::budget::{Budget, Class};
+use crate::tunnel::link::Link;
 use crate::tunnel::streams::LinkStream;
 
 /// What ended a connection before both its directions ended.
@@ -61,21 +63,38 @@ impl Guarded {
     }
 }
 
-/// Carries bytes until both directions have ended; otherwise the socket is reset.
-pub async fn splice(mut socket: Guarded, stream: LinkStream, role: Role, row: &Row) -> Result<(), Cut> {
-    carry(&mut socket.0, stream, role, row).await?;
+/// Carries bytes until both directions have ended; otherwise, and when the link ends, the socket is reset.
+pub async fn splice(
+    mut socket: Guarded,
+    stream: LinkStream,
+    role: Role,
+    row: &Row,
+    link: &Link,
+) -> Result<(), Cut> {
+    // A peer that reads nothing keeps both directions waiting, where nobody would hear of the link's end.
+    tokio::select! {
+        biased;
+        () = link.ended.cancelled() => return Err(Cut::Stream),
+        ended = carry(&mut socket.0, stream, role, row, &link.budget) => ended?,
+    }
     socket.end();
     Ok(())
 }
 
-async fn carry(socket: &mut TcpStream, stream: LinkStream, role: Role, row: &Row) -> Result<(), Cut> {
+async fn carry(
+    socket: &mut TcpStream,
+    stream: LinkStream,
+    role: Role,
+    row: &Row,
+    budget: &Budget,
+) -> Result<(), Cut> {
     let (from_socket, mut to_socket) = socket.split();
     let (mut from_stream, mut to_stream) = tokio::io::split(stream);
     let out = async {
         if role == Role::Target {
             say(&mut to_stream, Said::Opened).await?;
         }
-        carry_out(&from_socket, &mut to_stream, &row.bytes_out).await
+        carry_out(&from_socket, &mut to_stream, &row.bytes_out, budget).await
     };
     let back = async {
         if role == Role::Listener {
@@ -109,6 +128,7 @@ async fn carry_out(
     socket: &SocketReader<'_>,
     stream: &mut WriteHalf<LinkStream>,
     bytes: &AtomicU64,
+    budget: &Budget,
 ) -> Result<(), Cut> {
     loop {
         // Idle connections hold no buffer.
@@ -121,6 +141,8 @@ async fn carry_out(
                 Ok(0) => return say(stream, Said::End).await,
                 Ok(len) => {
                     frame[..HEADER_LEN].copy_from_slice(&Said::Data(len).header());
+                    budget.turn(Class::Forwards).await;
+                    budget.sent(frame.len());
                     stream.write_all(&frame).await.map_err(|_| Cut::Stream)?;
                     bytes.fetch_add(len as u64, Ordering::Relaxed);
                 }

@@ -136,6 +136,24 @@ async fn without_a_link_the_address_refuses_connections_as_a_server_that_is_down
     // The row is written when the listener is gone.
     let refused = TcpStream::connect(listen).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    // And nobody else on this machine can take it meanwhile, to be taken for the other side.
+    assert_eq!(std::net::TcpListener::bind(listen).unwrap_err().kind(), ErrorKind::AddrInUse);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_target_reads_nothing_ends_with_its_link() {
+    let (target, mut accepted) = held().await;
+    let (pair, listen) = pair_to(target).await;
+    let mut client = TcpStream::connect(listen).await.unwrap();
+    let mut far = in_time(accepted.recv()).await.unwrap();
+    // Until everything on the way is full.
+    let chunk = vec![7; 1 << 20];
+    while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), client.write(&chunk)).await {
+        assert!(written.unwrap() > 0);
+    }
+    pair.wire.cut();
+    let (at_client, at_target) = tokio::join!(read_out(&mut client), read_out(&mut far));
+    assert_eq!((at_client, at_target), (Err(ErrorKind::ConnectionReset), Err(ErrorKind::ConnectionReset)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

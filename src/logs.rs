@@ -29,7 +29,15 @@ pub fn start(format: LogFormat, default: &str) -> Result<(), BadFilter> {
     Ok(())
 }
 
+/// What it would say of frames are a peer's words, unescaped.
+const NEVER: [&str; 2] = ["tungstenite=warn", "tokio_tungstenite=warn"];
+
 fn filter(default: &str) -> Result<EnvFilter, BadFilter> {
+    let never = NEVER.iter().filter_map(|directive| directive.parse().ok());
+    Ok(never.fold(chosen(default)?, EnvFilter::add_directive))
+}
+
+fn chosen(default: &str) -> Result<EnvFilter, BadFilter> {
     for variable in ["BRIDGE_LOG", "RUST_LOG"] {
         let Ok(text) = env::var(variable) else { continue };
         if !text.is_empty() {

@@ -112,7 +112,8 @@ impl Exempt {
         for item in items.take(EXEMPT_MAX) {
             let bare = item.trim_start_matches('[').trim_end_matches(']');
             if item == "*" {
-                exempt.everything = true;
+                // By itself, as with curl; in a list it stands for nobody.
+                exempt.everything = text.trim() == "*";
             } else if let Ok(network) = bare.parse::<IpNet>() {
                 exempt.networks.push(network);
             } else if let Ok(address) = bare.parse::<IpAddr>() {

@@ -40,6 +40,7 @@ impl Arrival<'_> {
         let mut socket = socket.map_err(|error| reason_of(&error))?;
         let mut caller = Caller::of(self.remote);
         let is_trusted_here = is_trusted(self.remote.ip(), self.trusted);
+        let mut believes_header = true;
         let mut first = socket.first_byte().await.map_err(|error| reason_of(&error))?;
         if first == V1_START[0] || first == V2_SIGNATURE[0] {
             let told = proxy_header(&mut socket, first).await?;
@@ -47,8 +48,16 @@ impl Arrival<'_> {
             if !is_trusted_here {
                 return Err(Reason::ProxyHeader);
             }
-            if let Some(source) = told {
-                caller = Caller::told(source, self.remote);
+            match told {
+                Some(source) => {
+                    caller = Caller::told(source, self.remote);
+                    // Before it says anything: its silence shall count under its own address.
+                    if !is_trusted(source.ip(), self.trusted) {
+                        self.name(caller.clone());
+                    }
+                }
+                // It speaks for nobody that it knows, so what follows may be anybody's word.
+                None => believes_header = false,
             }
             first = socket.first_byte().await.map_err(|error| reason_of(&error))?;
         }
@@ -56,10 +65,15 @@ impl Arrival<'_> {
             self.name(caller);
             return Ok(Carrier::direct(socket, Way { transport: Way::TLS, proxy: None, ended_by: None }));
         }
-        self.upgraded(socket, caller).await
+        self.upgraded(socket, caller, believes_header).await
     }
 
-    async fn upgraded(&self, mut socket: MeteredSocket, caller: Caller) -> Result<Carrier, Reason> {
+    async fn upgraded(
+        &self,
+        mut socket: MeteredSocket,
+        caller: Caller,
+        believes_header: bool,
+    ) -> Result<Carrier, Reason> {
         let judged = match read_head(&mut socket).await {
             Ok(head) => upgrade::judge_request(&head),
             Err(HeadError::Io(error)) => return Err(reason_of(&error)),
@@ -74,7 +88,10 @@ impl Arrival<'_> {
                 return Err(Reason::NotABridge);
             }
         };
-        self.name(caller.forwarded_for(&asked.forwarded_for, self.trusted, self.remote));
+        self.name(match believes_header {
+            true => caller.forwarded_for(&asked.forwarded_for, self.trusted, self.remote),
+            false => caller,
+        });
         socket.write_all(asked.answer.as_bytes()).await.map_err(|error| reason_of(&error))?;
         Ok(Carrier::upgraded(socket).await)
     }

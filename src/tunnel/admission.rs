@@ -14,8 +14,8 @@ pub struct Admission {
     counts: BTreeMap<Address, usize>,
     next_ticket: u64,
     bounds: Bounds,
-    /// Addresses from which an edge was welcomed, the latest last.
-    known: VecDeque<Address>,
+    /// Addresses from which an edge was welcomed, and which, the latest last.
+    known: VecDeque<(Address, String)>,
 }
 
 /// How many there may be.
@@ -42,6 +42,7 @@ enum Stage {
     Silent,
     WaitsToCompute,
     Computes { since: Duration },
+    Proven,
 }
 
 /// Whom a socket is counted under: an IPv4 address, or the /64 that one IPv6 customer has.
@@ -106,14 +107,23 @@ impl Admission {
         }
     }
 
-    /// An edge was welcomed from this address: while it is among the latest [`KNOWN_MAX`], its sockets come before those
-    /// of strangers.
-    pub fn welcomed(&mut self, address: Address) {
-        self.known.retain(|known| *known != address);
-        self.known.push_back(address);
+    /// An edge was welcomed from this address: while it is among the edge's latest, its sockets come before those of
+    /// strangers, as long as such sockets hold less than half of what there is.
+    pub fn welcomed(&mut self, address: Address, edge: &str) {
+        self.known.retain(|(known, _)| *known != address);
+        if self.known.iter().filter(|(_, of)| of == edge).count() >= KNOWN_PER_EDGE_MAX
+            && let Some(oldest) = self.known.iter().position(|(_, of)| of == edge)
+        {
+            self.known.remove(oldest);
+        }
+        self.known.push_back((address, edge.to_owned()));
         if self.known.len() > KNOWN_MAX {
             self.known.pop_front();
         }
+    }
+
+    fn knows(&self, address: Address) -> bool {
+        self.known.iter().any(|(known, _)| *known == address)
     }
 
     /// Lets a new socket in, always; when a bound is met, an older one goes for it.
@@ -131,7 +141,7 @@ impl Admission {
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        let is_known = self.known.contains(&address);
+        let is_known = self.knows(address);
         self.sockets.insert(ticket, Socket { address, since: now, is_known, stage: Stage::Silent });
         *self.counts.entry(address).or_default() += 1;
         (ticket, displaced)
@@ -149,7 +159,7 @@ impl Admission {
         if let Some(worst) = worst {
             self.leave(worst);
         }
-        let is_known = self.known.contains(&address);
+        let is_known = self.knows(address);
         if let Some(socket) = self.sockets.get_mut(&ticket) {
             let before = std::mem::replace(&mut socket.address, address);
             socket.is_known = is_known;
@@ -206,9 +216,14 @@ impl Admission {
         Turn::Go(displaced)
     }
 
-    /// Its TLS handshake is done.
+    /// Its TLS handshake is done, one way or the other.
     pub fn computed(&mut self, ticket: u64) {
         self.set_stage(ticket, Stage::Silent);
+    }
+
+    /// It has proven an edge's key: the last to go.
+    pub fn proven(&mut self, ticket: u64) {
+        self.set_stage(ticket, Stage::Proven);
     }
 
     /// Sockets without Welcome.
@@ -230,15 +245,19 @@ impl Admission {
 
     fn next_to_compute(&self) -> Option<u64> {
         let waiting = self.sockets.iter().filter(|(_, s)| s.stage == Stage::WaitsToCompute);
+        let computes = |socket: &&Socket| socket.is_known && matches!(socket.stage, Stage::Computes { .. });
+        let favours_known = 2 * self.sockets.values().filter(computes).count() < self.bounds.computing;
         waiting
-            .min_by_key(|(ticket, socket)| (!socket.is_known, self.count_of(socket.address), **ticket))
+            .min_by_key(|(ticket, socket)| {
+                (!(favours_known && socket.is_known), self.count_of(socket.address), **ticket)
+            })
             .map(|(ticket, _)| *ticket)
     }
 
     fn idle_computer(&self, now: Duration) -> Option<u64> {
         let idle = |socket: &Socket| match socket.stage {
             Stage::Computes { since } => now.saturating_sub(since) >= COMPUTING_GRACE,
-            Stage::Silent | Stage::WaitsToCompute => false,
+            Stage::Silent | Stage::WaitsToCompute | Stage::Proven => false,
         };
         self.worst(now, idle)
     }
@@ -247,18 +266,22 @@ impl Admission {
         self.counts.get(&address).copied().unwrap_or_default()
     }
 
-    /// Whose socket of this kind is the first to go: a stranger's before a known address's, and of the busiest address.
+    /// Whose socket of this kind is the first to go: one that has proven no key, a stranger's before a known address's,
+    /// and of the busiest address.
     /// Of these the oldest that has said nothing for long; else the newest that waits for its turn, so that the others
     /// get theirs; else the oldest.
     fn worst(&self, now: Duration, kind: impl Fn(&Socket) -> bool) -> Option<u64> {
         let of_kind = self.sockets.iter().filter(|(_, socket)| kind(socket));
+        let known = self.sockets.values().filter(|socket| socket.is_known).count();
+        let favours_known = 2 * known < self.bounds.sockets;
         let worst = of_kind.max_by_key(|(ticket, socket)| {
             let age = match socket.stage {
                 Stage::Silent if now.saturating_sub(socket.since) >= SILENCE_GRACE => (2, Reverse(**ticket)),
                 Stage::WaitsToCompute => (1, Reverse(u64::MAX - **ticket)),
-                Stage::Silent | Stage::Computes { .. } => (0, Reverse(**ticket)),
+                Stage::Silent | Stage::Computes { .. } | Stage::Proven => (0, Reverse(**ticket)),
             };
-            (!socket.is_known, self.count_of(socket.address), age)
+            let is_proven = socket.stage == Stage::Proven;
+            (!is_proven, !(favours_known && socket.is_known), self.count_of(socket.address), age)
         });
         worst.map(|(ticket, _)| *ticket)
     }
@@ -266,8 +289,9 @@ impl Admission {
 
 /// An edge says its ClientHello within this, also over a slow line: it says so at once.
 const SILENCE_GRACE: Duration = Duration::from_millis(500);
-/// Addresses of welcomed edges that are remembered.
+/// Addresses of welcomed edges that are remembered, of all and of one.
 const KNOWN_MAX: usize = 1024;
+const KNOWN_PER_EDGE_MAX: usize = 16;
 /// Handshakes that compute, for each core.
 pub const COMPUTING_PER_CORE: usize = 8;
 /// How long a handshake may keep its place while others wait: a round trip across the world and back.
@@ -337,7 +361,7 @@ mod tests {
     #[test]
     fn an_address_that_was_welcomed_before_comes_before_any_number_of_strangers() {
         let mut admission = Admission::new(BOUNDS);
-        admission.welcomed(address(200));
+        admission.welcomed(address(200), "bank");
         for ticket in each_from_another_address(&mut admission, BOUNDS.sockets, NOW) {
             _ = admission.ask_to_compute(ticket, NOW);
         }

@@ -109,11 +109,16 @@ impl Ticket {
     }
 
     /// The socket is an edge's: what comes from its address comes first from now on.
-    pub fn welcomed(&self) {
+    pub fn welcomed(&self, edge: &str) {
         let mut inner = self.gate.lock();
         if let Some(address) = inner.admission.address_of(self.id) {
-            inner.admission.welcomed(address);
+            inner.admission.welcomed(address, edge);
         }
+    }
+
+    /// Whoever calls has proven an edge's key.
+    pub fn proven(&self) {
+        self.gate.lock().admission.proven(self.id);
     }
 
     /// Waits for a turn to compute a TLS handshake.

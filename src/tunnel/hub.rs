@@ -215,8 +215,8 @@ impl Hub {
             welcomed = timeout(self.handshake_time_max, self.welcome(socket, &arrival)) =>
                 welcomed.unwrap_or_else(|_| Err(Reason::Timeout.into())),
         };
-        if welcomed.is_ok() {
-            ticket.welcomed();
+        if let Ok(joined) = &welcomed {
+            ticket.welcomed(&joined.link.peer);
         }
         let caller = arrival.caller();
         drop(ticket);

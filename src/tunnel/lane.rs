@@ -22,17 +22,21 @@ use super::shown::ShownLink;
 pub async fn watch(meter: &Meter, shown: &ShownLink, ended: &CancellationToken) -> Reason {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // An address that cannot be asked for (of a transparent proxy, of another routing table) is not watched.
+    let local = meter.local().filter(|address| network::is_here(*address));
+    let mut missed = 0;
     loop {
         tokio::select! {
             biased;
             () = ended.cancelled() => return Reason::Ended,
             _ = looks.tick() => shown.refresh(),
         }
+        missed = if local.is_some_and(|address| !network::is_here(address)) { missed + 1 } else { 0 };
         let reason = if meter.silence() >= SILENCE_MAX {
             Reason::Silence
         } else if meter.unread() >= UNREAD_MAX {
             Reason::Unread
-        } else if meter.local().is_some_and(|address| !network::is_here(address)) {
+        } else if missed >= MISSED_MAX {
             Reason::AddressGone
         } else {
             continue;
@@ -107,6 +111,8 @@ const SILENCE_MAX: Duration = KEEPALIVE.saturating_mul(3);
 /// 52 s at 10 kbit/s.
 const UNREAD_MAX: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// An IPv6 address may be away for a moment after its interface was.
+const MISSED_MAX: u32 = 2;
 
 #[cfg(test)]
 mod tests {

@@ -77,7 +77,7 @@ pub enum Reason {
     AddressGone,
     /// The other side ended the connection.
     PeerClosed,
-    /// Too many unauthenticated sockets: the oldest of the busiest address went.
+    /// Too many unauthenticated sockets: one of the busiest address went.
     Displaced,
     /// We ended it.
     Ended,

@@ -90,8 +90,8 @@ pub(super) fn judge_request(head: &[u8]) -> Result<Asked, &'static str> {
     if request.method != Some("GET") || request.version != Some(1) || !upgrades {
         return Err(UPGRADE_REQUIRED);
     }
-    let has_body = headers.only("transfer-encoding").is_some()
-        || headers.only("content-length").is_some_and(|len| len != "0");
+    let has_body = headers.raw("transfer-encoding").next().is_some()
+        || headers.raw("content-length").any(|len| len.trim_ascii() != b"0");
     let key = headers.only("sec-websocket-key").unwrap_or_default();
     let key_is_right = STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16);
     if has_body || !key_is_right {
@@ -113,9 +113,13 @@ pub(super) fn judge_request(head: &[u8]) -> Result<Asked, &'static str> {
 struct Headers<'a>(&'a [httparse::Header<'a>]);
 
 impl<'a> Headers<'a> {
-    fn named(&self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    fn raw(&self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let named = self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
-        named.filter_map(|header| std::str::from_utf8(header.value).ok().map(str::trim))
+        named.map(|header| header.value)
+    }
+
+    fn named(&self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.raw(name).filter_map(|value| std::str::from_utf8(value).ok().map(str::trim))
     }
 
     /// The value of a header that stands there once.
@@ -130,7 +134,8 @@ impl<'a> Headers<'a> {
     }
 
     fn joined(&self, name: &'a str) -> String {
-        self.named(name).collect::<Vec<_>>().join(",")
+        // What is no text of the one who asked must not take the word of the one who forwards along.
+        self.raw(name).map(String::from_utf8_lossy).collect::<Vec<_>>().join(",")
     }
 }
 

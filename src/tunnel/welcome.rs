@@ -94,6 +94,7 @@ impl Hub {
         let mut tls = self.accept_tls(carrier, arrival.ticket).await?;
         let remote = arrival.caller();
         let known = self.edge_behind(&tls)?;
+        arrival.ticket.proven();
         let of_edge = |reason| Refusing { reason, edge: Some(known.edge.clone()) };
         for _ in 0..HELLOS_MAX {
             let hello = receive(&mut tls).await.map_err(of_edge)?;

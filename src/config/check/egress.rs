@@ -55,8 +55,8 @@ impl Checker<'_> {
     /// `https_proxy`, else `HTTPS_PROXY`; `no_proxy`, else `NO_PROXY`.
     fn environments_egress(&mut self, place: &Place) -> Egress {
         let variable = |names: [&'static str; 2]| {
-            let found = names.into_iter().find_map(|name| Some((name, (self.env)(name)?)));
-            found.filter(|(_, value)| !value.trim().is_empty())
+            let set = |name: &'static str| Some((name, (self.env)(name)?));
+            names.into_iter().filter_map(set).find(|(_, value)| !value.trim().is_empty())
         };
         let exempt = variable(["no_proxy", "NO_PROXY"]).map_or_else(String::new, |(_, value)| value);
         let Some((name, value)) = variable(["https_proxy", "HTTPS_PROXY"]) else {
@@ -116,7 +116,7 @@ fn network(found: &Found) -> Result<IpNet, Refusal> {
     found.text.parse().or_else(|_| address()).map_err(|_| {
         Refusal::new(
             format!("{} is no address or network", found.shown()),
-            "write an address such as 10.0.0.7, or a network such as 10.0.0.0/8 or fd00::/8",
+            "write an address such as 10.0.0.7, or a network such as 10.0.0.0/28 or fd00:1:2:3::/64",
         )
     })
 }

@@ -10,11 +10,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 
 use super::agent::Inner;
-use super::frames::{self, DECLARATION, FORWARDS_MAX, HEADER_LEN, Nonsense, Said, States};
+use super::frames::{self, DECLARATION, HEADER_LEN, Nonsense, Said, States};
 use super::links::Way;
 use super::reason::Reason;
 use super::rules::ForwardSpec;
 use super::serving::key;
+use crate::policy::FORWARDS_MAX;
 use crate::tunnel::link::Link;
 use crate::tunnel::streams::LinkStream;
 

@@ -13,7 +13,7 @@ use prost::Message;
 
 use super::reason::Reason;
 use super::rules::ForwardSpec;
-use crate::policy::{ForwardLimits, Target};
+use crate::policy::{CONNECTIONS_MAX, FORWARDS_MAX, ForwardLimits, Target};
 
 /// The head of a forward's stream.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -193,10 +193,6 @@ pub const HEADER_LEN: usize = 4;
 pub const CHUNK_LEN_MAX: usize = 64 << 10;
 /// Longest message.
 pub const WORDS_LEN_MAX: usize = 64 << 10;
-/// Forwards of one declaration.
-pub const FORWARDS_MAX: usize = 64;
-/// What a forward may have open at most, whatever is said.
-pub const CONNECTIONS_MAX: u32 = 10_000;
 const NAME_LEN_MAX: usize = 64;
 // Above the first byte of the tunnel's own frames, which is 0.
 const DATA: u8 = 0x10;

@@ -12,7 +12,8 @@ mod topic_rules;
 pub use patterns::{PATTERNS_MAX, Pattern, Patterns};
 pub use renaming::{RENAMES_MAX, Renaming, RenamingError};
 pub use targets::{
-    CONNECTIONS_DEFAULT, ForwardLimits, Host, Target, TargetError, TargetRules, is_trusted_place,
+    CONNECTIONS_DEFAULT, CONNECTIONS_MAX, FORWARDS_MAX, ForwardLimits, Host, Target, TargetError,
+    TargetRules, is_trusted_place,
 };
 pub use topic_rules::{BadRule, RuleError, TopicRules, is_pattern};
 

@@ -205,6 +205,10 @@ impl TargetRules {
 
 /// What one may have open at once unless it says otherwise.
 pub const CONNECTIONS_DEFAULT: u32 = 128;
+/// What a forward, or a target, may have open at most, whatever is said.
+pub const CONNECTIONS_MAX: u32 = 10_000;
+/// Forwards of one site, and of one declaration.
+pub const FORWARDS_MAX: usize = 64;
 const LABEL_LEN_MAX: usize = 63;
 /// The longest DNS name.
 const NAME_LEN_MAX: usize = 253;

@@ -130,19 +130,7 @@ impl Side {
 
     /// The first row of the board that fits.
     pub async fn row(&self, fits: impl Fn(&LinkStatus) -> bool) -> LinkStatus {
-        let found = async {
-            loop {
-                if let Some(row) = self.board.rows().into_iter().find(|row| fits(row)) {
-                    return row;
-                }
-                // The board tells no changes; looking again is all there is.
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        match tokio::time::timeout(PATIENCE, found).await {
-            Ok(row) => row,
-            Err(_) => panic!("no such row: {:?}", self.board.rows()),
-        }
+        row_of(|| self.board.rows(), fits).await
     }
 
     /// The row that gives this reason.
@@ -157,3 +145,20 @@ pub async fn in_time<F: Future>(what: F) -> F::Output {
 
 /// Longer than any timeout of the tunnel's own.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The first row of a board that fits, once there is one.
+pub async fn row_of<T: std::fmt::Debug>(rows: impl Fn() -> Vec<T>, fits: impl Fn(&T) -> bool) -> T {
+    let found = async {
+        loop {
+            if let Some(row) = rows().into_iter().find(|row| fits(row)) {
+                return row;
+            }
+            // The board tells no changes; looking again is all there is.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, found).await {
+        Ok(row) => row,
+        Err(_) => panic!("no such row: {:#?}", rows()),
+    }
+}

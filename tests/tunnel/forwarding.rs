@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use pulsar_bridge::forward::agent::Forwards;
 use pulsar_bridge::forward::rules::{ForwardSpec, Rules};
@@ -14,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::bridge::{Keys, PATIENCE, Side};
+use crate::bridge::{Keys, PATIENCE, Side, row_of};
 
 /// Site names.
 pub const HUB: &str = "riskfuel";
@@ -83,19 +82,7 @@ impl End {
 
     /// The first row that fits.
     pub async fn row(&self, fits: impl Fn(&ForwardStatus) -> bool) -> ForwardStatus {
-        let found = async {
-            loop {
-                if let Some(row) = self.board.rows().into_iter().find(|row| fits(row)) {
-                    return row;
-                }
-                // The board tells no changes; looking again is all there is.
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        match tokio::time::timeout(PATIENCE, found).await {
-            Ok(row) => row,
-            Err(_) => panic!("no such row: {:#?}", self.board.rows()),
-        }
+        row_of(|| self.board.rows(), fits).await
     }
 
     /// Where a forward listens, once it does.

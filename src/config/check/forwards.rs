@@ -10,7 +10,7 @@ use crate::config::field::{Field, Text};
 use crate::config::problem::{Place, Refusal};
 use crate::config::raw::{RawAllowed, RawAllowedTarget, RawForward};
 use crate::config::{Forward, Route, Tunnel};
-use crate::policy::{CONNECTIONS_DEFAULT, ForwardLimits, Target, TargetRules};
+use crate::policy::{CONNECTIONS_DEFAULT, CONNECTIONS_MAX, FORWARDS_MAX, ForwardLimits, Target, TargetRules};
 
 /// Addresses of this site that are taken by something else.
 pub(super) struct Taken(pub(super) Vec<(&'static str, SocketAddr)>);
@@ -173,11 +173,8 @@ fn target(found: &Found) -> Result<Target, Refusal> {
     })
 }
 
-/// Forwards of one site, and of one declaration.
-const FORWARDS_MAX: usize = 64;
 /// Targets of one policy.
 const TARGETS_MAX: usize = 256;
-const CONNECTIONS_MAX: u32 = 10_000;
 const RATE_MAX: u32 = 100_000;
 
 #[cfg(test)]

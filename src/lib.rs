@@ -17,6 +17,7 @@ pub mod embedded;
 pub mod exit;
 pub mod forward;
 #[doc(hidden)]
+#[cfg(feature = "fuzzed")]
 pub mod fuzzed;
 #[cfg(feature = "load")]
 pub mod load;

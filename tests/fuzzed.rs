@@ -1,6 +1,8 @@
 //! Replays the fuzz targets' corpora, and some thousands of damaged seeds for each: what a fuzzer found once is never
 //! found again. `BRIDGE_WRITE_CORPUS=1` writes the seeds where the corpora are.
 
+#![cfg(feature = "fuzzed")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

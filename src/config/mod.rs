@@ -7,6 +7,7 @@ mod egress;
 mod field;
 mod files;
 #[doc(hidden)]
+#[cfg(feature = "fuzzed")]
 pub mod fuzzed;
 mod json;
 mod problem;

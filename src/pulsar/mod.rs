@@ -9,6 +9,7 @@ pub mod entry;
 pub mod fields;
 pub mod frame;
 #[doc(hidden)]
+#[cfg(feature = "fuzzed")]
 pub mod fuzzed;
 pub mod proto;
 

@@ -45,6 +45,7 @@ pub mod window;
 
 mod frames;
 #[doc(hidden)]
+#[cfg(feature = "fuzzed")]
 pub mod fuzzed;
 mod lane;
 mod lanes;

@@ -3,6 +3,7 @@
 
 pub mod features;
 #[doc(hidden)]
+#[cfg(feature = "fuzzed")]
 pub mod fuzzed;
 pub mod link;
 pub mod status;

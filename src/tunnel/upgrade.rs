@@ -21,6 +21,7 @@ impl Key {
     }
 
     /// RFC 6455 §1.3's, for tests and fuzzing.
+    #[cfg(any(test, feature = "fuzzed"))]
     pub(super) fn sample() -> Self {
         Self("dGhlIHNhbXBsZSBub25jZQ==".into())
     }

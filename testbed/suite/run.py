@@ -19,6 +19,7 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import case_auth  # noqa: E402
+import case_balanced  # noqa: E402
 import case_compare  # noqa: E402
 import case_entries  # noqa: E402
 import case_faults  # noqa: E402
@@ -55,6 +56,7 @@ MEASURES = {
     case.__name__: case
     for case in (
         case_compare.against_pulsar_rs, case_replicas.takeover, case_replicas.frozen, case_replicas.vanished,
+        case_balanced.balanced,
         case_upgrade.upgrade, case_routes.ring, case_loss.evicted,
     )
 }  # fmt: skip

@@ -10,7 +10,8 @@ pub fn targets() -> impl Iterator<Item = Target> {
     let relay = crate::relay::fuzzed::TARGETS;
     let tunnel = crate::tunnel::fuzzed::TARGETS;
     let config = crate::config::fuzzed::TARGETS;
-    pulsar.into_iter().chain(relay).chain(tunnel).chain(config)
+    let forward = crate::forward::fuzzed::TARGETS;
+    pulsar.into_iter().chain(relay).chain(tunnel).chain(config).chain(forward)
 }
 
 /// Inputs to begin with, by target.
@@ -20,6 +21,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         crate::relay::fuzzed::seeds(),
         crate::tunnel::fuzzed::seeds(),
         crate::config::fuzzed::seeds(),
+        crate::forward::fuzzed::seeds(),
     ]
     .concat()
 }

@@ -6,6 +6,9 @@
 //! bytes until both directions have ended. What ends otherwise ends as a reset at both TCP peers.
 
 pub mod agent;
+#[doc(hidden)]
+#[cfg(feature = "fuzzed")]
+pub mod fuzzed;
 pub mod metrics;
 pub mod reason;
 pub mod rules;

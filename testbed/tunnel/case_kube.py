@@ -18,6 +18,13 @@ from scene import EDGE, HUB, hold_that
 VERSION = "1.34.2"
 NAME = "kube.bank.internal"
 PORT, LISTEN_PORT = 16443, 6443
+# What it did, one line of JSON each; a watch is told once its answer has begun.
+AUDIT_POLICY = """
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{ level: Metadata, verbs: [watch], resources: [{ group: "", resources: [configmaps] }] }, { level: None }]
+"""
 MANIFEST = """
 apiVersion: v1
 kind: ConfigMap
@@ -57,11 +64,13 @@ def kubectl(scene):
 
 
 def watched_across_a_cut(scene, kube, ends):
-    """`kubectl wait` watches, and begins anew when the watch breaks; `kubectl get --watch` ends then."""
+    """`kubectl wait` watches, and begins anew when the watch breaks; `kubectl get --watch` ends then. What either asks
+    before it watches must not break: it ends with that."""
     condition = ("wait", "configmap/applied", "--for", "jsonpath={.data.key}=changed", "--timeout", "60s")
     waits = kube.begin(*condition)
     watches = kube.begin("get", "configmap", "applied", "--watch", "--output", "name")
-    wait_until(lambda: open_connections(ends) >= 2, "two watches are open")
+    wait_until(lambda: kube.watches() == 2, "the API server answers two watches")
+    hold_that(open_connections(ends) >= 2, "the watches do not go through the forward")
     ends.hub.kill()
     code = watches.wait(20)
     ends.hub.start()
@@ -100,13 +109,16 @@ class Kube:
             EDGE, "etcd", "--data-dir", data, "--listen-client-urls", "http://127.0.0.1:2379",
             "--advertise-client-urls", "http://127.0.0.1:2379", "--listen-peer-urls", "http://127.0.0.1:2380",
         ).wait_listening(2379, "127.0.0.1")  # fmt: skip
+        self.audit = folder / "audit.log"
+        (folder / "audit.yaml").write_text(AUDIT_POLICY)
         server = scene.program(
             EDGE, apiserver(scene), "--etcd-servers", "http://127.0.0.1:2379", "--secure-port", PORT, "--cert-dir", folder,
             "--tls-cert-file", folder / "server.crt", "--tls-private-key-file", folder / "server.key",
             "--client-ca-file", folder / "ca.crt", "--service-account-key-file", folder / "server.key",
             "--service-account-signing-key-file", folder / "server.key", "--service-account-issuer", "https://kube",
             "--service-cluster-ip-range", "10.96.0.0/16", "--authorization-mode", "RBAC",
-            "--advertise-address", EDGE.address, name="kube-apiserver",
+            "--advertise-address", EDGE.address, "--audit-policy-file", folder / "audit.yaml",
+            "--audit-log-path", self.audit, name="kube-apiserver",
         )  # fmt: skip
         server.wait_listening(PORT, EDGE.address, patience=60)
         cluster = {"server": f"https://{NAME}:{PORT}", "certificate-authority": "ca.crt"}
@@ -154,6 +166,12 @@ class Kube:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.scene.undo.callback(lambda: process.poll() is None and process.kill())
         return process
+
+    def watches(self):
+        """How many watches of kubectl's the server has begun to answer so far."""
+        lines = self.audit.read_text().splitlines(keepends=True) if self.audit.exists() else []
+        told = [json.loads(line) for line in lines if line.endswith("\n")]
+        return sum(one["stage"] == "ResponseStarted" and one["userAgent"].startswith("kubectl/") for one in told)
 
     def wrong_name(self):
         """The exit code where another name is asked of the certificate."""

@@ -17,6 +17,7 @@ pub mod replay;
 pub mod status;
 
 mod control;
+mod gate;
 mod opening;
 
 mod claims;

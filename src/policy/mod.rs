@@ -50,6 +50,11 @@ impl Policies {
         }
     }
 
+    /// Whether this peer is one of those.
+    pub fn knows(&self, peer: &str) -> bool {
+        self.of(peer).is_some()
+    }
+
     /// What this peer may do, if anything.
     pub fn of(&self, peer: &str) -> Option<&Policy> {
         match self {

@@ -70,9 +70,12 @@ impl Patterns {
         Self { items, exclude, within: None }
     }
 
-    /// The same, as far as these allow it.
-    pub fn within(self, rules: TopicRules) -> Self {
-        Self { within: Some(rules), ..self }
+    /// The same, as far as these allow it. Of the rules only those count that can allow something in the patterns'
+    /// namespaces, so that another rule makes no other patterns.
+    pub fn within(self, rules: &TopicRules) -> Self {
+        let counts = |rule: &TopicRules| self.items.iter().any(|it| may_allow_in(rule, &it.namespace));
+        let within = (!self.items.is_empty()).then(|| rules.of_kind(counts));
+        Self { within, ..self }
     }
 
     /// Takes away the patterns in whose namespaces these can allow nothing: nobody has to list those.
@@ -195,9 +198,13 @@ mod tests {
     #[test]
     fn what_a_site_lets_out_narrows_what_a_pattern_takes() {
         let within = TopicRules::parse(&["a/b/c".into()]).unwrap();
-        let narrowed = patterns(&["persistent://a/b/.*"], &[]).within(within);
+        let narrowed = patterns(&["persistent://a/b/.*"], &[]).within(&within);
         assert!(takes(&narrowed, "a/b/c-partition-1") && !takes(&narrowed, "a/b/d"));
         assert!(narrowed.match_all(&TopicName::parse("a/b/d").unwrap()));
+        let more = TopicRules::parse(&["a/b/c".into(), "x/y/z".into()]).unwrap();
+        let same = patterns(&["persistent://a/b/.*"], &[]).within(&more);
+        assert_eq!(same, narrowed, "a rule elsewhere makes another route");
+        assert_eq!(patterns(&[], &[]).within(&more), Patterns::default());
     }
 
     #[test]

@@ -118,6 +118,21 @@ impl TopicRules {
         self.texts.is_empty()
     }
 
+    /// Only those items that are of this kind.
+    pub(super) fn of_kind(&self, kind: impl Fn(&Self) -> bool) -> Self {
+        let mut rules = Self::default();
+        for text in &self.texts {
+            let mut one = Self::default();
+            // It was an item of the list already.
+            if one.add(text).is_ok() && kind(&one) {
+                rules.exact.append(&mut one.exact);
+                rules.patterns.append(&mut one.patterns);
+                rules.texts.append(&mut one.texts);
+            }
+        }
+        rules
+    }
+
     /// The items in canonical form, in their order.
     pub fn texts(&self) -> &[String] {
         &self.texts

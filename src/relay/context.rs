@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::budget::Budget;
 use super::feeders::Feeders;
 use super::lanes::Lanes;
+use super::nudges::Nudges;
 use super::status::Board;
 use crate::policy::{Patterns, Renaming};
 use crate::pulsar::client::Client;
@@ -96,6 +97,8 @@ pub struct Context {
     pub cluster: Cluster,
     /// The lanes to other sites.
     pub lanes: Lanes,
+    /// Where it is told that another site's rules changed.
+    pub nudges: Nudges,
     /// What is published about routes.
     pub board: Board,
     /// Which sites feed the topics here.
@@ -119,6 +122,7 @@ impl Context {
             instance: format!("{:012x}", first_session >> 16),
             cluster,
             lanes: Lanes::new(),
+            nudges: Nudges::default(),
             feeders: Arc::default(),
             board,
             source_budget: Budget::new(SOURCE_BYTES, SOURCE_SHARE_MIN, SOURCE_SHARE_MAX),

@@ -1,7 +1,7 @@
 //! What peers may have done here: of their declarations it believes what policy allows, and it starts a sink for each
 //! session that a peer opens and may. Holds no socket; shows what is refused, and says it seldom.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,29 +9,33 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::agent::lock;
-use super::context::{Context, RouteSpec, Start};
-use super::control::{self, RefusedTopic};
+use super::believing::believe;
+use super::context::{Context, RouteSpec};
+use super::control::{self, Declaration, RefusedTopic};
 use super::frames::{Kind, Open, Stop};
 use super::lane::{Allowance, FromSource, LaneHandle};
+use super::leave::Leave;
 use super::opening::{NO_QUARANTINE, NOT_DECLARED, NOT_RECEIVED, Rules, generation_behind};
 use super::progress::Progress;
 use super::reason::Reason;
 use super::refusal::Refusal;
 use super::refused::Refused;
 use super::routes::Routes;
+use super::ruling::{Ruling, Rulings};
 use super::session::Halt;
 use super::sink::Sink;
 use super::status::{End, Key, State};
-use crate::policy::{Policies, TopicRules};
+use crate::policy::Policies;
 use crate::pulsar::topic::TopicName;
 
 /// What peers may do, and the sinks that run for them.
 pub(super) struct Gate {
     context: Arc<Context>,
-    /// The routes that we declare.
-    pub(super) declared: Vec<RouteSpec>,
-    /// What each peer may do here.
-    policies: Policies,
+    rulings: Rulings,
+    /// What each peer declared last. Bounded by the configured sites.
+    heard: Mutex<BTreeMap<String, Declaration>>,
+    /// What each peer does not let out of what we declared.
+    kept_back: Mutex<BTreeSet<(String, String, String)>>,
     /// By peer.
     slots: Mutex<HashMap<String, Slots>>,
     /// When a refusal was last told of each peer, and how many were not.
@@ -43,18 +47,16 @@ type Slots = HashMap<(String, String), Slot>;
 
 /// The sink of one source topic-partition; a newer session replaces an older one, never beside it.
 struct Slot {
-    route: String,
-    session: u64,
-    generation: u32,
+    open: Open,
     /// The entries that this generation stopped at.
     holes: Arc<Mutex<Refused>>,
-    superseded: CancellationToken,
+    leave: Leave,
     finished: CancellationToken,
 }
 
 /// What a session gets with its slot.
 struct Entered {
-    superseded: CancellationToken,
+    leave: Leave,
     finished: CancellationToken,
     holes: Arc<Mutex<Refused>>,
     /// Has to be finished before the slot is really free.
@@ -62,8 +64,20 @@ struct Entered {
 }
 
 impl Gate {
-    pub(super) fn new(context: Arc<Context>, declared: Vec<RouteSpec>, policies: Policies) -> Self {
-        Self { context, declared, policies, slots: Mutex::default(), said: Mutex::default() }
+    pub(super) fn new(context: Arc<Context>, rulings: Rulings) -> Self {
+        Self {
+            context,
+            rulings,
+            heard: Mutex::default(),
+            kept_back: Mutex::default(),
+            slots: Mutex::default(),
+            said: Mutex::default(),
+        }
+    }
+
+    /// What holds now.
+    pub(super) fn ruling(&self) -> Arc<Ruling> {
+        self.rulings.now()
     }
 
     /// Takes what the peer says on the control stream; gives what of its declaration does not happen here.
@@ -75,45 +89,69 @@ impl Gate {
     ) -> Result<Vec<RefusedTopic>, control::DeclarationError> {
         let message = control::decode(message)?;
         for refused in message.refusals {
-            self.show_refused_by_peer(peer, &refused);
+            self.show_kept_back(peer, &refused);
         }
         let Some(declaration) = message.declaration else {
             return Ok(Vec::new());
         };
-        let earliest = self.policies.of(peer).is_some_and(|policy| policy.from_earliest);
-        let start = if earliest { Start::Earliest } else { Start::FromGrant };
-        let declared = control::check(declaration, &self.context.site, peer, start)?;
-        let (mut believed, mut refusals) = (Vec::new(), Vec::new());
-        for mut route in declared.into_iter().filter(|route| route.from == self.context.site) {
-            if self.clashes(&route) {
-                continue;
-            }
-            let name = route.name.clone();
-            // Another name could be somebody's own subscription, and its messages be acknowledged for good.
-            let is_its_own = route.subscription == own_subscription(&route.from, &route.to);
-            let refused = |topic: &str| {
-                let code = Reason::RefusedByPolicy.code().into();
-                RefusedTopic { route: name.clone(), topic: topic.to_owned(), code }
-            };
-            route.topics.retain(|topic| {
-                let allowed = is_its_own && self.may_send(peer, topic);
-                if !allowed {
-                    refusals.push(refused(&topic.to_string()));
-                }
-                allowed
-            });
-            let send = self.policies.of(peer).map(|policy| policy.send.clone()).unwrap_or_default();
-            let send = if is_its_own { send } else { TopicRules::default() };
-            let beyond = route.patterns.remove_beyond(&send);
-            refusals.extend(beyond.iter().map(|pattern| refused(pattern.text())));
-            route.patterns = route.patterns.within(send);
-            if !route.topics.is_empty() || !route.patterns.is_empty() {
-                believed.push(route);
+        let believed = believe(&self.ruling(), &self.context.site, peer, declaration.clone())?;
+        let before = held(&self.heard).insert(peer.to_owned(), declaration);
+        if before.is_some() {
+            // It speaks again: its rules may have changed, or it is back.
+            self.context.nudges.tell(peer);
+        }
+        for route in &believed.clashes {
+            tracing::warn!(%route, "the peer declares a route that is declared here too: ours counts");
+        }
+        self.say_refused(peer, &believed.refusals);
+        lock(routes).apply(peer, believed.routes);
+        Ok(believed.refusals)
+    }
+
+    /// The rules changed: what a peer declared is judged again. Gives what of it does not happen here.
+    pub(super) fn believe_again(&self, peer: &str, routes: &Mutex<Routes>) -> Vec<RefusedTopic> {
+        let Some(declaration) = held(&self.heard).get(peer).cloned() else {
+            return Vec::new();
+        };
+        // It was valid when it was heard.
+        let believed = believe(&self.ruling(), &self.context.site, peer, declaration).unwrap_or_default();
+        lock(routes).apply(peer, believed.routes);
+        believed.refusals
+    }
+
+    /// The rules changed: what peers declared, and the sessions that they opened, are judged by the new ones. What is
+    /// allowed as before is not touched.
+    pub(super) fn reconsider(&self, before: &Ruling, routes: &Mutex<Routes>) {
+        let ruling = self.ruling();
+        let peers: Vec<String> = held(&self.heard).keys().cloned().collect();
+        for peer in peers {
+            self.believe_again(&peer, routes);
+            if !ruling.policies.knows(&peer) {
+                held(&self.heard).remove(&peer);
             }
         }
-        self.say_refused(peer, &refusals);
-        lock(routes).apply(peer, believed);
-        Ok(refusals)
+        let gone = |route: &&RouteSpec| {
+            route.to == self.context.site
+                && !ruling.declared.iter().any(|now| now.name == route.name && now.from == route.from)
+        };
+        for route in before.declared.iter().filter(gone) {
+            self.context.board.retain(|row| {
+                row.end == End::Source
+                    || row.route != route.name
+                    || row.from != route.from
+                    || row.state == State::Running
+            });
+        }
+        self.show_awaited();
+        self.warn_of_repeats();
+        let rules = Rules { site: &self.context.site, ruling: &ruling };
+        for (peer, slots) in held(&self.slots).iter() {
+            for slot in slots.values().filter(|slot| !slot.finished.is_cancelled()) {
+                if let Err(refusal) = rules.admit(peer, &slot.open) {
+                    slot.leave.disallow(&refusal, self.remedy(peer, &slot.open, &refusal.halt));
+                }
+            }
+        }
     }
 
     /// One line for a whole declaration, and no rows: how many there are, and their names, is the peer's word.
@@ -132,38 +170,90 @@ impl Gate {
         );
     }
 
+    /// We declare anew: what the peer does not let out, it says anew.
+    pub(super) fn forget_kept_back(&self, peer: &str) {
+        held(&self.kept_back).retain(|(by, ..)| by != peer);
+    }
+
     /// The peer does not let out what we declared. Shown only for what we did declare.
-    fn show_refused_by_peer(&self, peer: &str, refused: &RefusedTopic) {
+    fn show_kept_back(&self, peer: &str, refused: &RefusedTopic) {
+        let ruling = self.ruling();
         let ours = |route: &&RouteSpec| route.name == refused.route && route.from == peer;
-        let Some(route) = self.declared.iter().find(ours) else {
+        let Some(route) = ruling.declared.iter().find(ours) else {
             return;
         };
         let Some(topic) = shown_names(route).find(|name| *name == refused.topic) else {
             return;
         };
+        held(&self.kept_back).insert((peer.to_owned(), route.name.clone(), topic.clone()));
         let mut row = self.row(End::Sink, &route.name, &route.from, &route.to, &topic);
         // Said once, of what does not run: a peer may refuse as often as it likes, and contradict itself.
         let is_news = row.row.state == State::Waiting
             && row.row.reason.as_deref() != Some(Reason::RefusedByPolicy.code());
         if is_news {
-            row.halted(Reason::RefusedByPolicy, "the peer does not let the topic go out");
+            row.halted(Reason::RefusedByPolicy, KEPT_BACK);
+        }
+    }
+
+    /// A session is over: its row says why none follows, or goes with its route, where that `was_ours`.
+    fn show_over(&self, open: &Open, was_ours: bool) {
+        let ruling = self.ruling();
+        let ours = |route: &&RouteSpec| route.name == open.route && route.from == open.from;
+        let declared = ruling.declared.iter().find(ours);
+        let Ok(topic) = TopicName::parse(&open.topic) else { return };
+        let allowed = Rules { site: &self.context.site, ruling: &ruling }.admit(&open.from, open).is_ok();
+        let kept_back = held(&self.kept_back);
+        let keeps = |name: String| kept_back.contains(&(open.from.clone(), open.route.clone(), name));
+        let names = |route: &RouteSpec| {
+            let matching = route.patterns.items().iter().filter(|pattern| pattern.matches(&topic));
+            let matching: Vec<_> = matching.map(|pattern| pattern.text().to_owned()).collect();
+            std::iter::once(topic.base().to_string()).chain(matching).any(keeps)
+        };
+        let is_kept_back = declared.is_some_and(names);
+        if is_kept_back {
+            self.row(End::Sink, &open.route, &open.from, &open.to, &open.topic)
+                .halted(Reason::RefusedByPolicy, KEPT_BACK);
+        } else if was_ours && declared.is_none() && !allowed {
+            let Open { route, topic, from, to, .. } = open.clone();
+            self.context.board.remove(&Key { route, topic, from, to, end: End::Sink });
         }
     }
 
     /// Rows for what we declared and the other side has to send: until it does, somebody may ask why.
     pub(super) fn show_awaited(&self) {
-        for route in self.declared.iter().filter(|route| route.to == self.context.site) {
+        let ruling = self.ruling();
+        for route in ruling.declared.iter().filter(|route| route.to == self.context.site) {
             for topic in shown_names(route) {
+                if self.is_shown(route, &topic) {
+                    continue;
+                }
                 self.row(End::Sink, &route.name, &route.from, &route.to, &topic)
                     .halted(Reason::NotOpened, "the source's side has not opened it");
             }
         }
     }
 
+    /// Whether the board has a row of it, or of a partition or match of it.
+    fn is_shown(&self, route: &RouteSpec, name: &str) -> bool {
+        let pattern = route.patterns.items().iter().find(|pattern| pattern.text() == name);
+        self.context.board.rows().iter().any(|row| {
+            let topic = TopicName::parse(&row.topic).ok();
+            row.end == End::Sink
+                && row.route == route.name
+                && row.from == route.from
+                && (row.topic == name
+                    || topic.is_some_and(|topic| {
+                        topic.base().to_string() == name
+                            || pattern.is_some_and(|pattern| pattern.matches(&topic))
+                    }))
+        })
+    }
+
     /// A pattern's row said only that nothing had been opened.
     fn forget_awaited(&self, open: &Open) {
+        let ruling = self.ruling();
         let ours = |route: &&RouteSpec| route.name == open.route && route.from == open.from;
-        let (Some(route), Ok(topic)) = (self.declared.iter().find(ours), TopicName::parse(&open.topic))
+        let (Some(route), Ok(topic)) = (ruling.declared.iter().find(ours), TopicName::parse(&open.topic))
         else {
             return;
         };
@@ -179,7 +269,7 @@ impl Gate {
 
     /// Where our policy for this peer stands in the configuration.
     fn policy_of(&self, peer: &str, way: &str) -> String {
-        match self.policies {
+        match self.ruling().policies {
             Policies::Each(_) => format!("`tunnel.edges[].policy.{way}` of {peer}"),
             Policies::One(_) => format!("`policy.{way}`"),
         }
@@ -189,26 +279,15 @@ impl Gate {
     /// effectively-once for granted should hear it before the first entry.
     pub(super) fn warn_of_repeats(&self) {
         let Context { cluster, site, .. } = &*self.context;
-        let comes_in = self.declared.iter().any(|route| route.to == *site) || self.policies.let_anything_in();
+        let ruling = self.ruling();
+        let comes_in =
+            ruling.declared.iter().any(|route| route.to == *site) || ruling.policies.let_anything_in();
         if comes_in && cluster.rest.is_none() && !cluster.deduplication_asserted {
             tracing::warn!(
                 "routes into this site are at-least-once: without `pulsar.admin_url` it cannot be seen whether its \
                  topics deduplicate; set it, or \"deduplication\": \"asserted\" under `pulsar` where they do"
             );
         }
-    }
-
-    fn may_send(&self, peer: &str, topic: &TopicName) -> bool {
-        self.policies.of(peer).is_some_and(|policy| policy.send.allows(topic))
-    }
-
-    /// A route of our own has the name: the own one counts.
-    fn clashes(&self, route: &RouteSpec) -> bool {
-        let clashes = self.declared.iter().any(|own| own.name == route.name && own.from == route.from);
-        if clashes {
-            tracing::warn!(route = %route.name, "the peer declares a route that is declared here too: ours counts");
-        }
-        clashes
     }
 
     /// Serves one session that a peer opened, after the one before it has ended.
@@ -219,13 +298,13 @@ impl Gate {
         allowance: Arc<Allowance>,
         from_source: mpsc::Receiver<FromSource>,
     ) {
-        let rules = Rules { site: &self.context.site, declared: &self.declared, policies: &self.policies };
-        let entered = rules.admit(&lane.link().peer, &open);
-        let entered = entered.and_then(|destination| Ok((destination, self.enter(&open)?)));
-        let (destination, Entered { superseded, finished, holes, predecessor }) = match entered {
+        let peer = lane.link().peer.clone();
+        let ours = |route: &RouteSpec| route.name == open.route && route.from == open.from;
+        let is_ours = self.ruling().declared.iter().any(ours);
+        let (destination, Entered { leave, finished, holes, predecessor }) = match self.admit(&peer, &open) {
             Ok(entered) => entered,
             Err(refusal) => {
-                self.show_refused_open(&lane.link().peer, &open, &refusal.halt);
+                self.show_refused_open(&peer, &open, &refusal.halt);
                 lane.forget_sink(open.number, open.session);
                 let (number, session) = (open.number, open.session);
                 let Refusal { halt, sequence_id, refused } = refusal;
@@ -237,19 +316,36 @@ impl Gate {
         if let Some(predecessor) = predecessor {
             predecessor.finished.cancelled().await;
             // One row for each partition, however many names a peer gives to its route.
-            if predecessor.route != open.route {
+            if predecessor.open.route != open.route {
                 let (topic, from, to) = (open.topic.clone(), open.from.clone(), open.to.clone());
-                let row = Key { route: predecessor.route, topic, from, to, end: End::Sink };
+                let row = Key { route: predecessor.open.route, topic, from, to, end: End::Sink };
                 self.context.board.remove(&row);
             }
         }
         self.forget_awaited(&open);
         let _feeds = self.context.feeders.feed(&destination, &open.from, &open.fed_by);
         let context = self.context.clone();
-        let sink = Sink { context, open, destination, lane, allowance, holes, superseded };
+        let sink = Sink { context, open: open.clone(), destination, lane, allowance, holes, leave };
         // Also when the sink panics: the next session waits for it.
         let _finished = finished.drop_guard();
         sink.run(from_source).await;
+        self.show_over(&open, is_ours);
+    }
+
+    /// Judges a session, and gives it its slot.
+    fn admit(&self, peer: &str, open: &Open) -> Result<(TopicName, Entered), Refusal> {
+        let ruling = self.ruling();
+        let destination = Rules { site: &self.context.site, ruling: &ruling }.admit(peer, open)?;
+        let entered = self.enter(open)?;
+        // Rules that changed before the slot was there were not held against it.
+        let now = self.ruling();
+        if !Arc::ptr_eq(&ruling, &now)
+            && let Err(refusal) = (Rules { site: &self.context.site, ruling: &now }).admit(peer, open)
+        {
+            entered.finished.cancel();
+            return Err(refusal);
+        }
+        Ok((destination, entered))
     }
 
     /// Takes the partition's slot; gives what to wait for before it is really free.
@@ -259,10 +355,14 @@ impl Gate {
         let slots = all.entry(open.from.clone()).or_default();
         let key = (open.topic.clone(), open.destination.clone());
         let previous = slots.get(&key);
-        if let Some(newer) = previous.filter(|slot| slot.generation > open.generation) {
-            return Err(generation_behind(open.generation, newer.generation, "the destination has seen"));
+        if let Some(newer) = previous.filter(|slot| slot.open.generation > open.generation) {
+            return Err(generation_behind(
+                open.generation,
+                newer.open.generation,
+                "the destination has seen",
+            ));
         }
-        let same = previous.filter(|slot| slot.generation == open.generation);
+        let same = previous.filter(|slot| slot.open.generation == open.generation);
         let holes = same.map_or_else(Arc::default, |slot| slot.holes.clone());
         // What the source names is marked there.
         let (refused, marked) = (held(&holes).clone(), Refused::of_pairs(&open.refused).unwrap_or_default());
@@ -280,20 +380,19 @@ impl Gate {
                 return Err(Refusal::of(Reason::NotReady, "the peer has all its places"));
             }
         }
-        let (superseded, finished) = (CancellationToken::new(), CancellationToken::new());
+        let (leave, finished) = (Leave::default(), CancellationToken::new());
         let slot = Slot {
-            route: open.route.clone(),
-            session: open.session,
-            generation: open.generation,
+            open: open.clone(),
             holes: holes.clone(),
-            superseded: superseded.clone(),
+            leave: leave.clone(),
             finished: finished.clone(),
         };
         let predecessor = slots.insert(key, slot).inspect(|previous| {
-            tracing::debug!(topic = %open.topic, old = previous.session, new = open.session, "session taken over");
-            previous.superseded.cancel();
+            let (old, new) = (previous.open.session, open.session);
+            tracing::debug!(topic = %open.topic, old, new, "session taken over");
+            previous.leave.supersede();
         });
-        Ok(Entered { superseded, finished, holes, predecessor })
+        Ok(Entered { leave, finished, holes, predecessor })
     }
 
     fn show_refused_open(&self, peer: &str, open: &Open, halt: &Halt) {
@@ -308,10 +407,19 @@ impl Gate {
         let unsaid = said.insert(peer.to_owned(), (Instant::now(), 0)).map_or(0, |(_, unsaid)| unsaid);
         drop(said);
         // A refused topic gets no row: its name is the peer's word, and there may be any number of them.
-        let shown = |text: &str| text.escape_default().take(SHOWN_LEN_MAX).collect::<String>();
+        let remedy = self.remedy(peer, open, halt);
         let (topic, Halt { reason, detail, .. }) = (shown(&open.topic), halt);
+        tracing::warn!(
+            %peer, route = %shown(&open.route), %topic, reason = reason.code(), detail, remedy,
+            unsaid, "a session that the peer opened is refused"
+        );
+    }
+
+    /// What would allow a session that is refused.
+    fn remedy(&self, peer: &str, open: &Open, halt: &Halt) -> String {
+        let topic = shown(&open.topic);
         let here = shown(if open.destination.is_empty() { &open.topic } else { &open.destination });
-        let remedy = match detail.as_str() {
+        match halt.detail.as_str() {
             NOT_RECEIVED => {
                 format!("add {here} to {} here, if it may come in", self.policy_of(peer, "receive"))
             }
@@ -320,13 +428,14 @@ impl Gate {
                 format!("add {quarantine} to {} here, if it may come in", self.policy_of(peer, "receive"))
             }
             NOT_DECLARED => format!("add {topic} to the `topics` of the route here, if it may come in"),
-            _ => reason.remedy().to_owned(),
-        };
-        tracing::warn!(
-            %peer, route = %shown(&open.route), %topic, reason = reason.code(), detail, remedy,
-            unsaid, "a session that the peer opened is refused"
-        );
+            _ => halt.reason.remedy().to_owned(),
+        }
     }
+}
+
+/// A peer's text, cut and escaped.
+fn shown(text: &str) -> String {
+    text.escape_default().take(SHOWN_LEN_MAX).collect()
 }
 
 /// What stands for a route on the board before any of its topics is opened.
@@ -335,15 +444,11 @@ fn shown_names(route: &RouteSpec) -> impl Iterator<Item = String> + '_ {
     route.topics.iter().map(TopicName::to_string).chain(patterns)
 }
 
-fn held(holes: &Mutex<Refused>) -> MutexGuard<'_, Refused> {
-    holes.lock().unwrap_or_else(PoisonError::into_inner)
+fn held<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a peer may name as the source's cursor: the one that nobody else has.
-fn own_subscription(from: &str, to: &str) -> String {
-    format!("bridge.{from}.{to}")
-}
-
+const KEPT_BACK: &str = "the peer does not let the topic go out";
 /// Topic-partitions that one peer may publish here at once.
 const SLOTS_MAX: usize = 20_000;
 /// A peer that is refused again and again is told of this often.

@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn what_may_not_go_out_is_counted_and_does_not_begin() {
         let (matching, namespace) = matching(&[], &[]);
-        let patterns = matching.patterns.within(TopicRules::parse(&["a/b/x".into()]).unwrap());
+        let patterns = matching.patterns.within(&TopicRules::parse(&["a/b/x".into()]).unwrap());
         let mut narrowed = Matching::new(patterns, &[]);
         let change = narrowed.listed(&namespace, &topics(&["a/b/x", "a/b/y", "a/b/z"]));
         assert_eq!((change.begin.len(), change.withheld), (1, 2));

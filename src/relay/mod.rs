@@ -14,10 +14,13 @@ pub mod notice;
 pub mod reason;
 pub mod record;
 pub mod replay;
+pub mod ruling;
 pub mod status;
 
+mod believing;
 mod control;
 mod gate;
+mod nudges;
 mod opening;
 
 mod claims;
@@ -53,6 +56,7 @@ mod lanes;
 
 mod destination;
 mod feeders;
+mod leave;
 mod publishing;
 mod quarantine;
 mod refusal;

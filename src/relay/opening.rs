@@ -8,14 +8,13 @@ use super::frames::Open;
 use super::reason::Reason;
 use super::refusal::Refusal;
 use super::refused::Refused;
-use crate::policy::Policies;
+use super::ruling::Ruling;
 use crate::pulsar::topic::TopicName;
 
 /// What this site says about it.
 pub(super) struct Rules<'a> {
     pub(super) site: &'a str,
-    pub(super) declared: &'a [RouteSpec],
-    pub(super) policies: &'a Policies,
+    pub(super) ruling: &'a Ruling,
 }
 
 impl Rules<'_> {
@@ -48,10 +47,11 @@ impl Rules<'_> {
         }
         let ours =
             |route: &&RouteSpec| route.name == open.route && route.from == open.from && route.to == open.to;
-        let declared = self.declared.iter().find(ours);
+        let declared = self.ruling.declared.iter().find(ours);
         self.admit_quarantine(peer, open, &destination, declared)?;
         let Some(route) = declared else {
-            let allowed = self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&destination));
+            let allowed =
+                self.ruling.policies.of(peer).is_some_and(|policy| policy.receive.allows(&destination));
             return if allowed { Ok(destination) } else { Err(refused(NOT_RECEIVED)) };
         };
         if route.generation > open.generation {
@@ -90,7 +90,7 @@ impl Rules<'_> {
             topic.to_string() == *name && topic.partition_index().is_none() && topic != destination
         });
         let topic = topic.ok_or_else(|| refused("its quarantine is no topic that may be one"))?;
-        let allowed = self.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic));
+        let allowed = self.ruling.policies.of(peer).is_some_and(|policy| policy.receive.allows(&topic));
         let ours = declared.is_some_and(|route| route.quarantine.as_ref() == Some(&topic));
         if allowed || ours { Ok(()) } else { Err(refused(NO_QUARANTINE)) }
     }
@@ -131,7 +131,7 @@ const PARTITIONS_MAX: u32 = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Patterns, Policy, Renaming, TopicRules};
+    use crate::policy::{Patterns, Policies, Policy, Renaming, TopicRules};
     use crate::relay::context::Start;
 
     fn open(topic: &str, destination: &str) -> Open {
@@ -175,7 +175,8 @@ mod tests {
         let receive: Vec<String> = receive.iter().map(ToString::to_string).collect();
         let receive = TopicRules::parse(&receive).unwrap();
         let policies = Policies::One(Policy { receive, ..Policy::default() });
-        let rules = Rules { site: "bank", declared, policies: &policies };
+        let ruling = Ruling { declared: declared.to_vec(), policies };
+        let rules = Rules { site: "bank", ruling: &ruling };
         rules.admit("riskfuel", open).map(|topic| topic.to_string()).map_err(|refusal| refusal.halt.reason)
     }
 

@@ -92,11 +92,17 @@ impl Progress {
 
     /// It waits or has stopped, and why. `detail` goes to our own log only.
     pub fn halted(&mut self, reason: Reason, detail: &str) {
+        let remedy = self.remedy(reason);
+        self.halted_until(reason, detail, &remedy);
+    }
+
+    /// The same where more is known of the remedy.
+    pub fn halted_until(&mut self, reason: Reason, detail: &str, remedy: &str) {
         let state = if reason.verdict() == Verdict::Stop { State::Stopped } else { State::Waiting };
         let news = self.row.state != state || self.row.reason.as_deref() != Some(reason.code());
         self.row.state = state;
         self.row.reason = Some(reason.code().into());
-        self.row.remedy = Some(self.remedy(reason));
+        self.row.remedy = Some(remedy.into());
         if self.row.end == End::Sink {
             // What a source has sent stays owed, whatever became of the session.
             self.row.in_flight = 0;

@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::destination;
 use super::feeders;
 use super::frames::{EntryHead, Kind, Open, Ready, Receipts, SchemaAsk, Stop};
 use super::lane::{Allowance, FromSource, LaneHandle, WINDOW_ENTRIES};
+use super::leave::Leave;
 use super::progress::Progress;
 use super::publishing::{Publishing, Sent, Step, create_producer};
 use super::quarantine::Quarantine;
 use super::reason::Reason;
 use super::record::Record;
-use super::refusal::{Refusal, send_error_reason, superseded_unready};
+use super::refusal::{Refusal, send_error_reason};
 use super::refused::{Range, Refused};
 use super::status::{End, Key};
 use super::window::Position;
@@ -38,8 +38,8 @@ pub struct Sink {
     pub(super) allowance: Arc<Allowance>,
     /// The refused entries, for the sessions that follow: their successors may be stored.
     pub(super) holes: Arc<Mutex<Refused>>,
-    /// Cancelled when a newer session of the same partition takes over.
-    pub(super) superseded: CancellationToken,
+    /// Tells when it has to go: a newer session of the same partition takes over, or the rules changed.
+    pub(super) leave: Leave,
 }
 
 impl Sink {
@@ -71,7 +71,7 @@ impl Sink {
         let outcome = tokio::select! {
             biased;
             () = ended.cancelled() => Err(Refusal::of(Reason::LinkDown, "the lane ended")),
-            () = self.superseded.cancelled() => Err(superseded_unready(began.elapsed())),
+            () = self.leave.told() => Err(self.leave.refusal_unready(began.elapsed())),
             prepared = self.prepare() => prepared,
         };
         let refusal = match outcome {
@@ -93,7 +93,10 @@ impl Sink {
             return;
         };
         let reason = if self.goes_on(&refusal) { Reason::Quarantining } else { refusal.halt.reason };
-        progress.halted(reason, &refusal.halt.detail);
+        match self.leave.remedy() {
+            Some(remedy) => progress.halted_until(reason, &refusal.halt.detail, remedy),
+            None => progress.halted(reason, &refusal.halt.detail),
+        }
         let Refusal { halt, sequence_id, refused } = refusal;
         let (code, refused) = (halt.reason.code().into(), refused.pairs());
         let stop = Stop { number, session, code, sequence_id, by_source: false, refused };
@@ -180,7 +183,7 @@ impl Sink {
             let step = tokio::select! {
                 biased;
                 () = ended.cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
-                () = self.superseded.cancelled() => Err(Some(Refusal::of(Reason::Superseded, "a newer session came"))),
+                () = self.leave.told() => Err(Some(self.leave.refusal())),
                 event = publishing.publisher.next() => self.on_broker(publishing, progress, event).await,
                 event = next_of(&mut publishing.quarantine) => self.on_quarantine(publishing, progress, event).await,
                 () = drain.cancelled(), if !draining => Ok(()),
@@ -190,9 +193,7 @@ impl Sink {
                 () = sleep_until(progress.next_show()) => Ok(()),
                 event = from_source.recv(), if !draining => tokio::select! {
                     () = ended.cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
-                    () = self.superseded.cancelled() => {
-                        Err(Some(Refusal::of(Reason::Superseded, "a newer session came")))
-                    }
+                    () = self.leave.told() => Err(Some(self.leave.refusal())),
                     step = self.on_source(publishing, event) => step,
                 },
             };
@@ -242,7 +243,7 @@ impl Sink {
         tokio::select! {
             biased;
             () = self.lane.ended().cancelled() => Err(Some(Refusal::of(Reason::LinkDown, "the lane ended"))),
-            () = self.superseded.cancelled() => Err(Some(Refusal::of(Reason::Superseded, "a newer session came"))),
+            () = self.leave.told() => Err(Some(self.leave.refusal())),
             step = self.send_held(publishing, progress) => step,
         }
     }

@@ -160,9 +160,11 @@ impl Source {
                 return false;
             }
         };
+        let acted = halt.reason.verdict() == Verdict::Later;
         tokio::select! {
             () = self.stop.cancelled() => false,
             () = sleep(pause) => true,
+            () = self.context.nudges.next_of(&self.route.to), if acted => true,
         }
     }
 

@@ -21,6 +21,8 @@ mod protocol_test;
 mod quarantine_test;
 mod refusal_test;
 #[cfg(feature = "embedded")]
+mod reload_test;
+#[cfg(feature = "embedded")]
 mod remedies_test;
 mod replay_test;
 #[cfg(feature = "embedded")]

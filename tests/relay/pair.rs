@@ -13,6 +13,7 @@ use pulsar_bridge::pulsar::topic::TopicName;
 use pulsar_bridge::pulsar::transport::{Address, Dialer};
 use pulsar_bridge::relay::agent::Agent;
 use pulsar_bridge::relay::context::{Cluster, Context, RouteSpec, Start};
+use pulsar_bridge::relay::ruling::{Ruling, Rulings};
 use pulsar_bridge::relay::status::{Board, End, PartitionStatus, State};
 use pulsar_bridge::tunnel::budget::{Budget, Class};
 use pulsar_bridge::tunnel::features::FEATURES;
@@ -32,6 +33,8 @@ pub const TOPIC: &str = "persistent://public/default/orders";
 pub struct Side {
     pub board: Board,
     pub events: mpsc::Sender<TunnelEvent>,
+    /// What holds there; replaced as by a reload.
+    pub rulings: Rulings,
     drain: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -70,9 +73,10 @@ impl Side {
         };
         let context = Arc::new(Context::new(site, cluster, board.clone(), drain.clone()));
         let (events, received) = mpsc::channel(16);
-        let agent = Agent::new(context, routes, Policies::One(policy));
+        let rulings = Rulings::new(Ruling { declared: routes, policies: Policies::One(policy) });
+        let agent = Agent::by_rulings(context, rulings.clone());
         let task = tokio::spawn(agent.run(received));
-        Self { board, events, drain, task }
+        Self { board, events, rulings, drain, task }
     }
 
     /// Gives it one end of a new lane to `peer`.

@@ -1,5 +1,8 @@
 //! Composition root: a configuration in, running tasks out; the only file that sees every room.
 
+mod hand;
+mod specs;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,23 +20,20 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminState};
 use crate::config::{self, Config, Problem, TokenSource, Tunnel, secret_file};
 use crate::exit::Exit;
-use crate::forward::agent::Forwards;
-use crate::forward::rules::{ForwardSpec, Rules};
-use crate::policy::Policies;
 use crate::pulsar::client::Client;
 use crate::pulsar::connection::Credentials;
 use crate::pulsar::rest::AdminRest;
 use crate::pulsar::topic::TopicName;
 use crate::pulsar::transport::{Address, Dialer, TlsFiles, TransportError};
 use crate::relay::agent::Agent;
-use crate::relay::batching::Limits;
-use crate::relay::context::{Cluster, Context, RouteSpec, Start};
+use crate::relay::context::{Cluster, Context};
 use crate::relay::metrics::RelayMetrics;
-use crate::tunnel::budget::Class;
 use crate::tunnel::link::TunnelEvent;
 use crate::tunnel::streams::LinkStreams;
-use crate::tunnel::{self, EdgeDialer, HubKeys, TunnelMetrics};
-use crate::{forward, policy::Policy, relay};
+use crate::tunnel::{self, EdgeDialer, HubKeys, TunnelError, TunnelMetrics};
+use crate::{forward, relay};
+pub use hand::{Hand, Prepared};
+use specs::policies;
 
 /// What a run did, for its last line.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -98,6 +98,7 @@ pub struct Site {
     cluster: Option<Cluster>,
     side: Side,
     boards: Boards,
+    hand: Hand,
 }
 
 /// What a site publishes while it runs. Cheap to clone.
@@ -119,52 +120,30 @@ enum Side {
 impl Site {
     /// Opens what a configuration names; all problems at once.
     pub fn open(config: Config) -> Result<Self, Vec<Problem>> {
-        let mut problems = config::missing_files(&config);
-        // What is not there was told already, with better words.
-        let mut refuse = |problem: Problem| {
-            if problems.iter().all(|told| told.path != problem.path) {
-                problems.push(problem);
-            }
-        };
         let side = match &config.tunnel {
             Tunnel::Hub(hub) => HubKeys::load(hub, &config.site).map(Side::Hub),
             Tunnel::Edge(edge) => {
                 EdgeDialer::load(edge, &config.site).map(|dialer| Side::Edge(Box::new(dialer)))
             }
         };
-        let side = side.map_err(|error| refuse(error.problem()));
-        let pulsar = config.pulsar.as_ref();
-        // It is read again at every use; that it can be read is known now.
-        if let Some(token) = pulsar.and_then(|pulsar| pulsar.token.as_ref())
-            && let Err(error) = token.read()
-        {
-            refuse(Problem {
-                path: if matches!(token, TokenSource::File(_)) {
-                    "pulsar.auth.token_file"
-                } else {
-                    "pulsar.auth.token"
-                }
-                .into(),
-                message: error.to_string(),
-                remedy: error.remedy(),
-            });
-        }
-        // It says who we are, as a token does.
-        if let Some(file) = pulsar.and_then(|pulsar| pulsar.tls.key_file.as_ref())
-            && let Err(error) = secret_file::read(file, KEY_LEN_MAX)
-        {
-            refuse(Problem {
-                path: "pulsar.tls.key_file".into(),
-                message: error.to_string(),
-                remedy: error.remedy(),
-            });
-        }
-        match (pulsar.map(cluster).transpose().map_err(refuse), side) {
+        let mut problems = problems_of_files(&config, side.as_ref().err().map(TunnelError::problem));
+        let refuse = |problem: Problem| add(&mut problems, problem);
+        match (config.pulsar.as_ref().map(cluster).transpose().map_err(refuse), side) {
             (Ok(cluster), Ok(side)) if problems.is_empty() => {
-                Ok(Self { config, cluster, side, boards: Boards::default() })
+                let trust = match &side {
+                    Side::Hub(keys) => hand::Trust::Hub(keys.trust()),
+                    Side::Edge(dialer) => hand::Trust::Edge(dialer.trust()),
+                };
+                let hand = Hand::new(&config, trust);
+                Ok(Self { config, cluster, side, boards: Boards::default(), hand })
             }
             (_, _) => Err(problems),
         }
+    }
+
+    /// The hand on it, for a reload.
+    pub fn hand(&self) -> Hand {
+        self.hand.clone()
     }
 
     /// What it was opened by.
@@ -198,7 +177,7 @@ impl Site {
     /// Runs until it is stopped, then drains: nothing new is read, what is on its way is confirmed and acknowledged,
     /// then the link is closed. A drain that takes longer than the configuration allows is cut off, and says so.
     pub async fn run(self, stop: CancellationToken) -> Result<Summary, ListenError> {
-        let Self { config, cluster, side, boards } = self;
+        let Self { config, cluster, side, boards, hand } = self;
         let Boards { links, routes, .. } = boards.clone();
         let started = Instant::now();
         let tunnel_metrics = TunnelMetrics::default();
@@ -211,7 +190,7 @@ impl Site {
             RelayMetrics::new(context.clone()).register(&mut registry);
         }
         forward::metrics::register(&mut registry, &boards.forwards);
-        let state = admin_state(&config, registry, &boards);
+        let state = admin_state(&config, registry, &boards, &hand);
         let admin_stop = CancellationToken::new();
         let admin_listener = match config.admin.listen {
             Some(address) => {
@@ -226,8 +205,7 @@ impl Site {
         let (streams, forwarded) = mpsc::channel(EVENTS_LEN);
         let side = side.with_streams(streams, context.is_some());
         let tunnel = start_tunnel(side, links, tunnel_metrics, events, tunnel_stop.clone()).await?;
-        let forwards = Forwards::new(rules(&config), own_ports(&config), boards.forwards, stop.clone());
-        let forwards = tokio::spawn(forwards.run(forwarded));
+        let forwards = tokio::spawn(hand.start_forwards(boards.forwards, stop.clone()).run(forwarded));
         // From here on nothing can fail: a site that does not start says nowhere that it listens.
         if let Some(listener) = admin_listener {
             tokio::spawn(admin::serve(listener, state.clone(), admin_stop.clone()));
@@ -237,7 +215,7 @@ impl Site {
         tracing::info!(site = %config.site, routes = routes_len, forwards = forwards_len, "bridge runs");
 
         match context {
-            Some(context) => relay(&config, context, relayed, &stop).await,
+            Some(context) => relay(&hand, context, relayed, &stop).await,
             None => relay::absent::run(&config.site, relayed, stop).await,
         }
         state.ready.store(false, Ordering::Relaxed);
@@ -258,21 +236,20 @@ impl Site {
 
 /// Relays until everything is drained or the drain's time is over.
 async fn relay(
-    config: &Config,
+    hand: &Hand,
     context: Arc<Context>,
     events: mpsc::Receiver<TunnelEvent>,
     stop: &CancellationToken,
 ) {
-    let routes = config.routes.iter().map(route).collect();
-    let agent = Agent::new(context, routes, policies(config)).run(events);
+    let agent = Agent::by_rulings(context, hand.rulings.clone()).run(events);
     let overdue = async {
         stop.cancelled().await;
-        tokio::time::sleep(config.drain).await;
+        tokio::time::sleep(hand.drain()).await;
     };
     tokio::select! {
         () = agent => {}
         () = overdue => tracing::warn!(
-            seconds = config.drain.as_secs(), "the drain takes longer than `drain_seconds`: it is not waited for"
+            seconds = hand.drain().as_secs(), "the drain takes longer than `drain_seconds`: it is not waited for"
         ),
     }
 }
@@ -295,6 +272,13 @@ async fn start_tunnel(
     })
 }
 
+/// Adds a problem; of what is not there was told already, with better words.
+fn add(problems: &mut Vec<Problem>, problem: Problem) {
+    if problems.iter().all(|told| told.path != problem.path) {
+        problems.push(problem);
+    }
+}
+
 impl Side {
     /// With a room for the links' streams, and relay lanes only where there is a cluster.
     fn with_streams(self, streams: mpsc::Sender<LinkStreams>, has_cluster: bool) -> Self {
@@ -309,40 +293,42 @@ impl Side {
     }
 }
 
-fn rules(config: &Config) -> Rules {
-    let spec = |forward: &config::Forward| ForwardSpec {
-        name: forward.name.clone(),
-        from: forward.from.clone(),
-        listen: forward.listen,
-        to: forward.to.clone(),
-        target: forward.target.clone(),
-        limits: forward.limits,
-    };
-    Rules {
-        site: config.site.clone(),
-        declared: config.forwards.iter().map(spec).collect(),
-        policies: policies(config),
-    }
-}
-
-/// The ports that no target's name may lead to on this machine.
-fn own_ports(config: &Config) -> Vec<u16> {
-    let tunnel = match &config.tunnel {
-        Tunnel::Hub(hub) => Some(hub.listen.port()),
-        Tunnel::Edge(_) => None,
-    };
-    tunnel.into_iter().chain(config.admin.listen.map(|address| address.port())).collect()
-}
-
-fn admin_state(config: &Config, registry: Registry, boards: &Boards) -> AdminState {
+fn admin_state(config: &Config, registry: Registry, boards: &Boards, hand: &Hand) -> AdminState {
     let Boards { links, routes, forwards } = boards.clone();
-    let mut state = AdminState::new(&config.site, registry, links, routes);
+    let mut state = AdminState::new(&config.site, registry, links, routes, hand.configuration.clone());
     state.forwards = forwards;
-    state.hosts.clone_from(&config.admin.hosts);
-    if let Tunnel::Hub(hub) = &config.tunnel {
-        state.peers = hub.edges.iter().map(|edge| edge.name.clone()).collect();
-    }
+    state.names = hand.names.clone();
     state
+}
+
+/// What is wrong with the files that a configuration names; of those of the link what was found there.
+fn problems_of_files(config: &Config, of_link: Option<Problem>) -> Vec<Problem> {
+    let mut problems = config::missing_files(config);
+    let mut refuse = |problem: Problem| add(&mut problems, problem);
+    of_link.into_iter().for_each(&mut refuse);
+    // It is read again at every use; that it can be read is known now.
+    let pulsar = config.pulsar.as_ref();
+    if let Some(token) = pulsar.and_then(|pulsar| pulsar.token.as_ref())
+        && let Err(error) = token.read()
+    {
+        let is_file = matches!(token, TokenSource::File(_));
+        refuse(Problem {
+            path: if is_file { "pulsar.auth.token_file" } else { "pulsar.auth.token" }.into(),
+            message: error.to_string(),
+            remedy: error.remedy(),
+        });
+    }
+    // It says who we are, as a token does.
+    if let Some(file) = pulsar.and_then(|pulsar| pulsar.tls.key_file.as_ref())
+        && let Err(error) = secret_file::read(file, KEY_LEN_MAX)
+    {
+        refuse(Problem {
+            path: "pulsar.tls.key_file".into(),
+            message: error.to_string(),
+            remedy: error.remedy(),
+        });
+    }
+    problems
 }
 
 /// A client without credentials, for what a configuration calls only by a URL.
@@ -402,43 +388,6 @@ fn tls_problem(files: &TlsFiles, error: &TransportError) -> Problem {
         path: place.into(),
         message: error.to_string(),
         remedy: "put a PEM file there that this user may read".into(),
-    }
-}
-
-fn route(route: &config::Route) -> RouteSpec {
-    RouteSpec {
-        name: route.name.clone(),
-        from: route.from.clone(),
-        to: route.to.clone(),
-        topics: route.topics.clone(),
-        patterns: route.patterns.clone(),
-        renaming: route.renaming.clone(),
-        any_partitions: route.any_partitions,
-        onward: route.onward,
-        generation: route.generation,
-        subscription: route.subscription_name(),
-        start: match route.start {
-            config::Start::Earliest => Start::Earliest,
-            config::Start::Latest => Start::Latest,
-        },
-        joining: route.batching.map(|batching| Limits {
-            messages: batching.max_messages,
-            bytes: batching.max_bytes as usize,
-            any_key: false,
-        }),
-        class: if route.answers.is_some() { Class::Results } else { Class::Requests },
-        quarantine: route.quarantine.clone(),
-    }
-}
-
-fn policies(config: &Config) -> Policies {
-    match &config.tunnel {
-        Tunnel::Hub(hub) => {
-            let each =
-                |edge: &config::EdgeEntry| -> (String, Policy) { (edge.name.clone(), edge.policy.clone()) };
-            Policies::Each(hub.edges.iter().map(each).collect())
-        }
-        Tunnel::Edge(_) => Policies::One(config.policy.clone()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What one configuration starts: embedded brokers, sites, a load; up in this order, down in the reverse. A site's
 //! own inside is `site.rs`.
 
+use std::path::PathBuf;
 #[cfg(feature = "load")]
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::config;
 use crate::exit::Exit;
 #[cfg(feature = "load")]
 use crate::site;
-use crate::site::{Boards, ListenError, Site, Summary};
+use crate::site::{Boards, Hand, ListenError, Prepared, Site, Summary};
 
 #[cfg(feature = "embedded")]
 use crate::embedded::Broker;
@@ -45,6 +46,85 @@ pub struct Watch {
     /// What drives them, and its figures.
     #[cfg(feature = "load")]
     pub load: Option<(config::Load, Arc<Figures>)>,
+}
+
+/// The hands on the sites of a stack that runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Hands {
+    sites: Vec<Hand>,
+    #[cfg(feature = "load")]
+    load: Option<config::Load>,
+}
+
+impl Hands {
+    /// Puts another file's configurations in the place of those that run: all of them, or none.
+    pub fn take(&self, setup: config::Setup) -> Result<(), Vec<config::Problem>> {
+        let config::Setup { sites, load } = setup;
+        let mut problems: Vec<_> = not_built(&sites, load.as_ref()).collect();
+        #[cfg(feature = "load")]
+        if load != self.load {
+            problems.push(fixed("load"));
+        }
+        let count = sites.len();
+        if count != self.sites.len() {
+            problems.push(fixed("sites"));
+            return Err(problems);
+        }
+        let mut prepared = Vec::with_capacity(count);
+        for (index, (hand, config)) in self.sites.iter().zip(sites).enumerate() {
+            match hand.prepare(config) {
+                Ok(ready) => prepared.push(ready),
+                Err(found) => problems.extend(found.into_iter().map(|it| placed(count, index, it))),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        prepared.into_iter().for_each(Prepared::apply);
+        Ok(())
+    }
+
+    /// What they run by.
+    pub fn running(&self) -> config::Setup {
+        config::Setup {
+            sites: self.sites.iter().map(Hand::running).collect(),
+            #[cfg(feature = "load")]
+            load: self.load.clone(),
+            #[cfg(not(feature = "load"))]
+            load: None,
+        }
+    }
+
+    /// The files of keys and certificates that they run by.
+    pub fn key_files(&self) -> Vec<PathBuf> {
+        self.sites.iter().flat_map(Hand::key_files).collect()
+    }
+
+    /// Shows that another configuration was refused.
+    pub fn refused(&self, problems: &[String]) {
+        self.sites.iter().for_each(|site| site.configuration.refused(problems.to_vec()));
+    }
+
+    /// How long stopping may take.
+    pub fn drain_time_max(&self) -> Duration {
+        self.sites.iter().map(Hand::drain).max().unwrap_or_default() + LOAD_PATIENCE
+    }
+}
+
+fn fixed(path: &str) -> config::Problem {
+    config::Problem {
+        path: path.into(),
+        message: "it cannot change while the bridge runs".into(),
+        remedy: "restart to change it, or put back what it was".into(),
+    }
+}
+
+/// A site's problem, placed in a file of so many.
+pub fn placed(count: usize, index: usize, problem: config::Problem) -> config::Problem {
+    match count {
+        1 => problem,
+        _ => config::Problem { path: format!("sites[{index}].{}", problem.path), ..problem },
+    }
 }
 
 /// What a run did.
@@ -128,15 +208,18 @@ impl Stack {
         }
     }
 
+    /// The hands on its sites, for a reload.
+    pub fn hands(&self) -> Hands {
+        Hands {
+            sites: self.sites.iter().map(Site::hand).collect(),
+            #[cfg(feature = "load")]
+            load: self.watch.load.as_ref().map(|(load, _)| load.clone()),
+        }
+    }
+
     /// What may be shown.
     pub fn watch(&self) -> Watch {
         self.watch.clone()
-    }
-
-    /// How long stopping may take.
-    pub fn drain_time_max(&self) -> Duration {
-        let sites = self.sites.iter().map(|site| site.config().drain).max().unwrap_or_default();
-        sites + LOAD_PATIENCE
     }
 
     /// Takes the addresses of its brokers, before anything is shown or started.

@@ -292,7 +292,7 @@ fn a_signal_drains_and_ends_with_0() {
     for name in ["-TERM", "-INT"] {
         let mut running = Running::start(&file);
         running.signal("-HUP");
-        running.line("SIGHUP: this version does not reload");
+        running.line("the configuration is loaded");
         running.signal(name);
         running.line("told to stop: draining");
         running.line("drained: everything that was sent is confirmed");

@@ -112,6 +112,7 @@ fn links_reasons() -> Vec<LinkReason> {
         LinkReason::Clock { skew: Duration::ZERO, ahead: false },
         LinkReason::RefusedUnknownKey,
         LinkReason::RefusedSiteMismatch,
+        LinkReason::Revoked,
         LinkReason::TooManyInstances,
         LinkReason::NoSuchLink,
         LinkReason::Superseded,

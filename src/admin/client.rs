@@ -111,7 +111,8 @@ mod tests {
     async fn a_running_bridge_tells_its_status_and_stops_when_told() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let state = AdminState::new("bank", Registry::default(), Default::default(), Default::default());
+        let state =
+            AdminState::new("bank", Registry::default(), <_>::default(), <_>::default(), <_>::default());
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, state.clone(), stop.clone()));
         let told = status(&url).await.unwrap();

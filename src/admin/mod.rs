@@ -1,10 +1,12 @@
 //! Health, metrics, status: reads what the other rooms publish, changes nothing.
 
 pub mod client;
+mod configuration;
 #[cfg(test)]
 mod fixture;
 mod host;
 mod metrics;
+mod names;
 pub mod progress;
 pub mod report;
 mod server;
@@ -18,6 +20,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::{forward, relay, tunnel};
+pub use configuration::{Configuration, Loaded};
+pub use names::Names;
 pub use server::serve;
 
 /// What the HTTP server reads.
@@ -25,10 +29,10 @@ pub use server::serve;
 pub struct AdminState {
     /// This site's name.
     pub site: String,
-    /// The sites that should be linked, as far as the configuration names them: a hub's edges.
-    pub peers: Vec<String>,
-    /// Host names besides `localhost` and addresses by which this server may be asked.
-    pub hosts: Vec<String>,
+    /// Who should be linked, and by which names this server may be asked.
+    pub names: Names,
+    /// What is told of the configuration.
+    pub configuration: Configuration,
     /// The tunnel's board.
     pub links: tunnel::status::Board,
     /// The relay's board.
@@ -51,15 +55,17 @@ impl AdminState {
         mut registry: Registry,
         links: tunnel::status::Board,
         routes: relay::status::Board,
+        configuration: Configuration,
     ) -> Self {
+        configuration.register(&mut registry);
         metrics::register(&mut registry, &links, &routes);
         let connections = Gauge::default();
         let help = format!("Connections to this server, at most {}", server::CONNECTIONS_MAX);
         registry.register("bridge_admin_connections", help, connections.clone());
         Self {
             site: site.to_owned(),
-            peers: Vec::new(),
-            hosts: Vec::new(),
+            names: Names::default(),
+            configuration,
             links,
             routes,
             forwards: forward::status::Board::default(),
@@ -79,7 +85,8 @@ impl AdminState {
             site: self.site.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: self.ready.load(Ordering::Relaxed),
-            progress: progress::judge(&self.peers, &links, &routes),
+            progress: progress::judge(&self.names.peers(), &links, &routes),
+            configuration: self.configuration.now(),
             links,
             routes,
             forwards: self.forwards.rows(),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Loaded;
 use crate::forward::status::ForwardStatus;
 use crate::relay::status::PartitionStatus;
 use crate::tunnel::status::LinkStatus;
@@ -17,6 +18,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Whether it serves.
     pub ready: bool,
+    /// The configuration that it runs by.
+    #[serde(default)]
+    pub configuration: Loaded,
     /// Whether links and routes get on.
     pub progress: Progress,
     /// Its links.

@@ -95,10 +95,11 @@ fn answer<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> 
 fn refusal<B>(request: &Request<B>, state: &AdminState) -> Option<Response<Full<Bytes>>> {
     let header =
         |name: HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
-    if !header(HOST).is_some_and(|host| host::is_ours(host, &state.hosts)) {
+    let hosts = state.names.hosts();
+    if !header(HOST).is_some_and(|host| host::is_ours(host, &hosts)) {
         return Some(plain(StatusCode::FORBIDDEN, WRONG_HOST));
     }
-    if header(ORIGIN).is_some_and(|origin| !host::is_our_page(origin, &state.hosts)) {
+    if header(ORIGIN).is_some_and(|origin| !host::is_our_page(origin, &hosts)) {
         return Some(plain(StatusCode::FORBIDDEN, "pages of other sites may not ask here\n"));
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
@@ -169,7 +170,7 @@ mod tests {
     use super::*;
 
     fn state() -> AdminState {
-        AdminState::new("bank", Registry::default(), Default::default(), Default::default())
+        AdminState::new("bank", Registry::default(), <_>::default(), <_>::default(), <_>::default())
     }
 
     fn ask(state: &AdminState, method: Method, path: &str, headers: &[(&str, &str)]) -> (u16, String) {

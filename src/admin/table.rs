@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::Loaded;
 use super::report::Status;
 use crate::forward;
 use crate::relay::status::{End, State};
@@ -16,6 +17,7 @@ pub fn render(status: &Status) -> String {
         plain(&status.version),
         duration(status.uptime_seconds)
     );
+    configuration(&mut page, status);
     section(&mut page, &link_rows(status), LINK_NUMBERS);
     section(&mut page, &route_rows(status), ROUTE_NUMBERS);
     if !status.forwards.is_empty() {
@@ -34,6 +36,21 @@ pub fn render(status: &Status) -> String {
         }
     }
     page
+}
+
+/// Which file it runs by, and what is wrong with a later one.
+fn configuration(page: &mut String, status: &Status) {
+    let Loaded { digest, refused, .. } = &status.configuration;
+    if !digest.is_empty() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(page, "configuration {}", plain(digest));
+    }
+    if !refused.is_empty() {
+        page.push_str("  A LATER ONE WAS REFUSED, this one goes on:\n");
+    }
+    for problem in refused {
+        let _ = writeln!(page, "  {}", plain(problem));
+    }
 }
 
 /// What was refused and went elsewhere, for whom it may concern: rare, so that it has no column. What was replayed since
@@ -278,6 +295,7 @@ mod tests {
             site: "riskfuel".into(),
             uptime_seconds: 7_384,
             ready: true,
+            configuration: Loaded::default(),
             progress: Progress {
                 ok: false,
                 reasons: vec![Obstacle {

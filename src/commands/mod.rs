@@ -9,6 +9,7 @@ mod live;
 mod opened;
 #[cfg(any(feature = "embedded", feature = "load"))]
 mod perf;
+mod reload;
 mod replay;
 mod run;
 mod status;

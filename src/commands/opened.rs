@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use pulsar_bridge::config::{self, ConfigErrors, LinkUrl, Load, Problem, Setup};
+use pulsar_bridge::config::{self, ConfigErrors, LinkUrl, Load, Setup};
 use pulsar_bridge::exit::Exit;
 use pulsar_bridge::site::Site;
 use pulsar_bridge::stack;
@@ -71,10 +71,7 @@ pub fn open(file: Option<PathBuf>, topics: &[String]) -> Result<Opened, NotOpene
     let mut opened = Vec::with_capacity(count);
     let mut problems: Vec<_> = stack::not_built(&sites, load.as_ref()).collect();
     for (index, site) in sites.into_iter().enumerate() {
-        let placed = |problem: Problem| match count {
-            1 => problem,
-            _ => Problem { path: format!("sites[{index}].{}", problem.path), ..problem },
-        };
+        let placed = |problem| stack::placed(count, index, problem);
         match Site::open(site) {
             Ok(site) => opened.push(site),
             Err(found) => problems.extend(found.into_iter().map(placed)),

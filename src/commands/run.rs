@@ -2,6 +2,7 @@
 //! at once, and so does a drain that outlives its deadline.
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::opened::{self, Opened};
+use super::reload::Reloader;
 use crate::cli::{Output, RunArgs};
 
 /// Whether a person looks at the built-in load: then the view has the terminal.
@@ -31,7 +33,7 @@ pub fn run(args: &RunArgs) -> Exit {
              in memory that keep nothing, and nothing of yours is relayed"
         );
     }
-    let opened = match opened::open(file, &args.topics) {
+    let opened = match opened::open(file.clone(), &args.topics) {
         Ok(opened) => opened,
         Err(not) => return not.told(),
     };
@@ -39,7 +41,7 @@ pub fn run(args: &RunArgs) -> Exit {
         Ok(runtime) => runtime,
         Err(exit) => return exit,
     };
-    let outcome = runtime.block_on(until_stopped(opened, args));
+    let outcome = runtime.block_on(until_stopped(opened, file, args));
     // What still runs was left behind by a drain that was cut off.
     runtime.shutdown_background();
     match outcome {
@@ -49,7 +51,7 @@ pub fn run(args: &RunArgs) -> Exit {
     }
 }
 
-async fn until_stopped(mut opened: Opened, args: &RunArgs) -> Result<Outcome, Exit> {
+async fn until_stopped(mut opened: Opened, file: Option<PathBuf>, args: &RunArgs) -> Result<Outcome, Exit> {
     let stop = CancellationToken::new();
     let sites = std::mem::take(&mut opened.sites);
     #[cfg_attr(not(feature = "embedded"), expect(unused_mut, reason = "only brokers in memory are bound"))]
@@ -60,15 +62,21 @@ async fn until_stopped(mut opened: Opened, args: &RunArgs) -> Result<Outcome, Ex
     );
     #[cfg(feature = "embedded")]
     stack.bind().await.map_err(cannot_run)?;
-    let drain_time_max = stack.drain_time_max() + DRAIN_MARGIN;
+    let hands = stack.hands();
     let signals = Signals::listen().map_err(|error| {
         tracing::error!(%error, "cannot listen to signals");
         Exit::Fault
     })?;
+    let hangup = signal(SignalKind::hangup()).map_err(|error| {
+        tracing::error!(%error, "cannot listen to SIGHUP");
+        Exit::Fault
+    })?;
     tokio::spawn(obey(signals, args.run_time, stop.clone()));
+    let reloader = Reloader { file, topics: args.topics.clone(), hands: hands.clone() };
+    tokio::spawn(reloader.run(hangup, stop.clone()));
     let overdue = async {
         stop.cancelled().await;
-        tokio::time::sleep(drain_time_max).await;
+        tokio::time::sleep(hands.drain_time_max() + DRAIN_MARGIN).await;
     };
     #[cfg(feature = "load")]
     let shown = super::live::show(stack.watch(), args.output);
@@ -77,7 +85,7 @@ async fn until_stopped(mut opened: Opened, args: &RunArgs) -> Result<Outcome, Ex
         biased;
         outcome = stack.run(stop.clone()) => outcome.map_err(cannot_run),
         () = overdue => {
-            tracing::error!(seconds = drain_time_max.as_secs(), "the drain did not end in time");
+            tracing::error!(seconds = hands.drain_time_max().as_secs(), "the drain did not end in time");
             Err(Exit::Fault)
         }
     };
@@ -94,28 +102,18 @@ fn cannot_run(error: StackError) -> Exit {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// The next signal that means "stop", as a number.
     async fn next(&mut self) -> i32 {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return SignalKind::terminate().as_raw_value(),
-                _ = self.interrupt.recv() => return SignalKind::interrupt().as_raw_value(),
-                _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP: this version does not reload; restart to read the configuration again");
-                }
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
+            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
         }
     }
 }

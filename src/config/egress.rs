@@ -11,7 +11,7 @@ use super::problem::{Refusal, shown};
 use super::url;
 
 /// The way out of the edge's network.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Egress {
     /// Through whom.
     pub proxy: Option<Proxy>,
@@ -94,7 +94,7 @@ impl fmt::Display for Proxy {
 }
 
 /// Hosts that a proxy of the environment is not asked for: `NO_PROXY`, and this machine.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exempt {
     everything: bool,
     /// In lower case, without a leading dot: a name, or the end of one.

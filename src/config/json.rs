@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::problem::{Place, Problem, Refusal};
 
-/// The file's JSON value, and the keys in it that stand twice.
-pub(super) fn read(path: &Path) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
+/// The file's text.
+pub(super) fn read(path: &Path) -> Result<String, Vec<Problem>> {
     let refused =
         |message: String, remedy: &str| vec![Place::default().problem(Refusal::new(message, remedy))];
     let cannot = |error: std::io::Error| {
@@ -23,7 +23,7 @@ pub(super) fn read(path: &Path) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
             "name the configuration, a small JSON file",
         ));
     }
-    parse(&fs::read_to_string(path).map_err(cannot)?)
+    fs::read_to_string(path).map_err(cannot)
 }
 
 /// The value of a JSON text, and the keys in it that stand twice.

@@ -110,10 +110,12 @@ pub struct Config {
     pub drain: Duration,
     /// Where the file lies.
     pub dir: PathBuf,
+    /// SHA-256 of the file, hex.
+    pub digest: String,
 }
 
 /// A Pulsar cluster and how to be let in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pulsar {
     /// The brokers.
     pub service_url: ServiceUrl,
@@ -132,7 +134,7 @@ pub struct Pulsar {
 }
 
 /// TLS to the brokers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BrokerTls {
     /// Who signs the brokers' certificates; there wherever a URL wants TLS.
     pub ca_file: Option<PathBuf>,
@@ -199,7 +201,7 @@ impl Default for TunnelLimits {
 }
 
 /// The side that dials.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EdgeTunnel {
     /// The hub's addresses, tried in turn.
     pub connect: Vec<LinkUrl>,
@@ -207,6 +209,8 @@ pub struct EdgeTunnel {
     pub token_file: PathBuf,
     /// How many relay lanes to dial.
     pub lanes: u16,
+    /// How long a connection lives before another takes its place.
+    pub lane_age: Duration,
     /// What a link may send, each way, Mbit/s; 0: no bound.
     pub budget_mbit_s: u32,
     /// The way out of this network.
@@ -317,9 +321,10 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 pub fn load_with(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
     let dir = path.parent().unwrap_or(Path::new(""));
     let refused = |problems| ConfigErrors { file: path.to_owned(), problems, files_opened: false };
-    let (value, mut problems) = json::read(path).map_err(refused)?;
+    let text = json::read(path).map_err(refused)?;
+    let (value, mut problems) = json::parse(&text).map_err(refused)?;
     match check::check(value, dir, env) {
-        Ok(config) if problems.is_empty() => return Ok(config),
+        Ok(config) if problems.is_empty() => return Ok(Config { digest: digest(&text), ..config }),
         Ok(_) => {}
         Err(others) => problems.extend(others),
     }
@@ -329,7 +334,7 @@ pub fn load_with(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Co
 /// Reads and checks a file of either form: one site, or several.
 pub fn load_setup(path: &Path, make: MakeTrust<'_>) -> Result<Setup, ConfigErrors> {
     let dir = path.parent().unwrap_or(Path::new(""));
-    setup(json::read(path), dir, make).map_err(|problems| ConfigErrors {
+    json::read(path).and_then(|text| setup(&text, dir, make)).map_err(|problems| ConfigErrors {
         file: path.to_owned(),
         problems,
         files_opened: false,
@@ -339,31 +344,36 @@ pub fn load_setup(path: &Path, make: MakeTrust<'_>) -> Result<Setup, ConfigError
 /// The one that is built in: two sites, their brokers in memory, and a load.
 pub fn built_in(make: MakeTrust<'_>) -> Result<Setup, ConfigErrors> {
     let file = PathBuf::from(BUILT_IN_NAME);
-    setup(json::parse(BUILT_IN), Path::new(""), make).map_err(|problems| ConfigErrors {
+    setup(BUILT_IN, Path::new(""), make).map_err(|problems| ConfigErrors {
         file,
         problems,
         files_opened: false,
     })
 }
 
-fn setup(
-    read: Result<(serde_json::Value, Vec<Problem>), Vec<Problem>>,
-    dir: &Path,
-    make: MakeTrust<'_>,
-) -> Result<Setup, Vec<Problem>> {
+fn setup(text: &str, dir: &Path, make: MakeTrust<'_>) -> Result<Setup, Vec<Problem>> {
     let env: check::Env<'_> = &|name| std::env::var(name).ok();
-    let (mut value, mut problems) = read?;
+    let (mut value, mut problems) = json::parse(text)?;
     let checked = if sites::holds_sites(&value) {
         sites::fill_trust(&mut value, make).and_then(|()| check::check_sites(value, dir, env))
     } else {
         check::check(value, dir, env).map(|config| Setup { sites: vec![config], load: None })
     };
     match checked {
-        Ok(setup) if problems.is_empty() => return Ok(setup),
+        Ok(mut setup) if problems.is_empty() => {
+            setup.sites.iter_mut().for_each(|site| site.digest = digest(text));
+            return Ok(setup);
+        }
         Ok(_) => {}
         Err(others) => problems.extend(others),
     }
     Err(problems)
+}
+
+/// As `sha256sum` tells it.
+fn digest(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How messages call it.

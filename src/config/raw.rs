@@ -232,6 +232,10 @@ object! {
         /// Edge: PEM file of authorities that may sign an ingress's certificate (`wss://`), besides those of the system. They never vouch for the hub.
         #[serde(default)]
         outer_ca_file: Text,
+        /// Edge: minutes until a connection is replaced by a new one, without a break; 1 to 1440, default 1440.
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 1440))]
+        lane_minutes: u32,
     }
 }
 

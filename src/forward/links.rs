@@ -67,11 +67,12 @@ impl Links {
         let mut peers = self.lock();
         let peer = peers.get_mut(peer)?;
         peer.links.retain(|way| !way.link.ended.is_cancelled());
-        // One that cannot carry streams only when there is no other.
-        let usable = |way: &&Way| way.opener.is_understood();
+        // One that is about to end, or cannot carry streams, only when there is no other.
+        let understands = |way: &&Way| way.opener.is_understood();
+        let usable = |way: &&Way| understands(way) && !way.link.retiring.is_begun();
         let count = peer.links.iter().filter(usable).count();
         if count == 0 {
-            return peer.links.first().cloned();
+            return peer.links.iter().find(understands).or(peer.links.first()).cloned();
         }
         peer.next = (peer.next + 1) % count;
         peer.links.iter().filter(usable).nth(peer.next).cloned()

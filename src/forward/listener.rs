@@ -148,6 +148,7 @@ impl Listener {
         let Some(way) = self.inner.links.next(&self.spec.to) else {
             return self.note_reset(Reason::NoLink, client);
         };
+        let _uses = way.link.retiring.user();
         let open = Open { forward: self.spec.name.clone(), target: self.spec.target.to_string() };
         let stream = match way.opener.open(FORWARD, open.encode_to_vec()).await {
             Ok(stream) => stream,

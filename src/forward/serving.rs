@@ -37,6 +37,7 @@ async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStr
         Ok(asked) => asked,
         Err(_) => return refuse(&mut stream, Reason::Malformed).await,
     };
+    let _uses = link.retiring.user();
     let mut rules = inner.rules.subscribe();
     let Some(limits) = rules.borrow_and_update().may_reach(&link.peer, &target) else {
         // No row of its own: what the peer asks for is the peer's word.

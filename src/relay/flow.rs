@@ -9,6 +9,7 @@ use super::frames::{self, EntryHead, Ready};
 use super::lane::{Outgoing, SourceRegistration, WINDOW_ENTRIES};
 use super::onward::Fed;
 use super::progress::Progress;
+use super::reason::Reason;
 use super::refused::Refused;
 use super::session::{Halt, SessionEnd};
 use super::window::{Position, Window};
@@ -83,6 +84,27 @@ impl Flow {
     /// Nothing is on its way.
     pub(super) fn is_settled(&self) -> bool {
         self.window.is_empty() && self.batching.waiting_len() == 0 && self.skip.is_none()
+    }
+
+    /// How a session ends that has nothing left to confirm; `moves` to another lane, or for good.
+    pub(super) fn settled(&mut self, moves: bool) -> SessionEnd {
+        let otherwise = if moves { SessionEnd::Moved } else { SessionEnd::Drained };
+        self.ends_with.take().map_or(otherwise, SessionEnd::Halted)
+    }
+
+    /// And one that has waited for it long enough: what it is about is met again.
+    pub(super) fn unsettled(&mut self, moves: bool) -> SessionEnd {
+        match self.ends_with.take() {
+            Some(Halt { detail, .. }) => {
+                let detail = format!("{detail}; not all before it is confirmed");
+                SessionEnd::Halted(Halt::new(Reason::DestinationRetry, &detail))
+            }
+            None if moves => {
+                let detail = "the link retires, and not everything is confirmed";
+                SessionEnd::Halted(Halt::new(Reason::Starting, detail))
+            }
+            None => SessionEnd::Drained,
+        }
     }
 
     /// A skipped entry takes its turn behind everything that was read before it.

@@ -299,6 +299,7 @@ impl Gate {
         from_source: mpsc::Receiver<FromSource>,
     ) {
         let peer = lane.link().peer.clone();
+        let _uses = lane.link().retiring.user();
         let ours = |route: &RouteSpec| route.name == open.route && route.from == open.from;
         let is_ours = self.ruling().declared.iter().any(ours);
         let (destination, Entered { leave, finished, holes, predecessor }) = match self.admit(&peer, &open) {

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::frames::{
     self, Keepalive, Kind, LANE_FRAME_LEN_MAX, LaneFrameError, Open, Ready, Receipts, SchemaAnswer,
@@ -190,7 +191,8 @@ impl LaneHandle {
         let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel(FROM_SINK_LEN);
         self.lock().sources.insert(number, sender);
-        (SourceRegistration { lane: self.clone(), number }, receiver)
+        let uses = self.link().retiring.user();
+        (SourceRegistration { lane: self.clone(), number, _uses: uses }, receiver)
     }
 
     /// Forgets a sink, if it is still this session's.
@@ -339,6 +341,8 @@ pub struct SourceRegistration {
     lane: LaneHandle,
     /// Its number.
     pub number: u32,
+    /// Its link is in use.
+    _uses: TaskTrackerToken,
 }
 
 impl Drop for SourceRegistration {

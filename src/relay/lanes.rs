@@ -43,7 +43,8 @@ impl Lanes {
     /// order holds. `None` while it is not up.
     pub fn pick(&self, site: &str, topic: &str) -> Option<LaneHandle> {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let living = table.get(site)?.iter().rev().filter(|lane| !lane.ended().is_cancelled());
+        let serves = |lane: &&LaneHandle| !lane.ended().is_cancelled() && !lane.link().retiring.is_begun();
+        let living = table.get(site)?.iter().rev().filter(serves);
         let mut hasher = DefaultHasher::new();
         topic.hash(&mut hasher);
         let hash = hasher.finish();

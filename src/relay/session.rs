@@ -57,6 +57,8 @@ impl Halt {
 pub enum SessionEnd {
     /// The process drains, and everything that was sent is acknowledged.
     Drained,
+    /// The lane's link retires, and everything that was sent is acknowledged: the next lane goes on behind it.
+    Moved,
     /// The lane is gone.
     LaneLost,
     /// The source broker closed the consumer, or its connection ended.
@@ -201,13 +203,14 @@ impl Session<'_> {
         let mut looks = Looks::new(jitter);
         self.survey.begin(jitter);
         loop {
-            let settles = drain.is_cancelled() || flow.ends_with.is_some();
+            let moves = lane.link().retiring.is_begun() && !drain.is_cancelled();
+            let settles = drain.is_cancelled() || moves || flow.ends_with.is_some();
             if settles && settle_by.is_none() {
                 settle_by = Some(Instant::now() + SETTLE_DEADLINE);
             }
             if settles && flow.is_settled() {
                 return match self.acknowledge(flow).await {
-                    Ok(()) => settled(flow),
+                    Ok(()) => flow.settled(moves),
                     Err(end) => end,
                 };
             }
@@ -219,7 +222,7 @@ impl Session<'_> {
                 };
             }
             self.progress.waits(!flow.is_settled() || self.progress.owed.count() > 0);
-            let reads = flow.wants_more() && !drain.is_cancelled();
+            let reads = flow.wants_more() && !drain.is_cancelled() && !moves;
             let sends = flow.batching.waiting_len() > 0 && flow.window.has_room();
             let ack_at = flow.ack_at;
             let (watchdog, show_at) = (flow.heard_at + SILENCE_CHECKED_AFTER, self.progress.next_show());
@@ -228,11 +231,12 @@ impl Session<'_> {
                 biased;
                 () = drain.cancelled(), if !drain.is_cancelled() => Ok(()),
                 () = lane.ended().cancelled() => Err(SessionEnd::LaneLost),
+                () = lane.link().retiring.begun(), if !moves => Ok(()),
                 // Also while nothing is read for want of room: what is gone shall hold nobody's place.
                 () = source.closed() => Err(SessionEnd::ConsumerLost),
                 event = from_sink.recv() => self.on_sink(flow, event).await,
                 // A sink that confirms nothing keeps nobody from stopping: what is open is sent again some day.
-                () = at(settle_by), if settle_by.is_some() => Err(unsettled(flow)),
+                () = at(settle_by), if settle_by.is_some() => Err(flow.unsettled(moves)),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
                 grown = flow.fed.grown(self.context, self.route, self.topic), if !drain.is_cancelled() => Err(grown),
                 place = lane.entry_place(), if sends => match place {
@@ -441,19 +445,6 @@ fn readable(delivery: &Delivery, position: Position) -> Result<Entry, Halt> {
 
 fn halt(reason: Reason, position: Position, detail: &str) -> Halt {
     Halt::new(reason, &format!("{position}: {detail}"))
-}
-
-/// How a session ends that has nothing left to confirm.
-fn settled(flow: &mut Flow) -> SessionEnd {
-    flow.ends_with.take().map_or(SessionEnd::Drained, SessionEnd::Halted)
-}
-
-/// And one that has waited for it long enough: what it is about is met again.
-fn unsettled(flow: &mut Flow) -> SessionEnd {
-    flow.ends_with.take().map_or(SessionEnd::Drained, |Halt { detail, .. }| {
-        let detail = format!("{detail}; not all before it is confirmed");
-        SessionEnd::Halted(Halt::new(Reason::DestinationRetry, &detail))
-    })
 }
 
 async fn at(instant: Option<Instant>) {

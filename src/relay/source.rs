@@ -221,7 +221,7 @@ impl Source {
             return Ok(());
         }
         // Only now, and each time: another replica may have stopped here while we stood by.
-        let (hole, trace) = hole::read(&self.context.cluster, &self.topic, &self.route).await?;
+        let (hole, mut trace) = hole::read(&self.context.cluster, &self.topic, &self.route).await?;
         let refused = match hole {
             Hole::None => Refused::default(),
             // It was read, so that there is an admin URL, as quarantine needs it.
@@ -238,6 +238,17 @@ impl Source {
             let had_run = self.progress.row.state == State::Running;
             let mut halt = match end {
                 SessionEnd::Drained => return Ok(()),
+                // Everything that was read is acknowledged: the subscription goes on where it stands, on another lane.
+                SessionEnd::Moved if refused.is_empty() => match self.next_lane().await {
+                    Some(next) => {
+                        let (at, confirmed) = (self.acknowledged, self.confirmed.highest());
+                        trace = Trace { at: at.or(trace.at), confirmed: confirmed.or(trace.confirmed) };
+                        lane = next;
+                        continue;
+                    }
+                    None => Halt::new(Reason::LinkDown, "no other lane came up"),
+                },
+                SessionEnd::Moved => Halt::new(Reason::Starting, "the link retires"),
                 SessionEnd::ConsumerLost => {
                     Halt::new(Reason::Starting, "the source broker closed the consumer")
                 }
@@ -315,6 +326,23 @@ impl Source {
         }
     }
 
+    /// The lane to go over to: it comes up about when the old one's link retires.
+    async fn next_lane(&mut self) -> Option<LaneHandle> {
+        let mut changes = self.context.lanes.watch();
+        let next = async {
+            loop {
+                if let Some(lane) = self.context.lanes.pick(&self.route.to, &self.topic.to_string()) {
+                    return Some(lane);
+                }
+                tokio::select! {
+                    () = self.stop.cancelled() => return None,
+                    changed = changes.changed() => changed.ok()?,
+                }
+            }
+        };
+        tokio::time::timeout(NEXT_LANE_WITHIN, next).await.ok()?
+    }
+
     /// Waits until this consumer is the active one.
     async fn await_turn(&mut self, subscription: &mut Subscription) -> Result<Turn, Halt> {
         loop {
@@ -380,6 +408,7 @@ pub(super) fn broker_halt(error: ConnectionError) -> Halt {
 
 /// How long one attachment tries to get a sink; then other replicas have their turn.
 const FRUITLESS_MAX: Duration = Duration::from_secs(10);
+const NEXT_LANE_WITHIN: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// A missing topic is looked for at least this often.
 const RETRY_MAX: Duration = Duration::from_secs(2);

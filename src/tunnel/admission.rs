@@ -126,6 +126,11 @@ impl Admission {
         self.known.iter().any(|(known, _)| *known == address)
     }
 
+    /// Other bounds hold from now on: who is in stays.
+    pub fn hold_to(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
     /// Lets a new socket in, always; when a bound is met, an older one goes for it.
     pub fn enter(&mut self, address: Address, now: Duration) -> (u64, Option<Displaced>) {
         let displaced = if self.is_full(address) {

@@ -1,10 +1,13 @@
 //! The edge's side of one handshake: from a URL to a lane that joined, or a reason by name.
 //! Always a full handshake, under one absolute time limit.
 
+use std::sync::Arc;
+
 use tokio::time::timeout;
 
 use super::connection::{HANDSHAKE_TIME_MAX, Tls, lane_id, meter_of, now_ms, receive, send};
 use super::edge::Edge;
+use super::edge_trust::EdgeTrust;
 use super::handshake::{self, Agreed, Declined, Lane, judge_answer};
 use super::reason::Reason;
 use super::wire::HELLO;
@@ -15,13 +18,15 @@ pub(super) struct Dialled {
     pub(super) tls: Tls,
     pub(super) agreed: Agreed,
     pub(super) lane_id: String,
+    /// What it was dialled by.
+    pub(super) trust: Arc<EdgeTrust>,
 }
 
 /// A lane that did not.
 pub(super) struct Failed {
     pub(super) declined: Declined,
     /// The connection, when it came to a hub process that does not have the link: it may ask once more.
-    pub(super) elsewhere: Option<Box<Tls>>,
+    pub(super) elsewhere: Option<Box<(Tls, Arc<EdgeTrust>)>>,
 }
 
 impl From<Reason> for Failed {
@@ -34,25 +39,30 @@ impl Edge {
     /// Dials a URL for a lane.
     pub(super) async fn dial(&self, url: &LinkUrl, lane: &Lane) -> Result<Dialled, Failed> {
         let dialled = timeout(HANDSHAKE_TIME_MAX, async {
-            let tls = self.connector.connect(url).await?;
-            self.greet(tls, lane).await
+            let trust = self.trust.now();
+            let tls = trust.connector.connect(url).await?;
+            self.greet(tls, lane, trust).await
         });
         dialled.await.unwrap_or_else(|_| Err(Reason::Timeout.into()))
     }
 
-    /// Says Hello on a connection that stands.
-    pub(super) async fn greet_in_time(&self, tls: Tls, lane: &Lane) -> Result<Dialled, Failed> {
-        let greeted = timeout(HANDSHAKE_TIME_MAX, self.greet(tls, lane));
+    /// Says Hello once more on a connection that stands.
+    pub(super) async fn greet_in_time(
+        &self,
+        (tls, trust): (Tls, Arc<EdgeTrust>),
+        lane: &Lane,
+    ) -> Result<Dialled, Failed> {
+        let greeted = timeout(HANDSHAKE_TIME_MAX, self.greet(tls, lane, trust));
         greeted.await.unwrap_or_else(|_| Err(Reason::Timeout.into()))
     }
 
-    async fn greet(&self, mut tls: Tls, lane: &Lane) -> Result<Dialled, Failed> {
+    async fn greet(&self, mut tls: Tls, lane: &Lane, trust: Arc<EdgeTrust>) -> Result<Dialled, Failed> {
         let hello = handshake::hello(
             &self.site,
             self.instance,
             lane,
             self.next_attempt(),
-            self.budget_mbit_s(),
+            trust.cfg.budget_mbit_s,
             now_ms(),
         );
         // A hub that refuses the key says so now, perhaps while we still write: its alert is what counts.
@@ -64,10 +74,10 @@ impl Edge {
                 self.note_clock(&agreed);
                 meter_of(&tls).trust();
                 let lane_id = lane_id(&tls, &hello, &answer.body)?;
-                Ok(Dialled { tls, agreed, lane_id })
+                Ok(Dialled { tls, agreed, lane_id, trust })
             }
             Err(declined) => {
-                let elsewhere = (declined.reason == Reason::NoSuchLink).then(|| Box::new(tls));
+                let elsewhere = (declined.reason == Reason::NoSuchLink).then(|| Box::new((tls, trust)));
                 Err(Failed { declined, elsewhere })
             }
         }

@@ -7,88 +7,69 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::backoff::{Backoff, spread};
 use super::budget::{Budget, narrower};
-use super::connect::Connector;
-use super::connection::{self, Tls, meter_of, way_of};
+use super::connection::{Tls, meter_of, way_of};
 use super::control::{self, MESSAGES_MAX, Mailbox, Side};
 use super::dial::{Dialled, Failed};
+use super::edge_trust::EdgeTrust;
 use super::handshake::{Declined, Instance, Lane};
 use super::hub_processes::HubProcesses;
-use super::key::{self, EdgeCertificate};
+use super::key;
 use super::lane::{HandedOut, watch};
 use super::link::{Link, LinkUp, RelayLane, TunnelEvent};
 use super::network::Ways;
-use super::outer::OuterTls;
 use super::probe::{self, Tried};
 use super::reason::Reason;
+use super::renewal::Carried;
+use super::retiring::Retiring;
 use super::said::Said;
 use super::shown::{ShownLink, link_id};
+use super::standing::Standing;
 use super::status::{Board, LinkStatus};
 use super::streams::{LinkStreams, streams};
 use super::wire::Kind;
 use super::{TunnelError, TunnelMetrics};
-use crate::config::credential::{EdgeKey, JoinToken};
-use crate::config::secret_file;
-use crate::config::{EdgeTunnel, LinkScheme, LinkUrl};
+use crate::config::{EdgeTunnel, LinkUrl};
 
 /// An edge whose token is read and whose key is made, not yet dialling.
 pub struct EdgeDialer {
-    cfg: EdgeTunnel,
     site: String,
-    hub: String,
     instance: Instance,
-    own_key: EdgeKey,
-    connector: Connector,
-    /// For a try only.
-    small_hello: Connector,
+    trust: Standing<EdgeTrust>,
+    relay_lanes_max: u16,
     streams: Option<mpsc::Sender<LinkStreams>>,
 }
 
 impl EdgeDialer {
     /// Reads the token and makes the key; an error is one of the configuration.
     pub fn load(cfg: &EdgeTunnel, site: &str) -> Result<Self, TunnelError> {
-        let token = read_token(cfg, site)?;
-        let own =
-            EdgeCertificate::of_token(&token).map_err(|error| rustls::Error::General(error.to_string()))?;
-        let tls = connection::edge_tls(&token, &own)?;
-        if let Some(login) = cfg.egress.proxy.as_ref().and_then(|proxy| proxy.login.as_ref()) {
-            // It is read again at every dial; that it can be read is known now.
-            secret_file::read(&login.password_file, TOKEN_FILE_LEN_MAX)
-                .map_err(TunnelError::ProxyPassword)?;
-        }
-        let outer = if cfg.connect.iter().any(|url| url.scheme == LinkScheme::Wss) {
-            Some(OuterTls::new(tls.clone(), cfg.outer_ca_file.as_deref())?)
-        } else {
-            None
-        };
-        let connector = Connector { tls, outer, egress: cfg.egress.clone() };
-        Ok(Self {
-            cfg: cfg.clone(),
-            site: site.to_owned(),
-            hub: token.hub.clone(),
-            instance: key::random()?,
-            small_hello: connector.with(connection::edge_tls_of_small_hello(&token, &own)?),
-            connector,
-            own_key: own.edge_key,
-            streams: None,
-        })
+        let trust = Standing::new(EdgeTrust::load(cfg, site)?);
+        let instance = key::random()?;
+        Ok(Self { site: site.to_owned(), instance, trust, relay_lanes_max: u16::MAX, streams: None })
+    }
+
+    /// Where a reload puts what is to hold instead.
+    pub fn trust(&self) -> Standing<EdgeTrust> {
+        self.trust.clone()
     }
 
     /// Tries each of its URLs once, all at a time, without making a link.
     pub async fn try_urls(&self) -> Vec<Tried> {
-        let probe = |url| probe::probe(&self.connector, &self.small_hello, url);
-        futures::future::join_all(self.cfg.connect.iter().map(probe)).await
+        let trust = self.trust.now();
+        let probe = |url| probe::probe(&trust.connector, &trust.small_hello, url);
+        futures::future::join_all(trust.cfg.connect.iter().map(probe)).await
     }
 
     /// Dials no relay lanes: a site without a cluster has nothing for them.
     #[must_use]
     pub fn without_relay_lanes(mut self) -> Self {
-        self.cfg.lanes = 0;
+        self.relay_lanes_max = 0;
         self
     }
 
@@ -108,20 +89,19 @@ impl EdgeDialer {
         stop: CancellationToken,
     ) {
         let edge = Arc::new(Edge {
-            connector: self.connector,
+            hub: self.trust.now().hub.clone(),
+            trust: self.trust,
             site: self.site,
-            hub: self.hub,
             instance: self.instance,
             attempts: AtomicU32::new(0),
             metrics,
-            own_key: self.own_key,
-            cfg: self.cfg,
             tasks: TaskTracker::new(),
             processes: Mutex::default(),
             said: Mutex::default(),
             board,
             events,
             streams: self.streams,
+            relay_lanes_max: self.relay_lanes_max,
             stop,
         });
         edge.keep_linked().await;
@@ -131,37 +111,22 @@ impl EdgeDialer {
     }
 }
 
-fn read_token(cfg: &EdgeTunnel, site: &str) -> Result<JoinToken, TunnelError> {
-    let file = &cfg.token_file;
-    let text = secret_file::read(file, TOKEN_FILE_LEN_MAX)?;
-    let token = JoinToken::parse(text.expose())
-        .map_err(|source| TunnelError::Token { file: file.clone(), source })?;
-    if token.edge != site {
-        return Err(TunnelError::TokenOfAnother {
-            file: file.clone(),
-            token: token.edge.clone(),
-            site: site.to_owned(),
-        });
-    }
-    Ok(token)
-}
-
 /// What all tasks of an edge share.
 pub(super) struct Edge {
-    pub(super) connector: Connector,
+    pub(super) trust: Standing<EdgeTrust>,
     pub(super) site: String,
+    /// A reload cannot make it another.
     pub(super) hub: String,
     pub(super) instance: Instance,
     pub(super) attempts: AtomicU32,
     pub(super) metrics: TunnelMetrics,
-    own_key: EdgeKey,
-    cfg: EdgeTunnel,
     tasks: TaskTracker,
     processes: Mutex<HubProcesses>,
     said: Mutex<Said>,
     board: Board,
     events: mpsc::Sender<TunnelEvent>,
     streams: Option<mpsc::Sender<LinkStreams>>,
+    relay_lanes_max: u16,
     stop: CancellationToken,
 }
 
@@ -169,9 +134,13 @@ impl Edge {
     /// Dials the configured URLs in turn, for ever.
     async fn keep_linked(self: &Arc<Self>) {
         let mut backoff = Backoff::new(DIAL_DELAY_FIRST, DIAL_DELAY_MAX);
-        for url in self.cfg.connect.iter().cycle() {
+        for nth in 0_usize.. {
+            let trust = self.trust.now();
+            let Some(url) = trust.cfg.connect.get(nth % trust.cfg.connect.len().max(1)) else {
+                return;
+            };
             self.show_absent(url, None);
-            let control = self.control_lane();
+            let control = self.control_lane(&trust, None);
             let dialled = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
@@ -200,28 +169,52 @@ impl Edge {
         }
     }
 
-    fn control_lane(&self) -> Lane {
-        Lane::Control { relay_lanes: self.cfg.lanes }
+    /// What to ask for a link with, in the place of another one or of none.
+    pub(super) fn control_lane(&self, trust: &EdgeTrust, renews: Option<u64>) -> Lane {
+        Lane::Control { relay_lanes: trust.cfg.lanes.min(self.relay_lanes_max), renews }
     }
 
-    /// A link from its Welcome to its end.
-    async fn run_link(self: &Arc<Self>, dialled: Dialled, url: &LinkUrl) -> Reason {
-        let Dialled { tls, agreed, lane_id } = dialled;
+    /// Carries a link from its Welcome to its end; `renews` is the one whose place it takes.
+    pub(super) fn carry(
+        self: &Arc<Self>,
+        dialled: Dialled,
+        url: &LinkUrl,
+        renews: Option<&Link>,
+    ) -> (Carried, JoinHandle<Reason>) {
+        let Dialled { tls, agreed, lane_id, trust } = dialled;
         let ended = self.stop.child_token();
-        let _ends_with_us = ended.clone().drop_guard();
         let link = Arc::new(Link {
             id: agreed.link,
             peer: self.hub.clone(),
             instance: agreed.instance,
             relay_lanes: agreed.relay_lanes,
             features: agreed.features,
-            budget: Budget::new(narrower(agreed.budget_mbit_s, self.cfg.budget_mbit_s)),
+            budget: Budget::new(narrower(agreed.budget_mbit_s, trust.cfg.budget_mbit_s)),
+            retiring: Retiring::default(),
             ended: ended.clone(),
         });
-        self.processes().enter(agreed.instance, ended.clone());
+        match renews {
+            Some(_) => self.processes().succeed(agreed.instance, ended),
+            None => self.processes().enter(agreed.instance, ended),
+        }
         self.said().forget(&self.hub);
         self.board.remove(&self.hub);
         let shown = ShownLink::new(&self.board, &self.metrics, &link, remote_of(&tls, url));
+        let carried = self.clone().carry_through(tls, lane_id, link.clone(), shown.clone(), url.clone());
+        let over = self.tasks.spawn(carried);
+        let agreed_mbit_s = agreed.budget_mbit_s;
+        (Carried { link, shown, url: url.clone(), trust, agreed_mbit_s }, over)
+    }
+
+    async fn carry_through(
+        self: Arc<Self>,
+        tls: Tls,
+        lane_id: String,
+        link: Arc<Link>,
+        shown: Arc<ShownLink>,
+        url: LinkUrl,
+    ) -> Reason {
+        let _ends_with_us = link.ended.clone().drop_guard();
         let lane = shown.lane(Kind::Control, 0, &lane_id, meter_of(&tls), way_of(&tls));
         let id = link_id(link.id);
         tracing::info!(peer = %link.peer, link = %id, kind = "control", %lane_id, %url, way = way_of(&tls), "lane up");
@@ -235,10 +228,10 @@ impl Edge {
             _ = taker.send(streams).await;
         }
         let reason = match self.events.send(TunnelEvent::LinkUp(up)).await {
-            Ok(()) => self.run_control(tls, mailbox, &link, &shown, url).await,
+            Ok(()) => self.run_control(tls, mailbox, &link, &shown, &url).await,
             Err(_) => Reason::Ended,
         };
-        ended.cancel();
+        link.ended.cancel();
         drop(lane);
         tracing::info!(
             peer = %link.peer,
@@ -281,7 +274,7 @@ impl Edge {
     ) {
         let mut backoff = Backoff::new(DIAL_DELAY_FIRST, DIAL_DELAY_MAX);
         let lane = Lane::Relay { link: link.id, index };
-        while !link.ended.is_cancelled() {
+        while !link.ended.is_cancelled() && !link.retiring.is_begun() {
             let dialled = tokio::select! {
                 biased;
                 () = link.ended.cancelled() => return,
@@ -337,13 +330,14 @@ impl Edge {
     /// A relay lane that a load balancer led to another hub process becomes a link of its own, when there is
     /// none to that process yet.
     async fn adopt(self: &Arc<Self>, failed: Failed, url: &LinkUrl) {
-        let (Some(tls), Some(instance)) = (failed.elsewhere, failed.declined.instance) else {
+        let (Some(elsewhere), Some(instance)) = (failed.elsewhere, failed.declined.instance) else {
             return;
         };
         let Some(reserved) = self.processes().reserve(instance).map(CancellationToken::drop_guard) else {
             return;
         };
-        match self.greet_in_time(*tls, &self.control_lane()).await {
+        let control = self.control_lane(&elsewhere.1, None);
+        match self.greet_in_time(*elsewhere, &control).await {
             Ok(dialled) if dialled.agreed.instance == instance => {
                 self.tasks.spawn(self.clone().run_adopted(dialled, url.clone(), reserved));
             }
@@ -368,13 +362,15 @@ impl Edge {
         })
     }
 
-    /// Waits; not after this machine's network changed.
-    async fn pause(&self, delay: Duration, url: &LinkUrl, unless: &CancellationToken) {
-        // Either way there is nothing to lose.
+    /// Waits; not after this machine's network changed, nor what is dialled.
+    pub(super) async fn pause(&self, delay: Duration, url: &LinkUrl, unless: &CancellationToken) {
+        let mut replaced = self.trust.watch();
+        // Either way there is nothing to lose. The sender of what is replaced lives in us.
         tokio::select! {
             () = unless.cancelled() => {}
             () = tokio::time::sleep(delay) => {}
             () = Ways::to(&url.host).changed(&url.host) => {}
+            _ = replaced.changed() => {}
         }
     }
 
@@ -382,7 +378,8 @@ impl Edge {
         self.metrics.count_end(reason);
         self.show_absent(url, Some(reason));
         if self.said().is_news(&self.hub, reason.code()) {
-            let own_key = matches!(reason, Reason::RefusedUnknownKey).then(|| self.own_key.to_string());
+            let own_key =
+                matches!(reason, Reason::RefusedUnknownKey).then(|| self.trust.now().own_key.to_string());
             tracing::warn!(
                 peer = %self.hub, %url, reason = reason.code(), own_key, remedy = reason.remedy(),
                 "no link: {reason}"
@@ -403,6 +400,25 @@ impl Edge {
                 "no relay lane: {reason}"
             );
         }
+    }
+
+    /// A link is not renewed yet; it is as good as before.
+    pub(super) fn note_unrenewed(&self, link: &Link, url: &LinkUrl, reason: &Reason) {
+        self.metrics.count_end(reason);
+        let routine = matches!(reason, Reason::NoSuchLink | Reason::Ended);
+        if !routine && self.said().is_news(&link_id(link.id), reason.code()) {
+            let own_key = matches!(reason, Reason::RefusedUnknownKey);
+            let own_key = own_key.then(|| self.trust.now().own_key.to_string());
+            tracing::warn!(
+                peer = %link.peer, link = %link_id(link.id), %url, reason = reason.code(), own_key,
+                remedy = reason.remedy(), "the link is to be renewed, and goes on as it is until it can be: {reason}"
+            );
+        }
+    }
+
+    /// Runs something that is waited for at the end.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
     }
 
     /// The row of a hub to which there is no link.
@@ -442,11 +458,6 @@ impl Edge {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the own configuration lets a link send, Mbit/s.
-    pub(super) fn budget_mbit_s(&self) -> u32 {
-        self.cfg.budget_mbit_s
-    }
-
     /// The number of the next dial of this process.
     pub(super) fn next_attempt(&self) -> u32 {
         self.attempts.fetch_add(1, Ordering::Relaxed) + 1
@@ -461,13 +472,12 @@ fn remote_of(tls: &Tls, url: &LinkUrl) -> String {
 }
 
 /// A random byte; its quality matters to nobody.
-fn jitter() -> u8 {
+pub(super) fn jitter() -> u8 {
     key::random::<1>().map_or(0, |[byte]| byte)
 }
 
-const TOKEN_FILE_LEN_MAX: u64 = 4096;
-const DIAL_DELAY_FIRST: Duration = Duration::from_millis(100);
+pub(super) const DIAL_DELAY_FIRST: Duration = Duration::from_millis(100);
 /// An edge is back within this after a hub returns.
-const DIAL_DELAY_MAX: Duration = Duration::from_secs(10);
+pub(super) const DIAL_DELAY_MAX: Duration = Duration::from_secs(10);
 /// What lasted this long was no failure: the next one begins the backoff anew.
 const LASTED: Duration = Duration::from_secs(10);

@@ -7,5 +7,8 @@ pub const NAMES: u64 = 1;
 /// A control lane carries streams of other rooms beside the control stream.
 pub const STREAMS: u64 = 2;
 
+/// A link may take another one's place before that ends.
+pub const RENEWALS: u64 = 4;
+
 /// All that this build has.
-pub const FEATURES: u64 = NAMES | STREAMS;
+pub const FEATURES: u64 = NAMES | STREAMS | RENEWALS;

@@ -31,7 +31,7 @@ pub const TARGETS: [Target; 8] = [
 /// Inputs to begin with, by target.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let framed = |kind: u8, message: Vec<u8>| [vec![kind], message].concat();
-    let lanes = [Lane::Control { relay_lanes: 2 }, Lane::Relay { link: 5, index: 1 }];
+    let lanes = [Lane::Control { relay_lanes: 2, renews: None }, Lane::Relay { link: 5, index: 1 }];
     let hellos = lanes.map(|lane| {
         ("hello", framed(HELLO, handshake::hello("bank", [7; 16], &lane, 3, 40, 1).encode_to_vec()))
     });
@@ -71,7 +71,7 @@ fn answer(bytes: &[u8]) {
         return;
     };
     let frame = Frame { kind: *kind, body: Bytes::copy_from_slice(body) };
-    match handshake::judge_answer(&frame, "hub", &Lane::Control { relay_lanes: 2 }) {
+    match handshake::judge_answer(&frame, "hub", &Lane::Control { relay_lanes: 2, renews: None }) {
         Ok(agreed) => assert!(agreed.link != 0 && agreed.relay_lanes <= 2),
         Err(declined) => assert!(declined.retry_after_ms <= handshake::RETRY_AFTER_MS_MAX),
     }

@@ -42,18 +42,17 @@ pub struct Computing<'a>(&'a Ticket);
 impl Gate {
     /// An empty gate.
     pub fn new(limits: &TunnelLimits, metrics: TunnelMetrics) -> Arc<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let bounds = Bounds {
-            sockets: limits.handshakes as usize,
-            sockets_per_address: limits.handshakes_per_address as usize,
-            computing: cores * COMPUTING_PER_CORE,
-        };
         Arc::new(Self {
-            inner: Mutex::new(Inner { admission: Admission::new(bounds), displace: HashMap::new() }),
+            inner: Mutex::new(Inner { admission: Admission::new(bounds(limits)), displace: HashMap::new() }),
             turn: Notify::new(),
             opened: Instant::now(),
             metrics,
         })
+    }
+
+    /// Other bounds hold from now on, for whoever comes.
+    pub fn hold_to(&self, limits: &TunnelLimits) {
+        self.lock().admission.hold_to(bounds(limits));
     }
 
     /// Lets a socket in; without an address, one of a trusted proxy that will say on whose behalf it comes.
@@ -91,6 +90,15 @@ impl Gate {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn bounds(limits: &TunnelLimits) -> Bounds {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Bounds {
+        sockets: limits.handshakes as usize,
+        sockets_per_address: limits.handshakes_per_address as usize,
+        computing: cores * COMPUTING_PER_CORE,
     }
 }
 

@@ -35,7 +35,7 @@ impl Asked {
     /// The link that it asks to join.
     pub fn link(&self) -> Option<u64> {
         match self.lane {
-            Lane::Control { .. } => None,
+            Lane::Control { renews, .. } => renews,
             Lane::Relay { link, .. } => Some(link),
         }
     }
@@ -54,6 +54,8 @@ pub enum Lane {
     Control {
         /// How many relay lanes the edge would like.
         relay_lanes: u16,
+        /// The link that lives and whose place the new one takes.
+        renews: Option<u64>,
     },
     /// A relay lane of a link that lives.
     Relay {
@@ -108,8 +110,9 @@ pub fn judge_hello(frame: &Frame, edge: &str) -> Result<Asked, Refusal> {
 fn judge_lane(asked: &LaneAsked) -> Result<Lane, Refusal> {
     let small = |n: u32| u16::try_from(n).map_err(|_| Refusal::LaneRefused);
     match (Kind::try_from(asked.kind), asked.link) {
-        (Ok(Kind::Control), 0) if asked.index == 0 => {
-            Ok(Lane::Control { relay_lanes: small(asked.relay_lanes)? })
+        (Ok(Kind::Control), link) if asked.index == 0 => {
+            let renews = (link != 0).then_some(link);
+            Ok(Lane::Control { relay_lanes: small(asked.relay_lanes)?, renews })
         }
         (Ok(Kind::Relay), link) if link != 0 => Ok(Lane::Relay { link, index: small(asked.index)? }),
         (Ok(Kind::Control | Kind::Relay | Kind::Unset) | Err(_), _) => Err(Refusal::LaneRefused),
@@ -148,7 +151,7 @@ pub fn hello(
     now_ms: u64,
 ) -> Hello {
     let (link, relay_lanes) = match lane {
-        Lane::Control { relay_lanes } => (0, *relay_lanes),
+        Lane::Control { relay_lanes, renews } => (renews.unwrap_or(0), *relay_lanes),
         Lane::Relay { link, .. } => (*link, 0),
     };
     Hello {
@@ -221,7 +224,7 @@ pub fn judge_answer(frame: &Frame, hub: &str, asked: &Lane) -> Result<Agreed, De
     let limits = welcome.limits.unwrap_or_default();
     let relay_lanes = match asked {
         // The hub may tell fewer than we like, never more.
-        Lane::Control { relay_lanes } => {
+        Lane::Control { relay_lanes, .. } => {
             u16::try_from(limits.relay_lanes).unwrap_or(u16::MAX).min(*relay_lanes)
         }
         Lane::Relay { link, .. } if *link == welcome.link => 0,
@@ -269,8 +272,9 @@ mod tests {
     use super::*;
     use crate::tunnel::budget::Budget;
     use crate::tunnel::refusal::ALL_REFUSALS;
+    use crate::tunnel::retiring::Retiring;
 
-    const CONTROL: Lane = Lane::Control { relay_lanes: 2 };
+    const CONTROL: Lane = Lane::Control { relay_lanes: 2, renews: None };
 
     fn frame(kind: u8, message: &impl Message) -> Frame {
         Frame { kind, body: message.encode_to_vec().into() }
@@ -288,6 +292,7 @@ mod tests {
             relay_lanes,
             features: 0,
             budget: Budget::new(30),
+            retiring: Retiring::default(),
             ended: CancellationToken::new(),
         }
     }
@@ -310,6 +315,10 @@ mod tests {
                 budget_mbit_s: 40,
             }
         );
+        for lane in [Lane::Relay { link: 5, index: 1 }, Lane::Control { relay_lanes: 2, renews: Some(5) }] {
+            let hello = hello("bank", [7; 16], &lane, 4, 0, 0);
+            assert_eq!(judge_hello(&frame(HELLO, &hello), "bank").unwrap().lane, lane);
+        }
         let relay = Lane::Relay { link: 5, index: 1 };
         let asked = judge_hello(&frame(HELLO, &hello("bank", [7; 16], &relay, 4, 0, 0)), "bank").unwrap();
         assert_eq!(asked.lane, relay);
@@ -355,7 +364,7 @@ mod tests {
             (lane(asked), Refusal::LaneRefused),
             (lane(LaneAsked { link: 1, index: 70_000, ..asked }), Refusal::LaneRefused),
             (lane(LaneAsked { kind: 9, ..asked }), Refusal::LaneRefused),
-            (lane(LaneAsked { kind: Kind::Control.into(), link: 4, ..asked }), Refusal::LaneRefused),
+            (lane(LaneAsked { kind: Kind::Control.into(), index: 1, ..asked }), Refusal::LaneRefused),
         ];
         for (hello, refusal) in cases {
             assert_eq!(judge_hello(&frame(HELLO, &hello), "bank"), Err(refusal), "{hello:?}");

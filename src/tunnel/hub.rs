@@ -6,21 +6,19 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use ipnet::IpNet;
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as changes};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::accept::Arrival;
-use super::connection::{self, meter_of, way_of};
+use super::connection::{meter_of, way_of};
 use super::control::{self, Side};
 use super::forwarded::{Caller, is_trusted};
 use super::gate::{Gate, Ticket};
 use super::handshake::Instance;
-use super::identity::HubIdentity;
+use super::hub_trust::{HubTrust, Presented};
 use super::key;
 use super::lane::{HandedOut, watch};
 use super::link::{Link, RelayLane, TunnelEvent};
@@ -28,24 +26,19 @@ use super::links::{Links, RELAY_LANES_MAX};
 use super::reason::Reason;
 use super::said::Said;
 use super::shown::{ShownLink, link_id};
+use super::standing::Standing;
 use super::status::{Board, LinkStatus};
 use super::streams::LinkStreams;
-use super::trust::EdgeBook;
 use super::welcome::{Joined, Refusing, Role};
 use super::{TunnelError, TunnelMetrics};
-use crate::config::{HubTunnel, TunnelLimits};
+use crate::config::HubTunnel;
 
 /// A hub whose identity is loaded, not yet listening.
 pub struct HubKeys {
     listen: SocketAddr,
     site: String,
     instance: Instance,
-    edges: Vec<String>,
-    identity: Arc<HubIdentity>,
-    book: Arc<EdgeBook>,
-    tls: Arc<ServerConfig>,
-    limits: TunnelLimits,
-    trusted_proxies: Vec<IpNet>,
+    trust: Standing<HubTrust>,
     streams: Option<mpsc::Sender<LinkStreams>>,
     relay_lanes_max: u16,
 }
@@ -53,22 +46,19 @@ pub struct HubKeys {
 impl HubKeys {
     /// Loads the identity and the edges' keys; an error is one of the configuration.
     pub fn load(cfg: &HubTunnel, site: &str) -> Result<Self, TunnelError> {
-        let identity = Arc::new(HubIdentity::load(&cfg.identity, site, connection::provider())?);
-        let book = Arc::new(EdgeBook::new(&cfg.edges)?);
-        let tls = connection::hub_tls(identity.clone(), book.clone())?;
         Ok(Self {
             listen: cfg.listen,
             site: site.to_owned(),
             instance: key::random()?,
-            edges: cfg.edges.iter().map(|edge| edge.name.clone()).collect(),
-            identity,
-            book,
-            tls,
-            limits: cfg.limits.clone(),
-            trusted_proxies: cfg.trusted_proxies.clone(),
+            trust: Standing::new(HubTrust::load(cfg, site)?),
             streams: None,
             relay_lanes_max: RELAY_LANES_MAX,
         })
+    }
+
+    /// Where a reload puts what is to hold instead.
+    pub fn trust(&self) -> Standing<HubTrust> {
+        self.trust.clone()
     }
 
     /// Tells edges to dial no relay lanes: a site without a cluster has nothing for them.
@@ -120,16 +110,11 @@ impl HubListener {
         if let Ok(address) = listener.local_addr() {
             tracing::info!(%address, "tunnel: listening");
         }
-        let expires = i64::try_from(keys.identity.issuer_expires()).unwrap_or(i64::MAX);
-        metrics.issuer_expires.set(expires);
         let hub = Arc::new(Hub {
-            handshake_time_max: keys.limits.handshake_timeout,
             site: keys.site,
             instance: keys.instance,
-            tls: keys.tls,
-            book: keys.book,
-            gate: Gate::new(&keys.limits, metrics.clone()),
-            trusted_proxies: keys.trusted_proxies,
+            gate: Gate::new(&keys.trust.now().limits, metrics.clone()),
+            trust: keys.trust,
             links: Mutex::default(),
             shown: Mutex::default(),
             said: Mutex::default(),
@@ -140,10 +125,10 @@ impl HubListener {
             relay_lanes_max: keys.relay_lanes_max,
             stop,
         });
-        for edge in &keys.edges {
-            hub.show_absent(edge, None);
-        }
+        let mut replaced = hub.trust.watch();
+        hub.hold_to(&replaced.borrow_and_update());
         let tasks = TaskTracker::new();
+        tasks.spawn(hub.clone().hold_to_each(replaced));
         hub.accept(&listener, &tasks).await;
         drop(listener);
         tasks.close();
@@ -155,17 +140,14 @@ impl HubListener {
 pub(super) struct Hub {
     pub(super) site: String,
     pub(super) instance: Instance,
-    pub(super) tls: Arc<ServerConfig>,
-    pub(super) book: Arc<EdgeBook>,
+    pub(super) trust: Standing<HubTrust>,
     pub(super) board: Board,
     pub(super) metrics: TunnelMetrics,
     pub(super) events: mpsc::Sender<TunnelEvent>,
     pub(super) streams: Option<mpsc::Sender<LinkStreams>>,
     pub(super) relay_lanes_max: u16,
     pub(super) stop: CancellationToken,
-    handshake_time_max: Duration,
     gate: Arc<Gate>,
-    trusted_proxies: Vec<IpNet>,
     links: Mutex<Links>,
     /// Rows of links that live, for their relay lanes.
     shown: Mutex<BTreeMap<u64, Arc<ShownLink>>>,
@@ -185,7 +167,8 @@ impl Hub {
                 Ok((socket, remote)) => {
                     pause = ACCEPT_PAUSE_MIN;
                     // Whom a trusted proxy speaks for, it says first.
-                    let address = Some(remote.ip()).filter(|ip| !is_trusted(*ip, &self.trusted_proxies));
+                    let trust = self.trust.now();
+                    let address = Some(remote.ip()).filter(|ip| !is_trusted(*ip, &trust.trusted_proxies));
                     let ticket = self.gate.enter(address);
                     tasks.spawn(self.clone().receive(socket, remote, ticket));
                 }
@@ -206,13 +189,14 @@ impl Hub {
     }
 
     async fn receive(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, ticket: Ticket) {
+        let trust = self.trust.now();
         let known = OnceLock::new();
-        let arrival = Arrival { remote, trusted: &self.trusted_proxies, ticket: &ticket, caller: &known };
+        let arrival = Arrival { remote, trusted: &trust.trusted_proxies, ticket: &ticket, caller: &known };
         let welcomed = tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Reason::Ended.into()),
             () = ticket.displaced() => Err(Reason::Displaced.into()),
-            welcomed = timeout(self.handshake_time_max, self.welcome(socket, &arrival)) =>
+            welcomed = timeout(trust.limits.handshake_timeout, self.welcome(socket, &arrival)) =>
                 welcomed.unwrap_or_else(|_| Err(Reason::Timeout.into())),
         };
         if let Ok(joined) = &welcomed {
@@ -241,7 +225,7 @@ impl Hub {
     }
 
     async fn run(&self, joined: Joined, remote: &Caller) {
-        let Joined { tls, link, ended, shown, lane_id, role } = joined;
+        let Joined { tls, link, ended, shown, lane_id, role, presented } = joined;
         let (kind, index) = (role.kind(), role.index());
         let meter = meter_of(&tls);
         self.said().forget(&link.peer);
@@ -255,6 +239,7 @@ impl Hub {
                     reason = watch(&meter, &shown, &ended) => reason,
                     reason = control::drive(tls, Side::Hub, *mailbox, self.metrics.clone()) => reason,
                 };
+                let reason = self.because(reason, &link, &presented);
                 live.last_reason = reason.clone();
                 reason
             }
@@ -266,7 +251,7 @@ impl Hub {
                     ended: ended.clone(),
                 };
                 match self.events.send(TunnelEvent::RelayLane(relay)).await {
-                    Ok(()) => watch(&meter, &shown, &ended).await,
+                    Ok(()) => self.because(watch(&meter, &shown, &ended).await, &link, &presented),
                     Err(_) => Reason::Ended,
                 }
             }
@@ -284,12 +269,55 @@ impl Hub {
         );
     }
 
+    /// An end of our own making has a reason when the edge's key is no longer what it was.
+    fn because(&self, reason: Reason, link: &Link, presented: &Presented) -> Reason {
+        let is_revoked = reason == Reason::Ended && !self.trust.now().knows(&link.peer, presented);
+        if is_revoked { Reason::Revoked } else { reason }
+    }
+
+    /// Holds what lives to whatever a reload puts in place.
+    async fn hold_to_each(self: Arc<Self>, mut replaced: changes::Receiver<Arc<HubTrust>>) {
+        loop {
+            // Losing the race loses nothing: what was not looked at is looked at next time. The sender lives in us.
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                _ = replaced.changed() => {}
+            }
+            let trust = replaced.borrow_and_update().clone();
+            self.hold_to(&trust);
+        }
+    }
+
+    /// Lanes whose key is not known any more end; others are not touched.
+    fn hold_to(&self, trust: &HubTrust) {
+        let expires = i64::try_from(trust.identity.issuer_expires()).unwrap_or(i64::MAX);
+        self.metrics.issuer_expires.set(expires);
+        self.gate.hold_to(&trust.limits);
+        let ended = self.links().end_unknown(|edge, presented| trust.knows(edge, presented));
+        self.links().hold_to_budgets(|presented| Some(trust.edge_of(presented)?.budget_mbit_s));
+        for edge in ended {
+            tracing::warn!(edge, "lanes whose key is no longer accepted are ended");
+        }
+        let gone = |peer: &str| !trust.edges.contains(peer);
+        for row in self.board.rows().iter().filter(|row| row.link.is_none() && gone(&row.peer)) {
+            self.board.remove(&row.peer);
+        }
+        for edge in &trust.edges {
+            if !self.board.rows().iter().any(|row| row.peer == *edge) {
+                self.show_absent(edge, None);
+            }
+        }
+    }
+
     /// The row of an edge that has no link here.
     fn show_absent(&self, edge: &str, reason: Option<&Reason>) {
         // Held until the row is written, so that it never stands beside the row of a link that just came up.
         let mut links = self.links();
         if links.count_of(edge) > 0 {
             return;
+        }
+        if !self.trust.now().edges.contains(edge) {
+            return self.board.remove(edge);
         }
         let row = LinkStatus {
             peer: edge.to_owned(),

@@ -122,6 +122,7 @@ mod tests {
     use crate::tunnel::budget::Budget;
     use crate::tunnel::link::Link;
     use crate::tunnel::metrics::TunnelMetrics;
+    use crate::tunnel::retiring::Retiring;
     use crate::tunnel::status::Board;
 
     async fn watched(meter: &Meter) -> (Reason, Duration) {
@@ -133,6 +134,7 @@ mod tests {
             relay_lanes: 0,
             features: 0,
             budget: Budget::new(0),
+            retiring: Retiring::default(),
             ended: ended.clone(),
         };
         let shown = ShownLink::new(&Board::default(), &TunnelMetrics::default(), &link, String::new());

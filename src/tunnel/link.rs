@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
+use super::retiring::Retiring;
 
 /// A link that was authenticated on both sides.
 #[derive(Debug)]
@@ -25,8 +26,19 @@ pub struct Link {
     pub features: u64,
     /// What may be sent in a second, by whoever sends over it.
     pub budget: Budget,
+    /// Begins when another link has taken its place.
+    pub retiring: Retiring,
     /// Cancelled when the link is gone; cancelling it ends the link.
     pub ended: CancellationToken,
+}
+
+impl Link {
+    /// Another budget, if it is one.
+    pub(super) fn hold_to(&self, budget_mbit_s: u32) {
+        if self.budget.mbit_s() != budget_mbit_s {
+            self.budget.set(budget_mbit_s);
+        }
+    }
 }
 
 /// What happens in the tunnel, in order, to whoever carries things over it.

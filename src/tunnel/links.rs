@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::budget::Budget;
-use super::handshake::{Asked, Instance, Lane};
+use super::budget::{Budget, narrower};
+use super::handshake::{Asked, Instance, Lane as Asks};
+use super::hub_trust::Presented;
 use super::link::Link;
 use super::refusal::Refusal;
+use super::retiring::Retiring;
 
 /// All links of one hub process. Bounded by the configured edges times `max_instances`.
 #[derive(Debug, Default)]
@@ -22,8 +24,33 @@ struct Row {
     edge: String,
     attempt: u32,
     link: Arc<Link>,
-    /// Relay lanes by index: the attempt that holds each, and how to end it.
-    relay: BTreeMap<u16, (u32, CancellationToken)>,
+    /// What its control lane presented.
+    presented: Presented,
+    /// The edge's word on the budget.
+    asked_mbit_s: u32,
+    /// Relay lanes by index.
+    relay: BTreeMap<u16, Lane>,
+    /// The link whose place it takes, until all its lanes are up.
+    renews: Option<Arc<Link>>,
+}
+
+impl Row {
+    /// Once all its lanes are up, the link whose place it takes retires.
+    fn settle(&mut self) {
+        if self.relay.len() >= usize::from(self.link.relay_lanes)
+            && let Some(old) = self.renews.take()
+        {
+            old.retiring.begin();
+        }
+    }
+}
+
+/// Who holds a relay lane's index.
+#[derive(Debug)]
+struct Lane {
+    attempt: u32,
+    presented: Presented,
+    ended: CancellationToken,
 }
 
 /// A link that was just made.
@@ -42,18 +69,24 @@ pub struct Opened {
 pub struct Joining<'a> {
     /// The authenticated edge.
     pub edge: &'a str,
+    /// What it presented.
+    pub presented: &'a Presented,
     /// Its process.
     pub instance: Instance,
     /// The dial's number in that process.
     pub attempt: u32,
+    /// The link of that process whose place the new one takes.
+    pub renews: Option<u64>,
     /// How many relay lanes it would like.
     pub relay_lanes: u16,
     /// What both sides know.
     pub features: u64,
     /// How many processes it may have.
     pub max_instances: u32,
-    /// What both sides let a link send, Mbit/s; 0: no bound.
+    /// What this side lets a link send, Mbit/s; 0: no bound.
     pub budget_mbit_s: u32,
+    /// The edge's word on it.
+    pub asked_mbit_s: u32,
 }
 
 impl Links {
@@ -72,11 +105,20 @@ impl Links {
         if !newer.is_empty() {
             return Err(Refusal::Superseded);
         }
+        let renewed = match joining.renews {
+            Some(id) => {
+                let row = self.rows.get(&id).filter(|row| row.edge == joining.edge);
+                let row = row.filter(|row| row.link.instance == joining.instance);
+                Some(row.ok_or(Refusal::NoSuchLink)?.link.clone())
+            }
+            None => None,
+        };
         let new_instance = instances.insert(joining.instance);
         if instances.len() > joining.max_instances as usize {
             return Err(Refusal::TooManyInstances);
         }
-        for row in older {
+        // One that is renewed ends in its own time; never more than it beside the new one.
+        for row in older.into_iter().filter(|row| Some(row.link.id) != joining.renews) {
             row.link.ended.cancel();
         }
         let link = Arc::new(Link {
@@ -85,16 +127,20 @@ impl Links {
             instance: joining.instance,
             relay_lanes: joining.relay_lanes.min(RELAY_LANES_MAX),
             features: joining.features,
-            budget: Budget::new(joining.budget_mbit_s),
+            budget: Budget::new(narrower(joining.budget_mbit_s, joining.asked_mbit_s)),
+            retiring: Retiring::default(),
             ended,
         });
         let row = Row {
             edge: joining.edge.to_owned(),
             attempt: joining.attempt,
             link: link.clone(),
+            presented: joining.presented.clone(),
+            asked_mbit_s: joining.asked_mbit_s,
             relay: BTreeMap::new(),
+            renews: renewed,
         };
-        self.rows.insert(id, row);
+        self.rows.entry(id).or_insert(row).settle();
         self.sweep();
         Ok(Opened { link, new_instance, instances: instances.len() })
     }
@@ -106,6 +152,7 @@ impl Links {
         edge: &str,
         asked: &Asked,
         link: u64,
+        presented: &Presented,
     ) -> Result<(Arc<Link>, CancellationToken), Refusal> {
         self.sweep();
         let row = self.rows.get_mut(&link).ok_or(Refusal::NoSuchLink)?;
@@ -114,18 +161,46 @@ impl Links {
             return Err(Refusal::NoSuchLink);
         }
         let index = asked.lane.index();
-        if index >= row.link.relay_lanes || matches!(asked.lane, Lane::Control { .. }) {
+        if index >= row.link.relay_lanes || matches!(asked.lane, Asks::Control { .. }) {
             return Err(Refusal::LaneRefused);
         }
-        if let Some((attempt, older)) = row.relay.get(&index) {
-            if *attempt >= asked.attempt {
+        if let Some(older) = row.relay.get(&index) {
+            if older.attempt >= asked.attempt {
                 return Err(Refusal::Superseded);
             }
-            older.cancel();
+            older.ended.cancel();
         }
         let ended = row.link.ended.child_token();
-        row.relay.insert(index, (asked.attempt, ended.clone()));
+        let (attempt, presented) = (asked.attempt, presented.clone());
+        row.relay.insert(index, Lane { attempt, presented, ended: ended.clone() });
+        row.settle();
         Ok((row.link.clone(), ended))
+    }
+
+    /// Ends the links and lanes of whoever is not known any more; gives the edges that lost some.
+    pub fn end_unknown(&mut self, is_known: impl Fn(&str, &Presented) -> bool) -> BTreeSet<String> {
+        self.sweep();
+        let mut lost = BTreeSet::new();
+        for row in self.rows.values() {
+            let lanes = row.relay.values().map(|lane| (&lane.presented, &lane.ended));
+            for (presented, ended) in lanes.chain([(&row.presented, &row.link.ended)]) {
+                if !ended.is_cancelled() && !is_known(&row.edge, presented) {
+                    ended.cancel();
+                    lost.insert(row.edge.clone());
+                }
+            }
+        }
+        self.sweep();
+        lost
+    }
+
+    /// Holds links that live to what this side lets them send now.
+    pub fn hold_to_budgets(&mut self, mbit_s_of: impl Fn(&Presented) -> Option<u32>) {
+        for row in self.rows.values() {
+            if let Some(mbit_s) = mbit_s_of(&row.presented) {
+                row.link.hold_to(narrower(mbit_s, row.asked_mbit_s));
+            }
+        }
     }
 
     /// How many links an edge has.
@@ -145,17 +220,23 @@ pub const RELAY_LANES_MAX: u16 = 16;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
-    const ONE: Joining<'static> = Joining {
+    static NOTHING: LazyLock<Presented> = LazyLock::new(|| Presented::from([]));
+    static ONE: LazyLock<Joining<'static>> = LazyLock::new(|| Joining {
         edge: "bank",
+        presented: &NOTHING,
         instance: [1; 16],
         attempt: 1,
+        renews: None,
         relay_lanes: 2,
         features: 0,
         max_instances: 2,
         budget_mbit_s: 0,
-    };
+        asked_mbit_s: 0,
+    });
 
     fn open(links: &mut Links, joining: Joining<'_>, id: u64) -> Result<Opened, Refusal> {
         links.open(&joining, id, CancellationToken::new())
@@ -167,7 +248,7 @@ mod tests {
             features: 0,
             instance,
             attempt,
-            lane: Lane::Relay { link, index },
+            lane: Asks::Relay { link, index },
             time_ms: 0,
             budget_mbit_s: 0,
         }
@@ -176,10 +257,10 @@ mod tests {
     #[test]
     fn a_lane_joins_only_a_link_of_its_own_edge_and_process() {
         let mut links = Links::default();
-        open(&mut links, ONE, 10).unwrap();
+        open(&mut links, *ONE, 10).unwrap();
         let mut attach = |edge: &str, instance, link| {
             let asked = relay(instance, 2, link, 0);
-            links.attach(edge, &asked, link).map(|(link, _)| link.id)
+            links.attach(edge, &asked, link, &NOTHING).map(|(link, _)| link.id)
         };
         assert_eq!(attach("other", [1; 16], 10), Err(Refusal::NoSuchLink));
         assert_eq!(attach("bank", [2; 16], 10), Err(Refusal::NoSuchLink));
@@ -190,25 +271,25 @@ mod tests {
     #[test]
     fn a_higher_attempt_replaces_the_older_lane_and_a_lower_one_is_refused() {
         let mut links = Links::default();
-        open(&mut links, ONE, 10).unwrap();
-        let (_, first) = links.attach("bank", &relay([1; 16], 5, 10, 0), 10).unwrap();
-        let stale = links.attach("bank", &relay([1; 16], 4, 10, 0), 10);
+        open(&mut links, *ONE, 10).unwrap();
+        let (_, first) = links.attach("bank", &relay([1; 16], 5, 10, 0), 10, &NOTHING).unwrap();
+        let stale = links.attach("bank", &relay([1; 16], 4, 10, 0), 10, &NOTHING);
         assert_eq!(stale.unwrap_err(), Refusal::Superseded);
         assert!(!first.is_cancelled());
-        let (_, second) = links.attach("bank", &relay([1; 16], 6, 10, 0), 10).unwrap();
+        let (_, second) = links.attach("bank", &relay([1; 16], 6, 10, 0), 10, &NOTHING).unwrap();
         assert!(first.is_cancelled() && !second.is_cancelled());
-        let beyond = links.attach("bank", &relay([1; 16], 7, 10, 2), 10);
+        let beyond = links.attach("bank", &relay([1; 16], 7, 10, 2), 10, &NOTHING);
         assert_eq!(beyond.unwrap_err(), Refusal::LaneRefused);
     }
 
     #[test]
     fn a_process_that_dials_again_replaces_its_own_link_and_its_lanes_end() {
         let mut links = Links::default();
-        let old = open(&mut links, ONE, 10).unwrap();
-        let (_, lane) = links.attach("bank", &relay([1; 16], 2, 10, 0), 10).unwrap();
-        let stale = open(&mut links, ONE, 11);
+        let old = open(&mut links, *ONE, 10).unwrap();
+        let (_, lane) = links.attach("bank", &relay([1; 16], 2, 10, 0), 10, &NOTHING).unwrap();
+        let stale = open(&mut links, *ONE, 11);
         assert_eq!(stale.unwrap_err(), Refusal::Superseded);
-        let new = open(&mut links, Joining { attempt: 3, ..ONE }, 12).unwrap();
+        let new = open(&mut links, Joining { attempt: 3, ..*ONE }, 12).unwrap();
         assert!(old.link.ended.is_cancelled() && lane.is_cancelled());
         assert!(!new.new_instance && new.instances == 1);
         assert_eq!(links.count_of("bank"), 1);
@@ -217,7 +298,7 @@ mod tests {
     #[test]
     fn processes_of_one_edge_are_counted_and_dead_ones_are_not() {
         let mut links = Links::default();
-        let with = |n: u8| Joining { instance: [n; 16], ..ONE };
+        let with = |n: u8| Joining { instance: [n; 16], ..*ONE };
         let first = open(&mut links, with(1), 1).unwrap();
         assert!(first.new_instance);
         assert_eq!(open(&mut links, with(2), 2).unwrap().instances, 2);
@@ -226,5 +307,43 @@ mod tests {
         open(&mut links, elsewhere, 4).unwrap();
         first.link.ended.cancel();
         open(&mut links, with(3), 5).unwrap();
+    }
+
+    #[test]
+    fn only_the_lanes_of_an_unknown_key_end_and_the_control_lane_takes_its_link_with_it() {
+        let mut links = Links::default();
+        let key = |n: u8| Presented::from([vec![n].into()]);
+        let (old, new) = (key(1), key(2));
+        let one = open(&mut links, Joining { presented: &new, ..*ONE }, 10).unwrap();
+        let other = Joining { edge: "other", presented: &old, ..*ONE };
+        let other = open(&mut links, other, 11).unwrap();
+        let (_, by_old) = links.attach("bank", &relay([1; 16], 2, 10, 0), 10, &old).unwrap();
+        let (_, by_new) = links.attach("bank", &relay([1; 16], 3, 10, 1), 10, &new).unwrap();
+        let lost = links.end_unknown(|edge, presented| edge != "bank" || *presented == new);
+        assert_eq!(lost, BTreeSet::from(["bank".to_owned()]));
+        assert!(by_old.is_cancelled() && !by_new.is_cancelled() && !one.link.ended.is_cancelled());
+        links.end_unknown(|edge, _| edge != "bank");
+        assert!(one.link.ended.is_cancelled() && by_new.is_cancelled() && !other.link.ended.is_cancelled());
+    }
+
+    #[test]
+    fn a_link_that_is_renewed_lives_on_and_retires_when_all_lanes_of_the_new_one_are_up() {
+        let mut links = Links::default();
+        let old = open(&mut links, *ONE, 10).unwrap();
+        let stranger = Joining { edge: "other", attempt: 2, renews: Some(10), ..*ONE };
+        assert_eq!(open(&mut links, stranger, 11).unwrap_err(), Refusal::NoSuchLink);
+        let process = Joining { instance: [2; 16], attempt: 2, renews: Some(10), ..*ONE };
+        assert_eq!(open(&mut links, process, 11).unwrap_err(), Refusal::NoSuchLink);
+        let renewing = Joining { attempt: 2, renews: Some(10), ..*ONE };
+        let new = open(&mut links, renewing, 11).unwrap();
+        assert!(!new.new_instance && new.instances == 1);
+        for index in 0..2 {
+            assert!(!old.link.retiring.is_begun() && !old.link.ended.is_cancelled());
+            links.attach("bank", &relay([1; 16], 3, 11, index), 11, &NOTHING).unwrap();
+        }
+        assert!(old.link.retiring.is_begun() && !new.link.retiring.is_begun());
+        let third = open(&mut links, Joining { attempt: 5, renews: Some(11), ..*ONE }, 12).unwrap();
+        assert!(old.link.ended.is_cancelled() && !new.link.ended.is_cancelled(), "two at most");
+        assert!(!third.link.ended.is_cancelled());
     }
 }

@@ -44,6 +44,8 @@ pub struct TunnelMetrics {
     pub ended: Family<ReasonLabel, Counter>,
     /// Lanes that got their Welcome.
     pub joined: Family<KindLabel, Counter>,
+    /// Links that another one replaced without a break.
+    pub renewed: Counter,
     /// Errors of accept(2).
     pub accept_errors: Counter,
     /// Control messages waiting for the link, over all links.
@@ -81,6 +83,7 @@ impl TunnelMetrics {
         );
         r.register("ended", "Connections and lanes that ended, by reason", self.ended.clone());
         r.register("joined", "Lanes that got their Welcome", self.joined.clone());
+        r.register("renewed", "Links replaced by another without a break", self.renewed.clone());
         r.register("accept_errors", "Errors of accept", self.accept_errors.clone());
         r.register(
             "control_messages_waiting",

@@ -31,6 +31,10 @@ mod admission;
 mod forwarded;
 mod gate;
 
+mod edge_trust;
+mod hub_trust;
+mod standing;
+
 pub mod hub;
 mod links;
 mod welcome;
@@ -46,9 +50,11 @@ mod hub_processes;
 mod outer;
 pub mod probe;
 mod reach;
+mod renewal;
 
 mod control;
 mod lane;
+pub mod retiring;
 pub mod streams;
 
 pub mod metrics;
@@ -57,8 +63,11 @@ mod said;
 mod shown;
 
 pub use edge::EdgeDialer;
+pub use edge_trust::EdgeTrust;
 pub use hub::{HubKeys, HubListener};
+pub use hub_trust::HubTrust;
 pub use metrics::TunnelMetrics;
+pub use standing::Standing;
 
 use crate::config::Problem;
 

@@ -27,6 +27,8 @@ pub enum Reason {
     RefusedUnknownKey,
     /// The name in Hello or Welcome is not the authenticated one.
     RefusedSiteMismatch,
+    /// The key that a lane was joined by is no longer accepted here.
+    Revoked,
     /// Too many processes use one edge's key.
     TooManyInstances,
     /// The link that a relay lane belongs to does not live in this hub process.
@@ -93,6 +95,7 @@ impl Reason {
             Self::Clock { .. } => "clock",
             Self::RefusedUnknownKey => "refused_unknown_key",
             Self::RefusedSiteMismatch => "refused_site_mismatch",
+            Self::Revoked => "revoked",
             Self::TooManyInstances => "too_many_instances",
             Self::NoSuchLink => "no_such_link",
             Self::Superseded => "superseded",
@@ -125,6 +128,7 @@ impl Reason {
             | Self::Clock { .. }
             | Self::RefusedUnknownKey
             | Self::RefusedSiteMismatch
+            | Self::Revoked
             | Self::TooManyInstances
             | Self::LaneRefused
             | Self::Version
@@ -164,6 +168,9 @@ impl Reason {
                 "list this edge's key (bk1.…) under tunnel.edges[].keys at the hub, or use the token that the hub knows"
             }
             Self::RefusedSiteMismatch => "`site` in both configurations must be the names in the join token",
+            Self::Revoked => {
+                "none needed if it was meant: the edge joins again with a key that is listed at the hub"
+            }
             Self::TooManyInstances => {
                 "stop the other processes that use this token, raise max_instances at the hub, or rotate the token if they are not yours"
             }
@@ -225,6 +232,7 @@ impl fmt::Display for Reason {
             ),
             Self::RefusedUnknownKey => f.write_str("the hub does not know this key"),
             Self::RefusedSiteMismatch => f.write_str("the site's name is not the authenticated one"),
+            Self::Revoked => f.write_str("the key is no longer accepted"),
             Self::TooManyInstances => f.write_str("too many processes use this edge's key"),
             Self::NoSuchLink => f.write_str("the link does not live in this hub process"),
             Self::Superseded => f.write_str("a newer connection took this one's place"),

@@ -21,6 +21,8 @@ pub enum Refusal {
     Superseded,
     /// No such lane.
     LaneRefused,
+    /// The key was taken away during the handshake.
+    UnknownKey,
 }
 
 impl Refusal {
@@ -34,6 +36,7 @@ impl Refusal {
             Self::NoSuchLink => 5,
             Self::Superseded => 6,
             Self::LaneRefused => 7,
+            Self::UnknownKey => 8,
         }
     }
 
@@ -47,6 +50,7 @@ impl Refusal {
             Self::NoSuchLink => Reason::NoSuchLink,
             Self::Superseded => Reason::Superseded,
             Self::LaneRefused => Reason::LaneRefused,
+            Self::UnknownKey => Reason::RefusedUnknownKey,
         }
     }
 
@@ -66,14 +70,15 @@ pub fn refused(refusal: Refusal, instance: Instance) -> Refused {
         | Refusal::SiteMismatch
         | Refusal::NoSuchLink
         | Refusal::Superseded
-        | Refusal::LaneRefused => 0,
+        | Refusal::LaneRefused
+        | Refusal::UnknownKey => 0,
     };
     Refused { code: refusal.code(), retry_after_ms, instance: instance.to_vec() }
 }
 
 const TOO_MANY_RETRY_MS: u32 = 10_000;
 /// Each of them.
-pub const ALL_REFUSALS: [Refusal; 7] = [
+pub const ALL_REFUSALS: [Refusal; 8] = [
     Refusal::Malformed,
     Refusal::Version,
     Refusal::SiteMismatch,
@@ -81,4 +86,5 @@ pub const ALL_REFUSALS: [Refusal; 7] = [
     Refusal::NoSuchLink,
     Refusal::Superseded,
     Refusal::LaneRefused,
+    Refusal::UnknownKey,
 ];

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
+
+use super::budget::Budget;
 use super::link::Link;
 use super::meter::Meter;
 use super::metrics::{KindLabel, TunnelMetrics};
@@ -15,7 +18,9 @@ pub struct ShownLink {
     metrics: TunnelMetrics,
     key: String,
     row: LinkStatus,
+    budget: Budget,
     lanes: Mutex<BTreeMap<(Kind, u16), Shown>>,
+    count: watch::Sender<usize>,
 }
 
 struct Shown {
@@ -50,7 +55,9 @@ impl ShownLink {
                 budget_mbit_s: link.budget.mbit_s(),
                 lanes: Vec::new(),
             },
+            budget: link.budget.clone(),
             lanes: Mutex::default(),
+            count: watch::Sender::new(0),
         });
         shown.refresh();
         shown
@@ -74,9 +81,16 @@ impl ShownLink {
         ShownLane { link: self.clone(), place, lane_id: lane_id.to_owned() }
     }
 
+    /// Waits until so many lanes are up.
+    pub async fn has_lanes(&self, count: usize) {
+        // The sender lives in us.
+        _ = self.count.subscribe().wait_for(|up| *up >= count).await;
+    }
+
     /// Writes the row with the bytes of now.
     pub fn refresh(&self) {
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.count.send_replace(lanes.len());
         let lanes = lanes.iter().map(|((kind, index), lane)| LaneStatus {
             index: *index,
             kind: kind.word().to_owned(),
@@ -85,7 +99,8 @@ impl ShownLink {
             bytes_in: lane.meter.bytes_in(),
             bytes_out: lane.meter.bytes_out(),
         });
-        let row = LinkStatus { lanes: lanes.collect(), ..self.row.clone() };
+        let budget_mbit_s = self.budget.mbit_s();
+        let row = LinkStatus { lanes: lanes.collect(), budget_mbit_s, ..self.row.clone() };
         self.board.put(&self.key, row);
     }
 }

@@ -1,7 +1,7 @@
 //! The hub's side of one handshake: from a fresh socket to a lane that joined, or a refusal by name.
 //! Runs under the accept task's time limit; dropping it half way leaves nothing behind.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -12,7 +12,6 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::accept::Arrival;
-use super::budget::narrower;
 use super::carrier::Carrier;
 use super::connection::{Tls, lane_id, meter_of, now_ms, reason_of, receive, send, speaks_bridge};
 use super::control::{MESSAGES_MAX, Mailbox};
@@ -20,9 +19,10 @@ use super::forwarded::Caller;
 use super::gate::Ticket;
 use super::handshake::{self, Asked, Lane, judge_hello};
 use super::hub::{Hub, LiveLink};
+use super::hub_trust::Presented;
 use super::key;
 use super::link::{Link, LinkUp, TunnelEvent};
-use super::links::Joining;
+use super::links::{Joining, Links};
 use super::reason::Reason;
 use super::refusal::{Refusal, refused};
 use super::shown::{ShownLink, link_id};
@@ -38,6 +38,7 @@ pub(super) struct Joined {
     pub(super) shown: Arc<ShownLink>,
     pub(super) lane_id: String,
     pub(super) role: Role,
+    pub(super) presented: Presented,
 }
 
 /// What the lane is, with what it needs. Dropping it ends the lane; the control lane's, the whole link.
@@ -93,14 +94,15 @@ impl Hub {
         let carrier = arrival.receive(socket).await?;
         let mut tls = self.accept_tls(carrier, arrival.ticket).await?;
         let remote = arrival.caller();
-        let known = self.edge_behind(&tls)?;
+        let (known, presented) = self.edge_behind(&tls)?;
         arrival.ticket.proven();
         let of_edge = |reason| Refusing { reason, edge: Some(known.edge.clone()) };
         for _ in 0..HELLOS_MAX {
             let hello = receive(&mut tls).await.map_err(of_edge)?;
-            match self.enter(&hello, &known, &remote).await {
+            match self.enter(&hello, &known, &presented, &remote).await {
                 Ok((asked, entered)) => {
-                    return self.say_welcome(tls, &hello, &asked, entered).await.map_err(of_edge);
+                    let welcomed = self.say_welcome(tls, &hello, &asked, entered, presented);
+                    return welcomed.await.map_err(of_edge);
                 }
                 Err(refusal) => {
                     let answer = refused(refusal, self.instance);
@@ -128,7 +130,7 @@ impl Hub {
             }
         };
         let computing = ticket.turn().await;
-        let accepted = start.into_stream(self.tls.clone()).into_fallible().await;
+        let accepted = start.into_stream(self.trust.now().tls.clone()).into_fallible().await;
         drop(computing);
         match accepted {
             Ok(tls) => {
@@ -143,24 +145,28 @@ impl Hub {
     }
 
     /// The edge whose key proved itself in the TLS handshake.
-    fn edge_behind(&self, tls: &Tls) -> Result<KnownKey, Reason> {
+    fn edge_behind(&self, tls: &Tls) -> Result<(KnownKey, Presented), Reason> {
         let (_, session) = tls.get_ref();
-        let certificate = session.peer_certificates().and_then(|chain| chain.first());
-        let known = certificate.and_then(|certificate| self.book.edge_of(certificate));
-        known.cloned().ok_or(Reason::RefusedUnknownKey)
+        let presented = session.peer_certificates().unwrap_or_default();
+        let presented: Presented = presented.iter().map(|it| it.clone().into_owned()).collect();
+        let known = self.trust.now().edge_of(&presented).ok_or(Reason::RefusedUnknownKey)?;
+        Ok((known, presented))
     }
 
     async fn enter(
         self: &Arc<Self>,
         hello: &Frame,
         known: &KnownKey,
+        presented: &Presented,
         remote: &Caller,
     ) -> Result<(Asked, Entered), Refusal> {
         let asked = judge_hello(hello, &known.edge)?;
         self.note_clock(&asked, known);
         let entered = match asked.lane {
-            Lane::Control { relay_lanes } => self.open(&asked, relay_lanes, known, remote).await?,
-            Lane::Relay { link, index } => self.attach(&asked, link, index, known)?,
+            Lane::Control { relay_lanes, .. } => {
+                self.open(&asked, relay_lanes, known, presented, remote).await?
+            }
+            Lane::Relay { link, index } => self.attach(&asked, link, index, known, presented)?,
         };
         Ok((asked, entered))
     }
@@ -170,20 +176,24 @@ impl Hub {
         asked: &Asked,
         relay_lanes: u16,
         known: &KnownKey,
+        presented: &Presented,
         remote: &Caller,
     ) -> Result<Entered, Refusal> {
         let joining = Joining {
             edge: &known.edge,
+            presented,
             instance: asked.instance,
             attempt: asked.attempt,
+            renews: asked.link(),
             features: asked.features,
             relay_lanes: relay_lanes.min(self.relay_lanes_max),
             max_instances: known.max_instances,
-            budget_mbit_s: narrower(known.budget_mbit_s, asked.budget_mbit_s),
+            budget_mbit_s: known.budget_mbit_s,
+            asked_mbit_s: asked.budget_mbit_s,
         };
         let id = key::random().map_or(0, u64::from_be_bytes).max(1);
         let ended = self.stop.child_token();
-        let opened = self.links().open(&joining, id, ended.clone())?;
+        let opened = self.links_of(known, presented)?.open(&joining, id, ended.clone())?;
         let live = LiveLink { hub: self.clone(), link: opened.link.clone(), last_reason: Reason::PeerClosed };
         if opened.new_instance {
             tracing::info!(
@@ -210,9 +220,18 @@ impl Hub {
         Ok(Entered { link, ended, shown, role: Role::Control(Box::new(mailbox), live) })
     }
 
-    fn attach(&self, asked: &Asked, link: u64, index: u16, known: &KnownKey) -> Result<Entered, Refusal> {
+    fn attach(
+        &self,
+        asked: &Asked,
+        link: u64,
+        index: u16,
+        known: &KnownKey,
+        presented: &Presented,
+    ) -> Result<Entered, Refusal> {
         let shown = self.shown_links().get(&link).cloned();
-        let (link, ended) = self.links().attach(&known.edge, asked, link)?;
+        let mut links = self.links_of(known, presented)?;
+        let (link, ended) = links.attach(&known.edge, asked, link, presented)?;
+        drop(links);
         Ok(Entered {
             link,
             role: Role::Relay(index, ended.clone().drop_guard()),
@@ -221,12 +240,20 @@ impl Hub {
         })
     }
 
+    /// The book of links, for an edge that is still known: what a reload takes away while a handshake goes on is not
+    /// entered, because it goes through the book after the rules were replaced.
+    fn links_of(&self, known: &KnownKey, presented: &Presented) -> Result<MutexGuard<'_, Links>, Refusal> {
+        let links = self.links();
+        if self.trust.now().knows(&known.edge, presented) { Ok(links) } else { Err(Refusal::UnknownKey) }
+    }
+
     async fn say_welcome(
         &self,
         mut tls: Tls,
         hello: &Frame,
         asked: &Asked,
         entered: Entered,
+        presented: Presented,
     ) -> Result<Joined, Reason> {
         let link = &entered.link;
         let welcome = handshake::welcome(asked, &self.site, self.instance, link, now_ms());
@@ -240,6 +267,7 @@ impl Hub {
             ended: entered.ended,
             shown: entered.shown,
             role: entered.role,
+            presented,
         })
     }
 

@@ -40,7 +40,7 @@ pub struct Hello {
 /// What lane the edge asks for.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LaneAsked {
-    /// The link it belongs to; 0 makes a new one.
+    /// The link it belongs to; on a control lane the one whose place it takes. 0 makes a new one.
     #[prost(fixed64, tag = "1")]
     pub link: u64,
     /// Index within its kind.

@@ -18,6 +18,7 @@ use pulsar_bridge::relay::status::{Board, End, PartitionStatus, State};
 use pulsar_bridge::tunnel::budget::{Budget, Class};
 use pulsar_bridge::tunnel::features::FEATURES;
 use pulsar_bridge::tunnel::link::{LaneStream, Link, LinkUp, RelayLane, TunnelEvent};
+use pulsar_bridge::tunnel::retiring::Retiring;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -310,6 +311,7 @@ fn link(peer: &str, features: u64) -> Arc<Link> {
         relay_lanes: 1,
         features,
         budget: Budget::new(0),
+        retiring: Retiring::default(),
         ended,
     })
 }

@@ -79,6 +79,7 @@ impl Keys {
             connect: vec![LinkUrl::parse(&format!("tls://{hub}")).unwrap()],
             token_file: self.token_file(edge),
             lanes,
+            lane_age: Duration::from_secs(86_400),
             budget_mbit_s: 0,
             egress: Egress::default(),
             outer_ca_file: None,

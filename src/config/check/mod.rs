@@ -107,6 +107,7 @@ impl Checker<'_> {
             admin,
             drain: Duration::from_secs(drain.into()),
             dir: self.dir.to_owned(),
+            digest: String::new(),
         })
     }
 

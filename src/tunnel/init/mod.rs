@@ -243,7 +243,7 @@ fn add_edge(edge: &str, out: &Path, url: Option<&LinkUrl>) -> Result<Outcome, In
     let written = files.write()?;
     let next_steps = vec![
         format!("add to tunnel.edges of hub.json: {}", configuration::edge_entry(&made.key)),
-        "add its routes to `routes` of hub.json, then restart the hub".to_owned(),
+        "add its routes to `routes` of hub.json, then reload the hub (SIGHUP)".to_owned(),
         format!("bring {} to the edge by a way that nobody else can read", out.join(edge).display()),
     ];
     Ok(Outcome { written, next_steps })
@@ -264,8 +264,10 @@ fn rotate(edge: &str, out: &Path) -> Result<Outcome, InitError> {
     let written = files.write()?;
     let next_steps = vec![
         format!("add to the keys of `{edge}` in tunnel.edges of hub.json, beside the old one: \"{key}\""),
-        format!("restart the hub, then put {file} in the place of the edge's token and restart the edge"),
-        "when its link is up, remove the old key from hub.json".to_owned(),
+        format!(
+            "reload the hub (SIGHUP), then put {file} in the place of the edge's token: it finds it by itself"
+        ),
+        "when the edge is linked by it, remove the old key from hub.json and reload the hub".to_owned(),
     ];
     Ok(Outcome { written, next_steps })
 }

@@ -1,0 +1,183 @@
+//! The hand on a running site: puts another configuration in the place of the one that it runs by. All of it or
+//! nothing: what cannot change while it runs, or names a file that is not as it should be, is refused as a whole.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::problems_of_files;
+use super::specs::{own_ports, policies, route, rules};
+use crate::admin::{Configuration, Names};
+use crate::config::{Config, Problem, Tunnel};
+use crate::forward;
+use crate::forward::agent::Forwards;
+use crate::relay::ruling::{Ruling, Rulings};
+use crate::tunnel::{EdgeTrust, HubTrust, Standing, TunnelError};
+
+/// The hand on one site. Cheap to clone.
+#[derive(Clone)]
+pub struct Hand {
+    running: Arc<Mutex<Config>>,
+    trust: Trust,
+    pub(super) rulings: Rulings,
+    /// Once they run.
+    forwards: Arc<OnceLock<Forwards>>,
+    /// What the status tells of the configuration.
+    pub configuration: Configuration,
+    pub(super) names: Names,
+}
+
+/// What its side of the link trusts and presents.
+#[derive(Clone)]
+pub(super) enum Trust {
+    Hub(Standing<HubTrust>),
+    Edge(Standing<EdgeTrust>),
+}
+
+/// A configuration whose files were opened, ready to take the running one's place.
+pub struct Prepared {
+    hand: Hand,
+    config: Config,
+    trust: Loaded,
+}
+
+enum Loaded {
+    Hub(HubTrust),
+    Edge(Box<EdgeTrust>),
+}
+
+impl Hand {
+    pub(super) fn new(config: &Config, trust: Trust) -> Self {
+        let configuration = Configuration::default();
+        configuration.loaded(&config.digest);
+        let names = Names::default();
+        names.replace(peers(config), config.admin.hosts.clone());
+        Self {
+            running: Arc::new(Mutex::new(config.clone())),
+            trust,
+            rulings: Rulings::new(ruling(config)),
+            forwards: Arc::default(),
+            configuration,
+            names,
+        }
+    }
+
+    /// Forwards by what it runs by, which follow each reload from now on.
+    pub(super) fn start_forwards(&self, board: forward::status::Board, stop: CancellationToken) -> Forwards {
+        // Held until they are known: what is loaded meanwhile comes after.
+        let running = self.lock();
+        let start = || Forwards::new(rules(&running), own_ports(&running), board, stop);
+        self.forwards.get_or_init(start).clone()
+    }
+
+    /// What it runs by now.
+    pub fn running(&self) -> Config {
+        self.lock().clone()
+    }
+
+    /// How long its drain may take.
+    pub fn drain(&self) -> Duration {
+        self.lock().drain
+    }
+
+    /// The files of keys and certificates that it runs by.
+    pub fn key_files(&self) -> Vec<PathBuf> {
+        match &self.lock().tunnel {
+            Tunnel::Hub(hub) => HubTrust::files(hub),
+            Tunnel::Edge(edge) => EdgeTrust::files(edge),
+        }
+    }
+
+    /// Opens what another configuration names, and compares what may not change; all problems at once. Changes
+    /// nothing yet.
+    pub fn prepare(&self, config: Config) -> Result<Prepared, Vec<Problem>> {
+        let running = self.running();
+        let mut problems: Vec<Problem> = fixed(&running, &config).map(needs_restart).collect();
+        let trust = match (&config.tunnel, &self.trust) {
+            (Tunnel::Hub(hub), Trust::Hub(_)) => HubTrust::load(hub, &config.site).map(Loaded::Hub),
+            (Tunnel::Edge(edge), Trust::Edge(now)) => {
+                let trust = EdgeTrust::load(edge, &config.site);
+                if trust.as_ref().is_ok_and(|trust| trust.hub() != now.now().hub()) {
+                    problems.push(needs_restart("tunnel.token_file"));
+                }
+                trust.map(|trust| Loaded::Edge(Box::new(trust)))
+            }
+            (Tunnel::Hub(_) | Tunnel::Edge(_), _) => return Err(problems),
+        };
+        let of_link = trust.as_ref().err().map(TunnelError::problem);
+        problems.extend(problems_of_files(&config, of_link));
+        match trust {
+            Ok(trust) if problems.is_empty() => Ok(Prepared { hand: self.clone(), config, trust }),
+            Ok(_) | Err(_) => Err(problems),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Config> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Prepared {
+    /// Takes the running configuration's place. What is allowed as before is not touched.
+    pub fn apply(self) {
+        let Self { hand, config, trust } = self;
+        // Keys first: nobody is let in by an old one under new rules.
+        match (trust, &hand.trust) {
+            (Loaded::Hub(next), Trust::Hub(standing)) => standing.replace(next),
+            (Loaded::Edge(next), Trust::Edge(standing)) => standing.replace(*next),
+            // `prepare` made it of the same kind.
+            (Loaded::Hub(_), Trust::Edge(_)) | (Loaded::Edge(_), Trust::Hub(_)) => return,
+        }
+        hand.rulings.replace(ruling(&config));
+        hand.names.replace(peers(&config), config.admin.hosts.clone());
+        hand.configuration.loaded(&config.digest);
+        let (site, digest) = (config.site.clone(), config.digest.clone());
+        let mut running = hand.lock();
+        if let Some(forwards) = hand.forwards.get() {
+            forwards.apply(rules(&config));
+        }
+        *running = config;
+        drop(running);
+        tracing::info!(%site, %digest, "the configuration is loaded");
+    }
+}
+
+/// The keys that differ and cannot change while a site runs.
+fn fixed<'a>(running: &'a Config, next: &'a Config) -> impl Iterator<Item = &'static str> + use<'a> {
+    let side = match (&running.tunnel, &next.tunnel) {
+        (Tunnel::Hub(running), Tunnel::Hub(next)) => {
+            (running.listen != next.listen).then_some("tunnel.listen")
+        }
+        (Tunnel::Edge(_), Tunnel::Edge(_)) => None,
+        (Tunnel::Hub(_), Tunnel::Edge(_)) | (Tunnel::Edge(_), Tunnel::Hub(_)) => Some("tunnel"),
+    };
+    let others = [
+        ("site", running.site != next.site),
+        ("pulsar", running.pulsar != next.pulsar),
+        ("admin.listen", running.admin.listen != next.admin.listen),
+    ];
+    let others = others.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key);
+    others.chain(side)
+}
+
+fn needs_restart(path: &'static str) -> Problem {
+    Problem {
+        path: path.into(),
+        message: "it cannot change while the bridge runs".into(),
+        remedy: "restart to change it, or put back what it was".into(),
+    }
+}
+
+fn ruling(config: &Config) -> Ruling {
+    Ruling { declared: config.routes.iter().map(route).collect(), policies: policies(config) }
+}
+
+/// The sites that should be linked, as far as the configuration names them.
+fn peers(config: &Config) -> Vec<String> {
+    match &config.tunnel {
+        Tunnel::Hub(hub) => hub.edges.iter().map(|edge| edge.name.clone()).collect(),
+        Tunnel::Edge(_) => Vec::new(),
+    }
+}

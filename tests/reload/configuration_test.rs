@@ -1,0 +1,108 @@
+//! Policy, edges, routes and limits change while messages flow; what is refused changes nothing.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::running::lanes;
+use crate::stage::{Stage, TOPIC, edge, result};
+
+#[test]
+fn twenty_reloads_and_a_revoked_edge_leave_other_lanes_and_their_messages_alone() {
+    let mut stage = Stage::set();
+    let untouched = lanes(&stage.hub.status(), "bank");
+    let load = stage.relayed(500, 6);
+    load.line(&["Throughput received"]);
+    for nth in 0..20 {
+        stage.hub_file.change(|hub| edge(hub, "other")["policy"]["receive"] = json!([format!("t-{nth}")]));
+        stage.hub.loads();
+    }
+    stage.hub_file.change(|hub| {
+        let edges = hub["tunnel"]["edges"].as_array_mut().unwrap();
+        edges.retain(|edge| edge["name"] != "other");
+        hub["routes"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|route| route["to"] != "other" && route["from"] != "other");
+    });
+    let since = Instant::now();
+    stage.hub.loads();
+    stage.hub.line(&["lane ended", "peer=other", "reason=\"revoked\""]);
+    stage.other.until("it knows why", |status| status["links"][0]["reason"] == "refused_unknown_key");
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    let status = stage.hub.until("its row is gone", |status| status["links"].as_array().unwrap().len() == 1);
+    assert_eq!(lanes(&status, "bank"), untouched);
+    let result = result(&load.ended());
+    assert_eq!((&result["lost"], &result["repeated"]), (&json!(0), &json!(0)), "{result}");
+    assert_eq!(lanes(&stage.hub.status(), "bank"), untouched);
+}
+
+#[test]
+fn a_file_that_is_wrong_changes_nothing_and_everything_wrong_with_it_is_told() {
+    let mut stage = Stage::set();
+    let before = stage.hub.status();
+    let whole = stage.hub_file.value.clone();
+    stage.hub_file.change(|hub| {
+        edge(hub, "bank")["keys"] = json!(["bk1.bank.x"]);
+        hub["drain_seconds"] = json!(4000);
+        hub["rotues"] = json!([]);
+    });
+    assert!(stage.hub.reload().contains("is refused"));
+    let refused = stage.hub.status()["configuration"]["refused"].clone();
+    let told: Vec<&str> = refused.as_array().unwrap().iter().map(|told| told.as_str().unwrap()).collect();
+    for place in
+        ["tunnel.edges[0].keys[0]: ", "drain_seconds: ", "rotues: unknown key; did you mean `routes`?"]
+    {
+        assert!(told.iter().any(|told| told.starts_with(place)), "{place} {told:?}");
+    }
+    // What is right in itself, and cannot change while it runs.
+    stage.hub_file.value = whole.clone();
+    stage.hub_file.change(|hub| {
+        hub["admin"]["listen"] = json!("127.0.0.1:9");
+        hub["tunnel"]["listen"] = json!("127.0.0.1:8");
+        hub["pulsar"]["service_url"] = json!("pulsar://127.0.0.1:7");
+        edge(hub, "bank")["policy"] = json!({});
+    });
+    assert!(stage.hub.reload().contains("is refused"));
+    let refused = stage.hub.status()["configuration"]["refused"].to_string();
+    for place in ["admin.listen", "tunnel.listen", "pulsar"] {
+        let told = format!("{place}: it cannot change while the bridge runs; restart to change it");
+        assert!(refused.contains(&told), "{refused}");
+    }
+    assert!(stage.hub.metrics().contains("bridge_config_reload_failed 1"));
+    let now = stage.hub.status();
+    assert_eq!(now["configuration"]["digest"], before["configuration"]["digest"]);
+    assert_eq!(lanes(&now, "bank"), lanes(&before, "bank"));
+    // As it was, it is loaded, and nothing is refused any more.
+    stage.hub_file.value = whole;
+    stage.hub_file.change(|_| {});
+    stage.hub.loads();
+    let now = stage.hub.status();
+    assert_eq!(now["configuration"]["digest"], before["configuration"]["digest"]);
+    assert_eq!(now["configuration"]["refused"], Value::Null);
+    assert!(stage.hub.metrics().contains("bridge_config_reload_failed 0"));
+}
+
+#[test]
+fn a_policy_that_narrows_stops_its_route_at_both_sides_within_two_seconds() {
+    let mut stage = Stage::set();
+    let load = stage.relayed(200, 3);
+    let row = |status: &Value, wanted: &dyn Fn(&Value) -> bool| {
+        status["routes"].as_array().unwrap().iter().any(|row| row["topic"] == TOPIC && wanted(row))
+    };
+    let runs = |row: &Value| row["state"] == "running" && row["to"] == "bank";
+    let refused = |row: &Value| row["reason"] == "refused_by_policy" && row["to"] == "bank";
+    stage.hub.until("it runs", |status| row(status, &runs));
+    stage.bank_file.change(|edge| edge["policy"]["receive"] = json!([]));
+    let since = Instant::now();
+    stage.bank.loads();
+    for site in [&stage.bank, &stage.hub] {
+        site.until("it is refused", |status| row(status, &refused));
+    }
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    stage.bank_file.change(|edge| edge["policy"]["receive"] = json!([TOPIC]));
+    stage.bank.loads();
+    stage.hub.until("it runs again", |status| row(status, &runs));
+    let result = result(&load.ended());
+    assert_eq!((&result["lost"], &result["repeated"]), (&json!(0), &json!(0)), "{result}");
+}

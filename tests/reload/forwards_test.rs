@@ -1,0 +1,154 @@
+//! Forwards and budgets that change while connections are open: what is taken away ends, the rest is not touched.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::running::{Running, lanes};
+use crate::stage::{Stage, edge};
+
+/// A server that says back what it hears, for as long as the test runs; its address.
+fn echo() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut heard = vec![0; 64 << 10];
+                while let Ok(len @ 1..) = socket.read(&mut heard) {
+                    if socket.write_all(&heard[..len]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address.to_string()
+}
+
+/// One that listens at an address of its own, on any port.
+fn forward(name: &str, target: &str) -> Value {
+    let last = 2 + name.bytes().next().unwrap() - b'a';
+    json!({ "name": name, "from": "riskfuel", "listen": format!("127.0.0.{last}:0"), "to": "bank", "target": target })
+}
+
+fn row<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
+    status["forwards"].as_array().unwrap().iter().find(|row| row["forward"] == name)
+}
+
+/// A connection to a forward that listens, over which something went already.
+fn connected(site: &Running, name: &str) -> TcpStream {
+    let listening = |status: &Value| row(status, name).is_some_and(|row| row["state"] == "listening");
+    let status = site.until("it listens", listening);
+    let address = row(&status, name).unwrap()["listen"].as_str().unwrap().to_owned();
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    answers(&mut socket);
+    socket
+}
+
+fn answers(socket: &mut TcpStream) {
+    socket.write_all(b"ping").unwrap();
+    socket.read_exact(&mut [0; 4]).unwrap();
+}
+
+/// How the other end ends it.
+fn end_of(socket: &mut TcpStream) -> ErrorKind {
+    socket.read(&mut [0; 1]).unwrap_err().kind()
+}
+
+#[test]
+fn a_forward_that_policy_or_the_configuration_takes_away_ends_and_the_others_go_on() {
+    let mut stage = Stage::set();
+    let targets = [echo(), echo(), echo()];
+    stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([targets[0], targets[1]]));
+    stage.bank.loads();
+    let all: Vec<Value> =
+        ["a", "b", "c"].iter().zip(&targets).map(|(name, target)| forward(name, target)).collect();
+    stage.hub_file.change(|hub| hub["forwards"] = json!(all[..2]));
+    stage.hub.loads();
+    let before = lanes(&stage.hub.status(), "bank");
+    let (mut untouched, mut taken) = (connected(&stage.hub, "a"), connected(&stage.hub, "b"));
+
+    // The target's side: no longer allowed, and another one is.
+    stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([targets[0], targets[2]]));
+    let since = Instant::now();
+    stage.bank.loads();
+    assert_eq!(end_of(&mut taken), ErrorKind::ConnectionReset);
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    answers(&mut untouched);
+
+    // The declaring side: one goes, one comes.
+    stage.hub_file.change(|hub| hub["forwards"] = json!([all[0], all[2]]));
+    stage.hub.loads();
+    let mut new = connected(&stage.hub, "c");
+    assert!(row(&stage.hub.status(), "b").is_none());
+    stage.hub_file.change(|hub| hub["forwards"] = json!([all[0]]));
+    let since = Instant::now();
+    stage.hub.loads();
+    assert_eq!(end_of(&mut new), ErrorKind::ConnectionReset);
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    answers(&mut untouched);
+    assert_eq!(lanes(&stage.hub.status(), "bank"), before);
+}
+
+#[test]
+fn a_connection_that_is_forwarded_outlives_the_renewal_of_its_link() {
+    let mut stage = Stage::set();
+    let target = echo();
+    stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([target]));
+    stage.bank.loads();
+    stage.hub_file.change(|hub| hub["forwards"] = json!([forward("a", &target)]));
+    stage.hub.loads();
+    let mut held = connected(&stage.hub, "a");
+    let before = lanes(&stage.hub.status(), "bank");
+    stage.bank_file.change(|edge| edge["tunnel"]["lanes"] = json!(2));
+    stage.bank.loads();
+    stage.bank.line(&["link renewed"]);
+    // What comes now takes the new link.
+    let mut new = connected(&stage.hub, "a");
+    answers(&mut held);
+    let status = stage.hub.status();
+    let both = lanes(&status, "bank");
+    assert!(before.iter().any(|lane| both.contains(lane)), "{status:#}");
+    drop(held);
+    stage.hub.until("the old link is gone", |status| {
+        let now = lanes(status, "bank");
+        now.len() == 3 && now.iter().all(|lane| !before.contains(lane))
+    });
+    answers(&mut new);
+}
+
+#[test]
+fn another_budget_holds_at_once_for_connections_that_are_open() {
+    let mut stage = Stage::set();
+    let target = echo();
+    stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([target]));
+    stage.bank.loads();
+    stage.hub_file.change(|hub| hub["forwards"] = json!([forward("a", &target)]));
+    stage.hub.loads();
+    let mut socket = connected(&stage.hub, "a");
+    let before = lanes(&stage.hub.status(), "bank");
+    let mut seconds_of_a_megabyte = || {
+        let since = Instant::now();
+        let mut reader = socket.try_clone().unwrap();
+        let read = thread::spawn(move || reader.read_exact(&mut vec![0; 1_000_000]).unwrap());
+        socket.write_all(&vec![7; 1_000_000]).unwrap();
+        read.join().unwrap();
+        since.elapsed().as_secs_f64()
+    };
+    for (budget_mbit_s, at_least, at_most) in [(4, 1.8, 10.0), (1000, 0.0, 1.0)] {
+        stage.hub_file.change(|hub| edge(hub, "bank")["budget_mbit_s"] = json!(budget_mbit_s));
+        stage.hub.loads();
+        stage.hub.until("it holds", |status| {
+            let mut links = status["links"].as_array().unwrap().iter();
+            links.any(|link| link["peer"] == "bank" && link["budget_mbit_s"] == budget_mbit_s)
+        });
+        let seconds = seconds_of_a_megabyte();
+        assert!((at_least..at_most).contains(&seconds), "{budget_mbit_s} Mbit/s: {seconds} s");
+    }
+    assert_eq!(lanes(&stage.hub.status(), "bank"), before);
+}

@@ -1,0 +1,11 @@
+//! A configuration that takes the running one's place, by the binary: SIGHUP and changed keys, under load.
+
+#![cfg(all(feature = "embedded", feature = "load"))]
+#![expect(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
+
+mod running;
+mod stage;
+
+mod configuration_test;
+mod forwards_test;
+mod rotation_test;

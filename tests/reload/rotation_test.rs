@@ -1,0 +1,95 @@
+//! Keys and trust that change under load: another link takes the place of the one that was, before that ends.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::running::{Running, lanes};
+use crate::stage::{Stage, edge, init, result};
+
+/// Puts a secret in another's place, as an operator does.
+fn put(text: &str, file: &Path) {
+    let next = file.with_extension("next");
+    fs::write(&next, text).unwrap();
+    fs::set_permissions(&next, PermissionsExt::from_mode(0o600)).unwrap();
+    fs::rename(next, file).unwrap();
+}
+
+/// Waits until the peer's lanes are as many again, and none of them is one of these.
+fn moved(site: &Running, peer: &str, before: &[String]) -> Value {
+    site.until("all lanes are others", |status| {
+        let now = lanes(status, peer);
+        now.len() == before.len() && now.iter().all(|lane| !before.contains(lane))
+    })
+}
+
+/// Nothing is lost, repeated or out of order.
+fn clean(said: &str) -> Value {
+    let result = result(said);
+    let zero = json!(0);
+    assert_eq!(
+        (&result["lost"], &result["repeated"], &result["disordered"]),
+        (&zero, &zero, &zero),
+        "{said}"
+    );
+    result
+}
+
+/// How late the latest message was: longer than any gap.
+fn longest_ms(said: &str) -> f64 {
+    let aggregated = said.lines().find(|line| line.starts_with("Aggregated latency")).unwrap();
+    aggregated.rsplit("Max:").next().unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn an_edges_key_rotates_without_a_loss_and_without_a_gap() {
+    let mut stage = Stage::set();
+    let load = stage.relayed(500, 8);
+    load.line(&["Throughput received"]);
+    let before = lanes(&stage.hub.status(), "bank");
+    let untouched = lanes(&stage.hub.status(), "other");
+    let printed = init(&["--rotate", "bank"], stage.dir.path());
+    let key = printed.split('"').find(|part| part.starts_with("bk1.bank.")).unwrap().to_owned();
+    // The edge has its new key before the hub knows it: it goes on with what it has.
+    let token = stage.dir.path().join("bank/token");
+    put(&fs::read_to_string(stage.dir.path().join("bank/token-2")).unwrap(), &token);
+    stage.bank.line(&["goes on as it is", "refused_unknown_key"]);
+    assert_eq!(lanes(&stage.hub.status(), "bank"), before);
+    stage.hub_file.change(|hub| {
+        edge(hub, "bank")["keys"].as_array_mut().unwrap().push(json!(key));
+    });
+    stage.hub.loads();
+    stage.bank.line(&["link renewed"]);
+    moved(&stage.hub, "bank", &before);
+    let now = lanes(&stage.hub.status(), "bank");
+    // The old key goes, and takes nothing with it.
+    stage.hub_file.change(|hub| edge(hub, "bank")["keys"] = json!([key]));
+    stage.hub.loads();
+    let said = load.ended();
+    clean(&said);
+    assert!(longest_ms(&said) < 1000.0, "{said}");
+    assert_eq!(lanes(&stage.hub.status(), "bank"), now);
+    assert_eq!(lanes(&stage.hub.status(), "other"), untouched);
+}
+
+#[test]
+fn a_reload_of_the_same_keys_renews_nothing() {
+    let mut stage = Stage::set();
+    let before = lanes(&stage.bank.status(), "riskfuel");
+    stage.bank_file.change(|edge| edge["drain_seconds"] = json!(29));
+    stage.bank.loads();
+    let token = stage.dir.path().join("bank/token");
+    put(&fs::read_to_string(&token).unwrap(), &token);
+    stage.bank.line(&["keys or certificates changed"]);
+    // What would be renewed is renewed at once; a change that counts is taken after it.
+    stage.bank_file.change(|edge| edge["tunnel"]["lanes"] = json!(2));
+    stage.bank.loads();
+    stage.bank.line(&["link renewed"]);
+    assert_eq!(stage.bank.text().matches("link renewed").count(), 1);
+    stage.bank.until("the old lanes are gone", |status| {
+        let now = lanes(status, "riskfuel");
+        now.len() == before.len() + 1 && now.iter().all(|lane| !before.contains(lane))
+    });
+}

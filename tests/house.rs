@@ -20,7 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("admin", &["relay::status", "forward::status", "tunnel::status"]),
     ("load", &["pulsar"]),
     ("site", &["exit", "pulsar", "policy", "config", "tunnel", "relay", "forward", "admin"]),
-    ("fuzzed", &["pulsar::fuzzed", "relay::fuzzed", "tunnel::fuzzed", "config::fuzzed"]),
+    ("fuzzed", &["pulsar::fuzzed", "relay::fuzzed", "tunnel::fuzzed", "forward::fuzzed", "config::fuzzed"]),
     ("stack", &["exit", "config", "site", "embedded", "load"]),
     // The binary.
     ("main", &["exit"]),

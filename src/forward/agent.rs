@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,7 +18,9 @@ use super::rules::{ForwardSpec, Rules};
 use super::serving::{key, serve};
 use super::status::Board;
 use super::target::OwnPorts;
+use super::wishes::Wishes;
 use crate::policy::{ForwardLimits, Policies, Target};
+use crate::tunnel::link::Link;
 use crate::tunnel::streams::LinkStreams;
 
 /// The forwards of one agent. Cheap to clone.
@@ -38,8 +40,12 @@ pub struct Inner {
     pub(super) stop: CancellationToken,
     /// By declarer and name.
     listeners: Mutex<BTreeMap<(String, String), Listening>>,
+    /// What peers want opened here, by peer.
+    wishes: Mutex<BTreeMap<String, Wishes>>,
+    /// What listens for one link may have gone to another.
+    pub(super) wishes_moved: watch::Sender<u64>,
     places: Mutex<BTreeMap<(String, Target), Arc<Places>>>,
-    strange: Mutex<BTreeMap<String, (Instant, u64)>>,
+    strange: Mutex<BTreeMap<(String, Reason), (Instant, u64)>>,
 }
 
 impl Forwards {
@@ -53,6 +59,8 @@ impl Forwards {
             tasks: TaskTracker::new(),
             stop,
             listeners: Mutex::default(),
+            wishes: Mutex::default(),
+            wishes_moved: watch::channel(0).0,
             places: Mutex::default(),
             strange: Mutex::default(),
         };
@@ -81,6 +89,10 @@ impl Inner {
     fn follow(self: &Arc<Self>) {
         let rules = self.rules.borrow().clone();
         self.open(&rules.site, rules.own_listeners().cloned().collect());
+        let declarers: Vec<String> = lock(&self.wishes).keys().cloned().collect();
+        for peer in declarers {
+            self.follow_wishes(&peer);
+        }
         let peers = match &rules.policies {
             Policies::Each(policies) => {
                 policies.iter().map(|(peer, policy)| (peer.clone(), policy)).collect()
@@ -110,9 +122,10 @@ impl Inner {
             declare(&self, &way).await;
             std::future::pending::<()>().await;
         };
+        let declares = Arc::new(Semaphore::new(DECLARATIONS_PER_LINK));
         let serving = async {
             while let Some(inbound) = inbound.recv().await {
-                self.tasks.spawn(serve(self.clone(), link.clone(), inbound));
+                self.tasks.spawn(serve(self.clone(), link.clone(), declares.clone(), inbound));
             }
         };
         tokio::select! {
@@ -123,27 +136,71 @@ impl Inner {
         self.links.sweep();
     }
 
-    /// Opens what a peer wants opened and policy lets it; gives the state of each, in order.
+    /// Opens what a link's peer wants opened and policy lets it; gives the state of each, in order.
     pub(super) fn open_for(
         self: &Arc<Self>,
+        link: &Link,
+        wanted: &[ForwardSpec],
+    ) -> Vec<watch::Receiver<Option<Reason>>> {
+        let peer = &link.peer;
+        lock(&self.wishes).entry(peer.clone()).or_default().declare(link.id, wanted.to_vec());
+        self.follow_wishes(peer);
+        let rules = self.rules.borrow().clone();
+        let refused: Vec<&ForwardSpec> =
+            wanted.iter().filter(|spec| !rules.may_listen(peer, spec.listen)).collect();
+        if !refused.is_empty()
+            && let Some(count) = self.count_strange(peer, Reason::ListenNotAllowed, refused.len() as u64)
+        {
+            let reason = Reason::ListenNotAllowed;
+            let first = refused.iter().take(REFUSED_TOLD_MAX);
+            let forwards: Vec<_> = first.map(|spec| format!("{} at {}", spec.name, spec.listen)).collect();
+            tracing::info!(
+                %peer, count, forwards = forwards.join(", "), reason = reason.code(), remedy = reason.remedy(),
+                "forwards that the peer declares are not opened"
+            );
+        }
+        self.states_of(peer, wanted)
+    }
+
+    /// How what a link wants is by now, in order.
+    pub(super) fn states_of(
+        &self,
         peer: &str,
         wanted: &[ForwardSpec],
     ) -> Vec<watch::Receiver<Option<Reason>>> {
         let rules = self.rules.borrow().clone();
-        let is_allowed = |spec: &&ForwardSpec| rules.may_listen(peer, spec.listen);
-        self.open(peer, wanted.iter().filter(is_allowed).cloned().collect());
         let listeners = lock(&self.listeners);
-        let state = |spec: &ForwardSpec| match listeners.get(&(peer.to_owned(), spec.name.clone())) {
-            Some(listening) => listening.state.clone(),
-            None => {
-                tracing::info!(
-                    %peer, forward = %spec.name, listen = %spec.listen, reason = Reason::ListenNotAllowed.code(),
-                    remedy = Reason::ListenNotAllowed.remedy(), "a forward that the peer declares is not opened"
-                );
-                watch::channel(Some(Reason::ListenNotAllowed)).1
+        let state = |spec: &ForwardSpec| {
+            if !rules.may_listen(peer, spec.listen) {
+                return watch::channel(Some(Reason::ListenNotAllowed)).1;
+            }
+            match listeners.get(&(peer.to_owned(), spec.name.clone())) {
+                Some(listening) if listening.spec == *spec => listening.state.clone(),
+                // Another process of the peer wants its name or its address otherwise, and said so later.
+                Some(_) | None => watch::channel(Some(Reason::AddressInUse)).1,
             }
         };
         wanted.iter().map(state).collect()
+    }
+
+    /// A link that declared forwards is gone.
+    pub(super) fn forget_wishes(self: &Arc<Self>, link: &Link) {
+        if let Some(wishes) = lock(&self.wishes).get_mut(&link.peer) {
+            wishes.forget(link.id);
+        }
+        self.follow_wishes(&link.peer);
+    }
+
+    /// Makes the listeners that a peer declared what its links want and policy lets it.
+    fn follow_wishes(self: &Arc<Self>, peer: &str) {
+        let rules = self.rules.borrow().clone();
+        // Held meanwhile: of two that follow at once, the later one has the later wishes.
+        let wishes = lock(&self.wishes);
+        let mut wanted = wishes.get(peer).map(Wishes::all).unwrap_or_default();
+        wanted.retain(|spec| rules.may_listen(peer, spec.listen));
+        self.open(peer, wanted);
+        drop(wishes);
+        self.wishes_moved.send_modify(|count| *count += 1);
     }
 
     /// Makes a declarer's listeners these, and leaves those that are so already.
@@ -185,14 +242,14 @@ impl Inner {
     }
 
     /// Counts what a peer asks for and may not; how many of those, when it is time to tell.
-    pub(super) fn count_strange(&self, peer: &str) -> Option<u64> {
+    pub(super) fn count_strange(&self, peer: &str, reason: Reason, count: u64) -> Option<u64> {
         let mut strange = lock(&self.strange);
         let now = Instant::now();
-        let Some((told, untold)) = strange.get_mut(peer) else {
-            strange.insert(peer.to_owned(), (now, 0));
-            return Some(1);
+        let Some((told, untold)) = strange.get_mut(&(peer.to_owned(), reason)) else {
+            strange.insert((peer.to_owned(), reason), (now, 0));
+            return Some(count);
         };
-        *untold += 1;
+        *untold += count;
         if now - *told < TELL_EVERY {
             return None;
         }
@@ -207,3 +264,7 @@ fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A peer that asks for what it may not is told of once in this time.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Forwards that are named in one line of the log.
+const REFUSED_TOLD_MAX: usize = 4;
+/// Streams by which a link's peer declares forwards: each replaces all that the link declared before.
+const DECLARATIONS_PER_LINK: usize = 1;

@@ -2,6 +2,7 @@
 //! by its own policy. What came of each is told back by its number.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -23,17 +24,13 @@ use crate::tunnel::streams::LinkStream;
 pub async fn declare(inner: &Arc<Inner>, way: &Way) {
     let peer = &way.link.peer;
     let mut rules = inner.rules.subscribe();
-    let mut told: Vec<ForwardSpec> = Vec::new();
     let mut wanted: Vec<ForwardSpec> = rules.borrow_and_update().declared_to(peer).cloned().collect();
-    // A peer that has to open nothing is told nothing.
-    while wanted.is_empty() {
+    while !way.opener.is_understood() {
+        show(inner, peer, &wanted, |_| Some(Reason::PeerTooOld));
         if rules.changed().await.is_err() {
             return;
         }
         wanted = rules.borrow_and_update().declared_to(peer).cloned().collect();
-    }
-    if !way.opener.is_understood() {
-        return show(inner, peer, &wanted, |_| Some(Reason::PeerTooOld));
     }
     let Ok(stream) = way.opener.open(DECLARATION, Vec::new()).await else {
         return;
@@ -48,8 +45,10 @@ pub async fn declare(inner: &Arc<Inner>, way: &Way) {
         }
     };
     let telling = async {
+        // None at all is told too: it takes back what an earlier process of ours declared.
+        let mut told: Option<Vec<ForwardSpec>> = None;
         loop {
-            if wanted != told {
+            if told.as_ref() != Some(&wanted) {
                 let declaration = frames::declaration(wanted.iter());
                 let Some(words) = frames::words(&declaration) else {
                     tracing::error!(%peer, "the declared forwards do not fit into one message: declare fewer");
@@ -58,7 +57,7 @@ pub async fn declare(inner: &Arc<Inner>, way: &Way) {
                 if write.write_all(&words).await.is_err() {
                     return;
                 }
-                told.clone_from(&wanted);
+                told = Some(wanted.clone());
             }
             // Losing the race loses nothing: either is read again.
             tokio::select! {
@@ -67,7 +66,7 @@ pub async fn declare(inner: &Arc<Inner>, way: &Way) {
                     let Some(Ok(States { states })) = words.map(|words| States::decode(&words[..])) else {
                         return;
                     };
-                    show(inner, peer, &told, |at| {
+                    show(inner, peer, told.as_deref().unwrap_or_default(), |at| {
                         states.get(at).filter(|number| **number > 0).map(|number| Reason::from_wire(*number))
                     });
                 }
@@ -110,10 +109,22 @@ pub async fn hear(inner: &Arc<Inner>, link: &Link, stream: LinkStream) {
     let mut rules = inner.rules.subscribe();
     let mut wanted: Vec<ForwardSpec> = Vec::new();
     let mut states: Vec<watch::Receiver<Option<Reason>>> = Vec::new();
+    let mut moved = inner.wishes_moved.subscribe();
     let (heard, mut words) = tokio::sync::mpsc::channel(1);
     let reading = async {
         while let Ok(words) = read_words(&mut read).await {
             if heard.send(words).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(DECLARE_EVERY).await;
+        }
+    };
+    // A peer that reads no answers keeps us from writing, not from judging: the latest answer waits for it.
+    let (answer, mut answers) = watch::channel(States::default());
+    let answering = async {
+        while answers.changed().await.is_ok() {
+            let states = answers.borrow_and_update().clone();
+            if tell(&mut write, &states).await.is_err() {
                 return;
             }
         }
@@ -133,24 +144,25 @@ pub async fn hear(inner: &Arc<Inner>, link: &Link, stream: LinkStream) {
                         }
                         None => return,
                     }
-                    states = inner.open_for(&link.peer, &wanted);
+                    states = inner.open_for(link, &wanted);
                 }
                 _ = rules.changed() => {
                     rules.mark_unchanged();
-                    states = inner.open_for(&link.peer, &wanted);
+                    states = inner.open_for(link, &wanted);
                 }
+                _ = moved.changed() => states = inner.states_of(&link.peer, &wanted),
                 () = any => {}
             }
             let numbers = states.iter_mut().map(|state| state.borrow_and_update().map_or(0, Reason::wire));
-            if tell(&mut write, States { states: numbers.collect() }).await.is_err() {
-                return;
-            }
+            answer.send_replace(States { states: numbers.collect() });
         }
     };
     tokio::select! {
         () = reading => {}
+        () = answering => {}
         () = judging => {}
     }
+    inner.forget_wishes(link);
 }
 
 /// Waits until one of the states is another; for ever when there is none, or all their listeners are gone.
@@ -164,8 +176,8 @@ async fn any_changed(states: &mut [watch::Receiver<Option<Reason>>]) {
     std::future::pending().await
 }
 
-async fn tell(write: &mut WriteHalf<LinkStream>, states: States) -> std::io::Result<()> {
-    match frames::words(&states) {
+async fn tell(write: &mut WriteHalf<LinkStream>, states: &States) -> std::io::Result<()> {
+    match frames::words(states) {
         Some(words) => write.write_all(&words).await,
         // As many as were declared, so it always fits.
         None => Ok(()),
@@ -183,5 +195,7 @@ async fn read_words(read: &mut ReadHalf<LinkStream>) -> Result<Vec<u8>, Nonsense
     Ok(words)
 }
 
+/// A peer that declares more often is read no faster.
+const DECLARE_EVERY: Duration = Duration::from_secs(2);
 /// One link's declaring stream looks at no more states than this.
 const _: () = assert!(FORWARDS_MAX <= 64);

@@ -191,8 +191,8 @@ pub const DECLARATION: u32 = 2;
 pub const HEADER_LEN: usize = 4;
 /// Longest piece of data.
 pub const CHUNK_LEN_MAX: usize = 64 << 10;
-/// Longest message.
-pub const WORDS_LEN_MAX: usize = 64 << 10;
+/// Longest message: [`FORWARDS_MAX`] forwards with the longest names.
+pub const WORDS_LEN_MAX: usize = 32 << 10;
 const NAME_LEN_MAX: usize = 64;
 // Above the first byte of the tunnel's own frames, which is 0.
 const DATA: u8 = 0x10;
@@ -222,7 +222,8 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_bound_is_refused_before_anything_is_reserved() {
-        for header in [[DATA, 1, 0, 1], [DATA, 0, 0, 0], [WORDS, 1, 0, 1], [END, 0, 0, 1], [0x20, 0, 0, 0]] {
+        for header in [[DATA, 1, 0, 1], [DATA, 0, 0, 0], [WORDS, 0, 0x80, 1], [END, 0, 0, 1], [0x20, 0, 0, 0]]
+        {
             assert_eq!(Said::parse(header), Err(Nonsense), "{header:?}");
         }
         assert_eq!(Said::parse([ANSWER, 9, 9, 9]), Ok(Said::Refused(Reason::Unknown)));
@@ -244,6 +245,20 @@ mod tests {
     fn a_declaration_arrives_as_it_was_sent() {
         let sent = declaration([&spec()].into_iter());
         assert_eq!(check(&sent.encode_to_vec(), "bank", "riskfuel"), Ok(vec![spec()]));
+    }
+
+    #[test]
+    fn as_many_forwards_as_may_be_fit_into_one_message_with_the_longest_names() {
+        let longest = |n: usize| ForwardSpec {
+            name: format!("{n:x<64}"),
+            listen: "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap(),
+            target: Target::parse(&format!("{}:65535", "x".repeat(63) + &".y".repeat(95))).unwrap(),
+            limits: ForwardLimits { connections: u32::MAX, rate: Some(u32::MAX) },
+            ..spec()
+        };
+        let all: Vec<_> = (0..FORWARDS_MAX).map(longest).collect();
+        let words = words(&declaration(all.iter())).unwrap();
+        assert_eq!(check(&words[HEADER_LEN..], "bank", "riskfuel").unwrap().len(), FORWARDS_MAX);
     }
 
     #[test]

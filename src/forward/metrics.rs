@@ -86,7 +86,10 @@ fn labels(row: &ForwardStatus) -> [(&'static str, &str); 4] {
         End::Listen => "listen",
         End::Target => "target",
     };
-    [("forward", &row.forward), ("declared_by", &row.declared_by), ("peer", &row.peer), ("end", end)]
+    // A peer may choose another name every time; the address is one that our policy has.
+    let chosen_by_peer = row.end == End::Listen && row.declared_by == row.peer;
+    let forward = row.listen.as_deref().filter(|_| chosen_by_peer).unwrap_or(&row.forward);
+    [("forward", forward), ("declared_by", &row.declared_by), ("peer", &row.peer), ("end", end)]
 }
 
 #[cfg(test)]
@@ -94,6 +97,24 @@ mod tests {
     use super::*;
     use crate::forward::reason::Reason;
     use crate::forward::status::Key;
+
+    #[test]
+    fn a_name_that_the_peer_chose_is_no_label() {
+        let board = Board::default();
+        let mut registry = Registry::default();
+        register(&mut registry, &board);
+        let key = Key {
+            forward: "anything".into(),
+            declared_by: "bank".into(),
+            peer: "bank".into(),
+            end: End::Listen,
+        };
+        board.row(key, "kube:443", Some("127.0.0.1:6443".into()));
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        assert!(page.contains(r#"forward="127.0.0.1:6443",declared_by="bank""#), "{page}");
+        assert!(!page.contains("anything"), "{page}");
+    }
 
     #[test]
     fn rows_become_metrics() {

@@ -24,3 +24,4 @@ mod rate;
 mod serving;
 mod splice;
 mod target;
+mod wishes;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::agent::Inner;
 use super::declaring;
@@ -20,10 +20,18 @@ use crate::tunnel::link::Link;
 use crate::tunnel::streams::{Inbound, LinkStream, unwanted};
 
 /// One stream of a peer, from its head to its end.
-pub async fn serve(inner: Arc<Inner>, link: Arc<Link>, inbound: Inbound) {
+pub async fn serve(inner: Arc<Inner>, link: Arc<Link>, declares: Arc<Semaphore>, inbound: Inbound) {
     match inbound.kind {
         FORWARD => reach(&inner, &link, &inbound.head, inbound.stream).await,
-        DECLARATION => declaring::hear(&inner, &link, inbound.stream).await,
+        DECLARATION => match declares.try_acquire() {
+            Ok(_declares) => declaring::hear(&inner, &link, inbound.stream).await,
+            // An honest peer has one; a second is reset.
+            Err(_) => {
+                if let Some(count) = inner.count_strange(&link.peer, Reason::Malformed, 1) {
+                    tracing::warn!(peer = %link.peer, count, "a peer declares its forwards twice on one link");
+                }
+            }
+        },
         kind => {
             tracing::debug!(peer = %link.peer, kind, "a stream of an unknown kind");
             unwanted(inbound.stream).await;
@@ -41,7 +49,7 @@ async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStr
     let mut rules = inner.rules.subscribe();
     let Some(limits) = rules.borrow_and_update().may_reach(&link.peer, &target) else {
         // No row of its own: what the peer asks for is the peer's word.
-        if let Some(count) = inner.count_strange(&link.peer) {
+        if let Some(count) = inner.count_strange(&link.peer, Reason::TargetNotAllowed, 1) {
             let (reason, remedy) = (Reason::TargetNotAllowed.code(), Reason::TargetNotAllowed.remedy());
             tracing::info!(peer = %link.peer, forward, %target, count, reason, remedy, "connections were refused");
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pulsar_bridge::forward::rules::ForwardSpec;
 use pulsar_bridge::policy::ForwardLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -239,6 +240,58 @@ async fn the_targets_side_may_declare_and_the_listening_sides_policy_decides() {
     drop(taken);
     pair.hub.listening("busy").await;
     says_back(&mut TcpStream::connect(busy).await.unwrap(), b"free at last").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declarer_that_comes_back_without_its_last_forward_takes_it_back() {
+    let target = echo().await;
+    let free = free_address().await;
+    let spec = ForwardSpec { listen: free, ..forward("app", HUB, EDGE, target) };
+    let mut policy = reaching(&[]);
+    policy.listen.insert(free);
+    let pair =
+        Pair::new(Ours { policy, ..Ours::default() }, Ours { declared: vec![spec], ..Ours::default() }).await;
+    assert_eq!(pair.hub.listening("app").await, free);
+    // Between two links nobody else gets the address.
+    pair.edge.side.stop.cancel();
+    in_time(pair.edge.side.task).await.unwrap();
+    pair.hub.row(|row| row.reason.as_deref() == Some("no_link")).await;
+    assert_eq!(std::net::TcpListener::bind(free).unwrap_err().kind(), ErrorKind::AddrInUse);
+    let edge = pair.keys.edge(pair.wire.address, Ours::default());
+    let gone = async {
+        while !pair.hub.board.rows().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    in_time(gone).await;
+    let free_again = async { while std::net::TcpListener::bind(free).is_err() {} };
+    in_time(free_again).await;
+    drop(edge);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_process_of_a_site_declares_does_not_take_away_what_another_did() {
+    let target = echo().await;
+    let (first, second) = (free_address().await, free_address().await);
+    let spec = |name, listen| ForwardSpec { listen, ..forward(name, HUB, EDGE, target) };
+    let mut policy = reaching(&[]);
+    policy.listen.extend([first, second]);
+    let ours = Ours { declared: vec![spec("first", first)], ..Ours::default() };
+    let pair = Pair::new(Ours { policy, ..Ours::default() }, ours).await;
+    pair.hub.listening("first").await;
+    let other = Ours { declared: vec![spec("second", second)], ..Ours::default() };
+    let other = pair.keys.edge(pair.wire.address, other);
+    pair.hub.listening("second").await;
+    pair.hub.listening("first").await;
+    other.side.stop.cancel();
+    in_time(other.side.task).await.unwrap();
+    let only_first = async {
+        while pair.hub.board.rows().iter().any(|row| row.forward == "second") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    in_time(only_first).await;
+    says_back(&mut TcpStream::connect(first).await.unwrap(), b"still there").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

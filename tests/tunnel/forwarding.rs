@@ -24,7 +24,7 @@ pub struct Pair {
     pub hub: End,
     pub edge: End,
     pub wire: Wire,
-    _keys: Keys,
+    pub keys: Keys,
 }
 
 /// One side.
@@ -55,16 +55,23 @@ impl Pair {
         let side = Side { board: links, metrics, events: received, stop, task };
         let hub = End::new(side, at_hub.rules(HUB), forwarded);
 
+        let edge = keys.edge(wire.address, at_edge);
+        Self { hub, edge, wire, keys }
+    }
+}
+
+impl Keys {
+    /// A process of the edge.
+    pub fn edge(&self, hub: SocketAddr, ours: Ours) -> End {
         let stop = CancellationToken::new();
         let (streams, forwarded) = mpsc::channel(4);
-        let dialer = EdgeDialer::load(&keys.edge_tunnel(EDGE, wire.address, 0), EDGE).unwrap();
+        let dialer = EdgeDialer::load(&self.edge_tunnel(EDGE, hub, 0), EDGE).unwrap();
         let (events, received) = mpsc::channel(64);
         let (links, metrics) = (Default::default(), TunnelMetrics::default());
         let dialer = dialer.with_streams(streams);
         let task = tokio::spawn(dialer.run(Clone::clone(&links), metrics.clone(), events, stop.clone()));
         let side = Side { board: links, metrics, events: received, stop, task };
-        let edge = End::new(side, at_edge.rules(EDGE), forwarded);
-        Self { hub, edge, wire, _keys: keys }
+        End::new(side, ours.rules(EDGE), forwarded)
     }
 }
 

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::poll_fn;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -105,7 +106,7 @@ struct Accepting {
 /// Both ends of a link's streams.
 pub(super) fn streams(link: &Arc<Link>, metrics: &TunnelMetrics) -> (LinkStreams, StreamEnds) {
     let (asks, asked) = mpsc::channel(ASKS_MAX);
-    let (inbound, received) = mpsc::channel(INBOUND_MAX);
+    let (inbound, received) = mpsc::channel(STREAMS_PER_SIDE);
     let understood = link.features & STREAMS != 0;
     let places = Arc::new(Semaphore::new(STREAMS_PER_SIDE));
     let opener = Opener { asks, places, understood };
@@ -171,10 +172,18 @@ impl Accepting {
             self.metrics.streams_dropped.inc();
             return;
         };
-        let stream = LinkStream::new(stream, place);
-        // A head may be slow in coming; it holds up no other stream.
+        let mut greeting = Box::pin(greet(LinkStream::new(stream, place), inbound));
+        // The head of an honest peer comes with the opening itself.
+        if (&mut greeting).now_or_never().is_some() {
+            return;
+        }
+        if self.heads.len() >= HEADS_MAX {
+            self.metrics.streams_dropped.inc();
+            return;
+        }
+        // It may be slow in coming; it holds up no other stream.
         self.heads.spawn(async move {
-            _ = timeout(HEAD_TIME_MAX, greet(stream, inbound)).await;
+            _ = timeout(HEAD_TIME_MAX, greeting).await;
         });
     }
 }
@@ -187,7 +196,8 @@ async fn greet(mut stream: LinkStream, inbound: mpsc::Sender<Inbound>) {
         Ok(head) if frame.kind == STREAM_HEAD => head,
         Ok(_) | Err(_) => return,
     };
-    _ = inbound.send(Inbound { kind: head.kind, head: head.head, stream }).await;
+    // There is room for as many as have places.
+    _ = inbound.try_send(Inbound { kind: head.kind, head: head.head, stream });
 }
 
 /// Says that nobody here serves this kind, and lets go once the peer has heard it.
@@ -252,5 +262,5 @@ const HEAD_AROUND_MAX: u32 = 32;
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// Streams asked for and not yet opened; they are opened at once.
 const ASKS_MAX: usize = 16;
-/// Streams whose head was read and that nobody took yet; each of the others waits in its own place.
-const INBOUND_MAX: usize = 16;
+/// Streams whose head is still awaited, each with a task: an honest peer's comes with the opening.
+const HEADS_MAX: usize = 16;

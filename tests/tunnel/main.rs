@@ -13,6 +13,7 @@ mod forward_test;
 
 mod downgrade_test;
 mod flood_test;
+mod hostile_streams_test;
 mod interceptor_test;
 mod leak_test;
 mod malicious_edge_test;

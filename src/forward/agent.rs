@@ -17,7 +17,7 @@ use super::reason::Reason;
 use super::rules::{ForwardSpec, Rules};
 use super::serving::{key, serve};
 use super::status::Board;
-use super::target::OwnPorts;
+use super::target::Targets;
 use super::wishes::Wishes;
 use crate::policy::{ForwardLimits, Policies, Target};
 use crate::tunnel::link::Link;
@@ -34,7 +34,7 @@ pub struct Inner {
     pub(super) rules: watch::Sender<Arc<Rules>>,
     pub(super) board: Board,
     pub(super) links: Links,
-    pub(super) own_ports: OwnPorts,
+    pub(super) targets: Targets,
     pub(super) tasks: TaskTracker,
     /// Nothing new is accepted after it.
     pub(super) stop: CancellationToken,
@@ -55,7 +55,7 @@ impl Forwards {
             rules: watch::channel(Arc::new(rules)).0,
             board,
             links: Links::default(),
-            own_ports: OwnPorts(own_ports),
+            targets: Targets::new(own_ports),
             tasks: TaskTracker::new(),
             stop,
             listeners: Mutex::default(),

@@ -14,7 +14,6 @@ use super::reason::Reason;
 use super::rules::Rules;
 use super::splice::{Cut, Guarded, Role, splice};
 use super::status::{End, Key, Row};
-use super::target::connect;
 use crate::policy::Target;
 use crate::tunnel::link::Link;
 use crate::tunnel::streams::{Inbound, LinkStream, unwanted};
@@ -60,10 +59,16 @@ async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStr
     let link_id = format!("{:016x}", link.id);
     let connected = async {
         let place = places.take()?;
-        let socket = connect(&target, &inner.own_ports).await?;
+        let socket = inner.targets.connect(&target).await?;
         Ok((place, Guarded::new(socket).map_err(|_| Reason::TargetUnreachable)?))
     };
-    let refused = match connected.await {
+    // A target that is slow to answer may be forbidden meanwhile.
+    let connected = tokio::select! {
+        biased;
+        () = until_forbidden(&mut rules, &link.peer, &target) => Err(Reason::NoLongerAllowed),
+        connected = connected => connected,
+    };
+    let refused = match connected {
         Err(reason) => {
             refuse(&mut stream, reason).await;
             Some(reason)

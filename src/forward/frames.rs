@@ -287,7 +287,9 @@ mod tests {
             check_open(&Open { forward: forward.into(), target: target.into() }.encode_to_vec())
         };
         assert_eq!(head("a", "kube:443"), Ok(("a".into(), Target::parse("kube:443").unwrap())));
-        for (forward, target) in [("a", "KUBE:443"), ("a", "kube.:443"), ("", "kube:443"), ("a", "127.1:1")] {
+        for (forward, target) in
+            [("a", "KUBE:443"), ("a", "10.0.0.7.:443"), ("", "kube:443"), ("a", "127.1:1")]
+        {
             assert_eq!(head(forward, target), Err(Nonsense), "{forward} {target}");
         }
         assert_eq!(check_open(b"\xff"), Err(Nonsense));

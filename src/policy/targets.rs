@@ -17,7 +17,8 @@ pub struct Target {
 pub enum Host {
     /// An address, spelled out; never an IPv4 one in IPv6's clothes.
     Address(IpAddr),
-    /// A name, in lower case and without the dot at its end.
+    /// A name, in lower case. With a dot at its end it is whole (RFC 1034 §3.1); without one a resolver may try the
+    /// ends of names that its machine lists first, so these are two names.
     Name(String),
 }
 
@@ -102,7 +103,8 @@ impl Host {
         if text.contains(':') {
             return Err(TargetError::Brackets);
         }
-        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        let whole = text.to_ascii_lowercase();
+        let name = whole.strip_suffix('.').unwrap_or(&whole);
         if let Ok(address) = name.parse::<Ipv4Addr>() {
             return Ok(Self::Address(address.into()));
         }
@@ -122,7 +124,7 @@ impl Host {
         if last == "localhost" {
             return Err(TargetError::Localhost);
         }
-        Ok(Self::Name(name))
+        Ok(Self::Name(whole))
     }
 }
 
@@ -132,16 +134,12 @@ pub fn is_trusted_place(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => is_trusted_v4(v4),
         IpAddr::V6(v6) => {
-            let within =
-                |network: Ipv6Addr, bits: u32| (v6.to_bits() ^ network.to_bits()).leading_zeros() >= bits;
-            // An IPv4 address that a translator (RFC 6052) or an old form carries.
-            let carried = within(NAT64, 96) || within(Ipv6Addr::UNSPECIFIED, 96);
             v6.is_unspecified()
                 || v6.is_loopback()
                 || v6.is_multicast()
                 || v6.is_unicast_link_local()
-                || v6 == METADATA_V6
-                || (carried && is_trusted_v4(Ipv4Addr::from_bits(v6.to_bits() as u32)))
+                || METADATA_V6.contains(&v6)
+                || carried_v4(v6).is_some_and(is_trusted_v4)
         }
     }
 }
@@ -152,7 +150,17 @@ fn is_trusted_v4(address: Ipv4Addr) -> bool {
         || address.is_link_local()
         || address.is_multicast()
         || address.is_broadcast()
-        || address == METADATA_ALIBABA
+        || METADATA_V4.contains(&address)
+}
+
+/// The IPv4 address to which a translator or a relay takes packets for an IPv6 one.
+fn carried_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    let within = |network: Ipv6Addr, bits: u32| (v6.to_bits() ^ network.to_bits()).leading_zeros() >= bits;
+    // The old form `::a.b.c.d`, RFC 6052's prefix, and any of 96 bits in RFC 8215's.
+    if within(Ipv6Addr::UNSPECIFIED, 96) || within(NAT64, 96) || within(NAT64_LOCAL, 48) {
+        return Some(Ipv4Addr::from_bits(v6.to_bits() as u32));
+    }
+    within(SIX_TO_FOUR, 16).then(|| Ipv4Addr::from_bits((v6.to_bits() >> 80) as u32))
 }
 
 /// Bounds on the connections of one forward.
@@ -214,9 +222,19 @@ const LABEL_LEN_MAX: usize = 63;
 const NAME_LEN_MAX: usize = 253;
 /// RFC 6052: IPv4 addresses behind a translator.
 const NAT64: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
-/// Clouds' metadata services that do not lie in the link-local ranges.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-const METADATA_ALIBABA: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
+/// RFC 8215: the same with a site's own prefixes.
+const NAT64_LOCAL: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0);
+/// RFC 3056.
+const SIX_TO_FOUR: Ipv6Addr = Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0);
+/// Clouds' own services that do not lie in the link-local ranges: AWS's names and metadata, Google's metadata.
+const METADATA_V6: [Ipv6Addr; 3] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+];
+/// Alibaba's metadata, Azure's virtual public address, Oracle's metadata.
+const METADATA_V4: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
 
 #[cfg(test)]
 mod tests {
@@ -226,7 +244,7 @@ mod tests {
     fn one_target_has_one_form() {
         for (text, canonical) in [
             ("kubernetes.default.svc:443", "kubernetes.default.svc:443"),
-            ("Kubernetes.Default.SVC.:443", "kubernetes.default.svc:443"),
+            ("Kubernetes.Default.SVC.:443", "kubernetes.default.svc.:443"),
             ("host:00443", "host:443"),
             ("10.0.0.7:22", "10.0.0.7:22"),
             ("10.0.0.7.:22", "10.0.0.7:22"),
@@ -297,11 +315,35 @@ mod tests {
             "fe80::1",
             "febf::1",
             "ff02::1",
+            "168.63.129.16",
+            "192.0.0.192",
+            "::ffff:168.63.129.16",
+            "fd00:ec2::23",
             "fd00:ec2::254",
+            "fd20:ce::254",
+            "64:ff9b::a83f:8110",
+            "64:ff9b:1::127.0.0.1",
+            "64:ff9b:1:ffff:ffff:ffff:169.254.169.254",
+            "2002:7f00:1::",
+            "2002:a9fe:a9fe::1",
+            "2002:c000:c0:1:2:3:4:5",
         ] {
             assert!(is_trusted_place(text.parse().unwrap()), "{text}");
         }
-        for text in ["10.0.0.7", "192.168.1.1", "8.8.8.8", "2001:db8::1", "fd00::1", "64:ff9b::10.0.0.7"] {
+        for text in [
+            "10.0.0.7",
+            "192.168.1.1",
+            "8.8.8.8",
+            "168.63.129.17",
+            "192.0.0.191",
+            "2001:db8::1",
+            "fd00::1",
+            "fd00:ec2::24",
+            "64:ff9b::10.0.0.7",
+            "64:ff9b:1::10.0.0.7",
+            "64:ff9b:2::127.0.0.1",
+            "2002:a00:7::7f00:1",
+        ] {
             assert!(!is_trusted_place(text.parse().unwrap()), "{text}");
         }
     }
@@ -311,9 +353,9 @@ mod tests {
         let mut rules = TargetRules::default();
         let target = |text| Target::parse(text).unwrap();
         assert!(rules.allow(target("kube:443"), ForwardLimits { connections: 3, rate: Some(2) }));
-        assert!(!rules.allow(target("KUBE.:443"), ForwardLimits { connections: 3, rate: Some(2) }));
+        assert!(!rules.allow(target("KUBE:443"), ForwardLimits { connections: 3, rate: Some(2) }));
         assert_eq!(rules.of(&target("kube:443")).unwrap().connections, 3);
-        for other in ["kube:444", "kube.svc:443", "10.0.0.1:443"] {
+        for other in ["kube:444", "kube.:443", "kube.svc:443", "10.0.0.1:443"] {
             assert_eq!(rules.of(&target(other)), None);
         }
     }

@@ -196,7 +196,7 @@ mod tests {
                 "version": 1,
                 "site": "bank",
                 "tunnel": {"connect": ["tls://hub:8001"], "token_file": "token"},
-                "policy": {"forward": ["127.0.0.1:8888", {"target": "KUBE.:443", "rate": 3}], "listen": ["[::1]:22"]},
+                "policy": {"forward": ["127.0.0.1:8888", {"target": "KUBE:443", "rate": 3}], "listen": ["[::1]:22"]},
                 "forwards": forwards
             });
             check(value, Path::new(""), &|_| None)

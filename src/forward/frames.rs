@@ -189,7 +189,10 @@ pub const DECLARATION: u32 = 2;
 
 /// Length of a header.
 pub const HEADER_LEN: usize = 4;
-/// Longest piece of data.
+/// What is read from a socket or a stream at once: of each direction of each connection that stands still, one such
+/// piece waits. A TLS record holds no more.
+pub const PIECE_LEN_MAX: usize = 16 << 10;
+/// Longest piece of data that is taken from the other side.
 pub const CHUNK_LEN_MAX: usize = 64 << 10;
 /// Longest message: [`FORWARDS_MAX`] forwards with the longest names.
 pub const WORDS_LEN_MAX: usize = 32 << 10;

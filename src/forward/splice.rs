@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf as SocketReader, WriteHalf as SocketWriter};
 use tokio::time::timeout;
 
-use super::frames::{CHUNK_LEN_MAX, HEADER_LEN, Said};
+use super::frames::{HEADER_LEN, PIECE_LEN_MAX, Said};
 use super::reason::Reason;
 use super::status::Row;
 use crate::tunnel::budget::{Budget, Class};
@@ -133,11 +133,11 @@ async fn carry_out(
     loop {
         // Idle connections hold no buffer.
         socket.readable().await.map_err(|_| Cut::Socket)?;
-        let mut frame = BytesMut::with_capacity(HEADER_LEN + CHUNK_LEN_MAX);
+        let mut frame = BytesMut::with_capacity(HEADER_LEN + PIECE_LEN_MAX);
         loop {
             frame.clear();
             frame.put_bytes(0, HEADER_LEN);
-            match socket.try_read_buf(&mut (&mut frame).limit(CHUNK_LEN_MAX)) {
+            match socket.try_read_buf(&mut (&mut frame).limit(PIECE_LEN_MAX)) {
                 Ok(0) => return say(stream, Said::End).await,
                 Ok(len) => {
                     frame[..HEADER_LEN].copy_from_slice(&Said::Data(len).header());
@@ -162,7 +162,7 @@ async fn carry_back(
     loop {
         match heard(stream).await? {
             Said::Data(mut left) => {
-                let mut chunk = BytesMut::with_capacity(left);
+                let mut chunk = BytesMut::with_capacity(left.min(PIECE_LEN_MAX));
                 while left > 0 {
                     chunk.clear();
                     let len =

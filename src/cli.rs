@@ -34,7 +34,7 @@ pub enum Command {
     Status(StatusArgs),
     /// At a route's destination: bring what was refused from the quarantine topic to where it was for
     Replay(ReplayArgs),
-    /// Print a kubeconfig that leads through a forward, made of one that leads to the cluster directly
+    /// Make a kubeconfig that leads through a forward, made of one that leads to the cluster directly
     Kubeconfig(KubeconfigArgs),
     /// Measure: produce, consume, relay; and a broker in memory
     #[cfg(any(feature = "embedded", feature = "load"))]
@@ -174,6 +174,9 @@ pub struct KubeconfigArgs {
     /// Which context of it; without it the current one
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
+    /// A new file for it, which only its owner may read; without it it is printed
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// What measurements need.

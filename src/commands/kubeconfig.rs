@@ -1,6 +1,9 @@
 //! `bridge kubeconfig`: a kubeconfig that leads through a forward, made of one that leads to the cluster directly.
 //! Certificates go on being verified, by the name that they had; files and credentials are named, not opened.
 
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use pulsar_bridge::config::{self, Forward};
@@ -9,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::KubeconfigArgs;
 
-/// Prints it.
+/// Prints it, or writes it into a file of its own.
 pub fn kubeconfig(args: &KubeconfigArgs) -> Exit {
     let file = match super::config_file(args.config.as_deref()) {
         Ok(Some(file)) => file,
@@ -36,13 +39,40 @@ pub fn kubeconfig(args: &KubeconfigArgs) -> Exit {
             if let Some(note) = note {
                 eprintln!("bridge: kubeconfig: {note}");
             }
-            super::tell(&text)
+            match &args.out {
+                None => super::tell(&text),
+                Some(out) => match write_new(out, &text) {
+                    Ok(()) => Exit::Done,
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        eprintln!(
+                            "bridge: kubeconfig: {} is there already: name another file",
+                            out.display()
+                        );
+                        Exit::Refused
+                    }
+                    Err(error) => {
+                        eprintln!("bridge: kubeconfig: {}: {error}", out.display());
+                        Exit::Refused
+                    }
+                },
+            }
         }
         Err(problem) => {
             eprintln!("bridge: kubeconfig: {problem}");
             Exit::Refused
         }
     }
+}
+
+/// Writes a file that was not there, for its owner alone: it holds whatever secrets the source holds.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // Half of one is worse than none; what keeps it there is told by the error that counts.
+        _ = std::fs::remove_file(path);
+    }
+    written
 }
 
 /// A kubeconfig and where it lies.
@@ -291,6 +321,21 @@ users:
         assert_eq!(user["tokenFile"], "/home/me/.kube/robot.token");
         assert_eq!(user["exec"]["command"], "/home/me/.kube/./bin/login");
         assert!(note.unwrap().contains("2001:db8::7"));
+    }
+
+    #[test]
+    fn a_file_of_it_is_its_owners_alone_and_never_takes_the_place_of_another() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bank.conf");
+        write_new(&file, "first").unwrap();
+        assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(write_new(&file, "second").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "first");
+        // Nor is anything written through a link.
+        let link = dir.path().join("link");
+        symlink(dir.path().join("elsewhere"), &link).unwrap();
+        assert_eq!(write_new(&link, "x").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 
     #[test]

@@ -221,6 +221,14 @@ impl Admission {
         Turn::Go(displaced)
     }
 
+    /// Who would compute now if it asked, without anybody else having to go.
+    pub fn whose_turn(&self) -> Option<u64> {
+        if self.computing() >= self.bounds.computing {
+            return None;
+        }
+        self.next_to_compute()
+    }
+
     /// Its TLS handshake is done, one way or the other.
     pub fn computed(&mut self, ticket: u64) {
         self.set_stage(ticket, Stage::Silent);

@@ -18,7 +18,6 @@ use crate::config::TunnelLimits;
 /// The gate of one hub's port.
 pub struct Gate {
     inner: Mutex<Inner>,
-    turn: Notify,
     opened: Instant,
     metrics: TunnelMetrics,
 }
@@ -27,6 +26,8 @@ struct Inner {
     admission: Admission,
     /// How to end each ticket's socket.
     displace: HashMap<u64, CancellationToken>,
+    /// How to wake each ticket that waits for its turn.
+    waiting: HashMap<u64, Arc<Notify>>,
 }
 
 /// A place before Welcome; given back on drop.
@@ -43,8 +44,11 @@ impl Gate {
     /// An empty gate.
     pub fn new(limits: &TunnelLimits, metrics: TunnelMetrics) -> Arc<Self> {
         Arc::new(Self {
-            inner: Mutex::new(Inner { admission: Admission::new(bounds(limits)), displace: HashMap::new() }),
-            turn: Notify::new(),
+            inner: Mutex::new(Inner {
+                admission: Admission::new(bounds(limits)),
+                displace: HashMap::new(),
+                waiting: HashMap::new(),
+            }),
             opened: Instant::now(),
             metrics,
         })
@@ -52,7 +56,9 @@ impl Gate {
 
     /// Other bounds hold from now on, for whoever comes.
     pub fn hold_to(&self, limits: &TunnelLimits) {
-        self.lock().admission.hold_to(bounds(limits));
+        let mut inner = self.lock();
+        inner.admission.hold_to(bounds(limits));
+        inner.wake_next();
     }
 
     /// Lets a socket in; without an address, one of a trusted proxy that will say on whose behalf it comes.
@@ -131,8 +137,10 @@ impl Ticket {
 
     /// Waits for a turn to compute a TLS handshake.
     pub async fn turn(&self) -> Computing<'_> {
+        let woken = Arc::new(Notify::new());
+        let _waits = Waits { ticket: self };
+        self.gate.lock().waiting.insert(self.id, woken.clone());
         loop {
-            let woken = self.gate.turn.notified();
             {
                 let mut inner = self.gate.lock();
                 let turn = inner.admission.ask_to_compute(self.id, self.gate.opened.elapsed());
@@ -143,7 +151,29 @@ impl Ticket {
                 }
             }
             // Woken or not, after the grace an idle one may have to go.
-            _ = tokio::time::timeout(COMPUTING_GRACE, woken).await;
+            _ = tokio::time::timeout(COMPUTING_GRACE, woken.notified()).await;
+        }
+    }
+}
+
+/// A ticket among those that wait; whoever stops waiting lets the next one look, since it may have been woken itself.
+struct Waits<'a> {
+    ticket: &'a Ticket,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.ticket.gate.lock();
+        inner.waiting.remove(&self.ticket.id);
+        inner.wake_next();
+    }
+}
+
+impl Inner {
+    /// Wakes whose turn it is, if there is a place: one, not all who wait.
+    fn wake_next(&self) {
+        if let Some(woken) = self.admission.whose_turn().and_then(|ticket| self.waiting.get(&ticket)) {
+            woken.notify_one();
         }
     }
 }
@@ -153,9 +183,8 @@ impl Drop for Ticket {
         let mut inner = self.gate.lock();
         inner.admission.leave(self.id);
         inner.displace.remove(&self.id);
+        inner.wake_next();
         self.gate.show(&inner);
-        drop(inner);
-        self.gate.turn.notify_waiters();
     }
 }
 
@@ -164,8 +193,58 @@ impl Drop for Computing<'_> {
         let gate = &self.0.gate;
         let mut inner = gate.lock();
         inner.admission.computed(self.0.id);
+        inner.wake_next();
         gate.show(&inner);
-        drop(inner);
-        gate.turn.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_that_is_free_wakes_one_who_waits_and_not_all() {
+        let limits = TunnelLimits { handshakes: 256, handshakes_per_address: 256, ..TunnelLimits::default() };
+        let gate = Gate::new(&limits, TunnelMetrics::default());
+        let places = std::thread::available_parallelism().map_or(1, usize::from) * COMPUTING_PER_CORE;
+        let address = Some(IpAddr::from([127, 0, 0, 1]));
+        let computing: Vec<Ticket> = (0..places).map(|_| gate.enter(address)).collect();
+        let mut held = Vec::new();
+        for ticket in &computing {
+            held.push(ticket.turn().await);
+        }
+        const WAITING: usize = 50;
+        let (asked, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..WAITING {
+            let ticket = gate.enter(address);
+            let (asked, done) = (asked.clone(), done.clone());
+            tasks.spawn(async move {
+                let turn = std::pin::pin!(ticket.turn());
+                let mut turn = turn;
+                // Every look at its turn is a poll.
+                let computing = std::future::poll_fn(|cx| {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    turn.as_mut().poll(cx)
+                })
+                .await;
+                done.fetch_add(1, Ordering::Relaxed);
+                drop(computing);
+            });
+        }
+        while asked.load(Ordering::Relaxed) < WAITING {
+            tokio::task::yield_now().await;
+        }
+        // Within the grace: each that is done wakes the next one.
+        held.truncate(places - 1);
+        while done.load(Ordering::Relaxed) < WAITING {
+            tokio::task::yield_now().await;
+        }
+        tasks.join_all().await;
+        let looks = asked.load(Ordering::Relaxed);
+        assert!(looks <= 4 * WAITING, "{looks} looks of {WAITING}");
+        drop(held);
     }
 }

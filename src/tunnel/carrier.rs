@@ -70,13 +70,15 @@ impl Carrier {
     /// A caller's WebSocket.
     pub async fn upgraded(socket: MeteredSocket) -> Self {
         let way = Way { transport: Way::WSS, proxy: None, ended_by: None };
-        Self { stream: Stream::Upgraded(Box::new(ByteStream::of_server(socket).await)), way }
+        let meter = socket.meter().clone();
+        Self { stream: Stream::Upgraded(Box::new(ByteStream::of_server(socket, meter).await)), way }
     }
 
     /// A WebSocket at an ingress.
     pub async fn ingress(outer: client::TlsStream<Self>, ended_by: Option<String>) -> Self {
         let way = Way { transport: Way::WSS, ended_by, ..outer.get_ref().0.way.clone() };
-        Self { stream: Stream::Ingress(Box::new(ByteStream::of_client(outer).await)), way }
+        let meter = outer.get_ref().0.meter().clone();
+        Self { stream: Stream::Ingress(Box::new(ByteStream::of_client(outer, meter).await)), way }
     }
 
     /// How it goes.

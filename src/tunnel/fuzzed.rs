@@ -8,6 +8,7 @@ use tokio::io::AsyncReadExt;
 
 use super::forwarded::{self, Caller};
 use super::handshake::{self, Lane};
+use super::meter::Meter;
 use super::websocket::ByteStream;
 use super::wire::{Frame, HANDSHAKE_LEN_MAX, HELLO, Limits, REFUSED, Refused, WELCOME, Welcome, frame_len};
 use super::{egress, upgrade};
@@ -144,7 +145,7 @@ fn proxy_header(bytes: &[u8]) {
 /// Frames of a WebSocket: never more bytes come out than went in.
 fn websocket(bytes: &[u8]) {
     let socket = tokio::io::join(bytes, tokio::io::sink());
-    let Some(mut stream) = ByteStream::of_server(socket).now_or_never() else {
+    let Some(mut stream) = ByteStream::of_server(socket, Meter::new(u64::MAX)).now_or_never() else {
         return;
     };
     let (mut taken, mut buffer) = (0, [0; 512]);

@@ -26,6 +26,10 @@ pub struct Meter {
     paused: AtomicBool,
     read_max: AtomicU64,
     local: OnceLock<IpAddr>,
+    /// Set where somebody between, who is not the other side, writes frames of his own.
+    framed: AtomicBool,
+    /// Bytes of which nobody has said yet whose they are.
+    unexplained: AtomicU64,
 }
 
 impl Meter {
@@ -40,6 +44,8 @@ impl Meter {
             paused: AtomicBool::new(false),
             read_max: AtomicU64::new(read_max),
             local: OnceLock::new(),
+            framed: AtomicBool::new(false),
+            unexplained: AtomicU64::new(0),
         })
     }
 
@@ -70,6 +76,19 @@ impl Meter {
         self.reading.end();
     }
 
+    /// From now on, whoever reads the frames says what is the other side's word: an ingress's pings are not.
+    pub fn await_explanation(&self) {
+        self.framed.store(true, Ordering::Relaxed);
+    }
+
+    /// What was read up to here is a piece of the other side's, or only of somebody between.
+    pub fn explain(&self, is_payload: bool) {
+        self.unexplained.store(0, Ordering::Relaxed);
+        if is_payload {
+            self.reading.end();
+        }
+    }
+
     /// How long a reader has waited without a single byte. Zero while nobody reads.
     pub fn silence(&self) -> Duration {
         if self.paused.load(Ordering::Relaxed) {
@@ -98,7 +117,11 @@ impl Meter {
     }
 
     fn on_read(&self, len: usize) -> io::Result<()> {
-        self.reading.end();
+        let unexplained = self.unexplained.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
+        // The piece of a long TLS record is the other side's too, before anybody can tell what is in it.
+        if !self.framed.load(Ordering::Relaxed) || unexplained > PING_RECORDS_LEN_MAX {
+            self.reading.end();
+        }
         let read = self.bytes_in.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
         if read > self.read_max.load(Ordering::Relaxed) {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, ReadBeyondBound));
@@ -232,6 +255,8 @@ impl MeteredSocket {
     }
 }
 
+/// Three pings of the longest kind (RFC 6455 §5.5: 125 bytes) in TLS records of their own.
+const PING_RECORDS_LEN_MAX: u64 = 512;
 /// Bytes that a socket takes before the first of them has left (`TCP_NOTSENT_LOWAT`, tcp(7)).
 pub const UNSENT_MAX: u32 = 128 << 10;
 

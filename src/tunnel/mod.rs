@@ -18,6 +18,7 @@ pub mod init;
 
 mod carrier;
 mod connection;
+mod heard;
 mod meter;
 mod upgrade;
 mod websocket;

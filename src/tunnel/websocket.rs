@@ -3,6 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -12,26 +13,29 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::heard::Heard;
+use super::meter::Meter;
+
 /// A WebSocket as a byte stream.
 #[derive(Debug)]
 pub struct ByteStream<S> {
-    frames: WebSocketStream<S>,
+    frames: WebSocketStream<Heard<S>>,
     /// What came and was not yet taken.
     unread: Bytes,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
-    /// The edge's side, which masks.
-    pub async fn of_client(socket: S) -> Self {
-        Self::new(socket, Role::Client).await
+    /// The edge's side, which masks. The meter is that of the socket below.
+    pub async fn of_client(socket: S, meter: Arc<Meter>) -> Self {
+        Self::new(Heard::new(socket, meter), Role::Client).await
     }
 
     /// The hub's side.
-    pub async fn of_server(socket: S) -> Self {
-        Self::new(socket, Role::Server).await
+    pub async fn of_server(socket: S, meter: Arc<Meter>) -> Self {
+        Self::new(Heard::new(socket, meter), Role::Server).await
     }
 
-    async fn new(socket: S, role: Role) -> Self {
+    async fn new(socket: Heard<S>, role: Role) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_LEN)
             // Frames are made large enough here; nothing is held back.
@@ -45,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
 
     /// What it runs on.
     pub fn get_ref(&self) -> &S {
-        self.frames.get_ref()
+        self.frames.get_ref().get_ref()
     }
 
     /// Sends bytes as one frame; what the socket does not take now is kept, and goes first with the next call.
@@ -157,7 +161,7 @@ mod tests {
 
     async fn pair(room: usize) -> (ByteStream<DuplexStream>, ByteStream<DuplexStream>) {
         let (near, far) = duplex(room);
-        (ByteStream::of_client(near).await, ByteStream::of_server(far).await)
+        (ByteStream::of_client(near, Meter::new(0)).await, ByteStream::of_server(far, Meter::new(0)).await)
     }
 
     #[tokio::test]
@@ -185,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn slices_are_gathered_into_frames_of_bounded_length() {
         let (near, far) = duplex(1 << 20);
-        let mut near = ByteStream::of_client(near).await;
+        let mut near = ByteStream::of_client(near, Meter::new(0)).await;
         let slices = [vec![1; 20_000], vec![2; 20_000], vec![3; 9]];
         let slices: Vec<_> = slices.iter().map(|slice| io::IoSlice::new(slice)).collect();
         let written = near.write_vectored(&slices).await.unwrap();
@@ -198,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn a_frame_that_announces_too_much_is_refused_before_it_comes() {
         let (mut near, far) = duplex(1000);
-        let mut far = ByteStream::of_server(far).await;
+        let mut far = ByteStream::of_server(far, Meter::new(0)).await;
         // FIN, binary, masked, a length of 2 GiB in eight bytes.
         near.write_all(&[0x82, 0xff, 0, 0, 0, 0, 0x80, 0, 0, 0, 1, 2, 3, 4]).await.unwrap();
         let refused = far.read(&mut [0; 16]).await.unwrap_err();
@@ -208,7 +212,7 @@ mod tests {
     #[tokio::test]
     async fn text_is_not_ours() {
         let (mut near, far) = duplex(1000);
-        let mut far = ByteStream::of_server(far).await;
+        let mut far = ByteStream::of_server(far, Meter::new(0)).await;
         near.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'x']).await.unwrap();
         let refused = far.read(&mut [0; 16]).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
@@ -217,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn pings_are_answered_while_somebody_reads() {
         let (mut near, far) = duplex(1000);
-        let mut far = ByteStream::of_server(far).await;
+        let mut far = ByteStream::of_server(far, Meter::new(0)).await;
         near.write_all(&[0x89, 0x82, 0, 0, 0, 0, b'h', b'i']).await.unwrap();
         let (mut pong, mut nothing) = ([0; 4], [0; 16]);
         tokio::select! {
@@ -230,14 +234,14 @@ mod tests {
     #[tokio::test]
     async fn close_and_a_lost_connection_both_end_reading() {
         let (mut near, far) = duplex(1000);
-        let mut far = ByteStream::of_server(far).await;
+        let mut far = ByteStream::of_server(far, Meter::new(0)).await;
         near.write_all(&[0x82, 0x81, 0, 0, 0, 0, b'x', 0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
         let mut buffer = [0; 16];
         assert_eq!(far.read(&mut buffer).await.unwrap(), 1);
         assert_eq!(far.read(&mut buffer).await.unwrap(), 0);
         assert_eq!(far.read(&mut buffer).await.unwrap(), 0);
         let (near, far) = duplex(1000);
-        let mut far = ByteStream::of_server(far).await;
+        let mut far = ByteStream::of_server(far, Meter::new(0)).await;
         drop(near);
         assert_eq!(far.read(&mut buffer).await.unwrap(), 0);
     }

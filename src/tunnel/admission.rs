@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -62,6 +63,16 @@ impl From<IpAddr> for Address {
                 let network = v6.to_bits() & !u128::from(u64::MAX);
                 Self(Some(Ipv6Addr::from_bits(network).into()))
             }
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(IpAddr::V4(v4)) => v4.fmt(f),
+            Some(IpAddr::V6(network)) => write!(f, "{network}/64"),
+            None => f.write_str("(unnamed)"),
         }
     }
 }

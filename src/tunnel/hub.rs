@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch as changes};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::accept::Arrival;
+use super::admission::Address;
 use super::connection::{meter_of, way_of};
 use super::control::{self, Side};
 use super::forwarded::{Caller, is_trusted};
@@ -28,6 +29,7 @@ use super::said::Said;
 use super::shown::{ShownLink, link_id};
 use super::standing::Standing;
 use super::status::{Board, LinkStatus};
+use super::strangers::{Line, Strangers};
 use super::streams::LinkStreams;
 use super::welcome::{Joined, Refusing, Role};
 use super::{TunnelError, TunnelMetrics};
@@ -118,6 +120,8 @@ impl HubListener {
             links: Mutex::default(),
             shown: Mutex::default(),
             said: Mutex::default(),
+            strangers: Mutex::default(),
+            born: Instant::now(),
             board,
             metrics,
             events,
@@ -152,6 +156,8 @@ pub(super) struct Hub {
     /// Rows of links that live, for their relay lanes.
     shown: Mutex<BTreeMap<u64, Arc<ShownLink>>>,
     said: Mutex<Said>,
+    strangers: Mutex<Strangers>,
+    born: Instant,
 }
 
 impl Hub {
@@ -213,14 +219,31 @@ impl Hub {
     fn note_refusal(&self, refusing: &Refusing, remote: &Caller) {
         let Refusing { reason, edge } = refusing;
         self.metrics.count_end(reason);
-        let whom = edge.clone().unwrap_or_else(|| remote.ip().to_string());
+        let Some(edge) = edge else {
+            return self.note_stranger(reason, remote);
+        };
         let routine = matches!(reason, Reason::NoSuchLink | Reason::Superseded | Reason::Ended);
-        if let Some(edge) = edge.as_ref().filter(|_| !routine) {
+        if !routine {
             self.show_absent(edge, Some(reason));
         }
-        if self.said().is_news(&whom, reason.code()) {
-            let edge = edge.as_deref().unwrap_or("(unknown)");
+        if self.said().is_news(edge, reason.code()) {
             tracing::warn!(%remote, edge, reason = reason.code(), remedy = reason.remedy(), "connection refused: {reason}");
+        }
+    }
+
+    /// Of somebody who proved no key.
+    fn note_stranger(&self, reason: &Reason, remote: &Caller) {
+        let address = Address::from(remote.ip());
+        let line = self.strangers.lock().unwrap_or_else(PoisonError::into_inner).count(
+            address,
+            reason.code(),
+            self.born.elapsed(),
+        );
+        if let Some(Line { count, passed_over }) = line {
+            tracing::warn!(
+                %remote, edge = "(unknown)", %address, count, passed_over, reason = reason.code(), remedy = reason.remedy(),
+                "connection refused: {reason}"
+            );
         }
     }
 

@@ -62,6 +62,7 @@ pub mod metrics;
 mod network;
 mod said;
 mod shown;
+mod strangers;
 
 pub use edge::EdgeDialer;
 pub use edge_trust::EdgeTrust;

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot read its files has failed")]
 
+#[path = "config/proxies.rs"]
+mod proxies;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -462,32 +465,4 @@ fn topics_keep_the_routes_that_carry_them_and_their_answers() {
     assert!(kept(&["a/b"]).is_err());
     let error = load(&edge(), &[]).unwrap().keep_topics(&["orders".into()]).unwrap_err();
     assert!(error.to_string().contains("declares no routes"), "{error}");
-}
-
-/// Which proxy the edge takes for a host.
-fn proxy(value: &Value, env: &[(&str, &str)], host: &str) -> Option<String> {
-    let Tunnel::Edge(edge) = load(value, env).unwrap().tunnel else {
-        panic!("an edge");
-    };
-    edge.egress.proxy_for(host).map(ToString::to_string)
-}
-
-#[test]
-fn the_environments_proxy_is_taken_as_curl_takes_it_and_the_files_comes_first() {
-    let both = [("HTTPS_PROXY", "http://big:1"), ("https_proxy", "small:2"), ("NO_PROXY", "corp,10.0.0.0/8")];
-    assert_eq!(proxy(&edge(), &both, "hub").as_deref(), Some("http://small:2"));
-    for exempt in ["a.corp", "10.1.1.1", "localhost", "127.0.0.1"] {
-        assert_eq!(proxy(&edge(), &both, exempt), None, "{exempt}");
-    }
-    assert_eq!(proxy(&edge(), &[("HTTPS_PROXY", "")], "hub"), None);
-    let named = with(edge(), "/tunnel/proxy", json!("socks5://own:3"));
-    assert_eq!(proxy(&named, &both, "a.corp").as_deref(), Some("socks5://own:3"));
-    assert_eq!(proxy(&with(edge(), "/tunnel/proxy", json!("none")), &both, "hub"), None);
-}
-
-#[test]
-fn a_password_in_the_environments_proxy_is_refused_by_the_variables_name_and_not_shown() {
-    let told = load(&edge(), &[("HTTPS_PROXY", "http://me:canary@big:1")]).unwrap_err();
-    assert!(told[0].starts_with("tunnel.proxy: the environment's HTTPS_PROXY carries a user"), "{told:?}");
-    assert!(told[0].contains("tunnel.proxy_password_file") && !told[0].contains("canary"), "{told:?}");
 }

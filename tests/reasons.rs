@@ -123,6 +123,7 @@ fn links_reasons() -> Vec<LinkReason> {
         LinkReason::NotABridge,
         LinkReason::Unreachable { error: String::new() },
         LinkReason::ProxyAuth { offered: Vec::new() },
+        LinkReason::ProxyPassword { problem: String::new() },
         LinkReason::ProxyRefused { said: Said::NoProxy },
         LinkReason::UpgradeRefused { status: 404 },
         LinkReason::IngressTls,

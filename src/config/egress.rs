@@ -126,7 +126,8 @@ impl Exempt {
         exempt
     }
 
-    fn has(&self, host: &str) -> bool {
+    /// Whether this host is among them.
+    pub fn has(&self, host: &str) -> bool {
         if self.everything {
             return true;
         }

@@ -220,7 +220,7 @@ object! {
         #[serde(default)]
         #[schemars(range(min = 1, max = 16))]
         lanes: u32,
-        /// Edge: the way out, `http://host:port` (CONNECT) or `socks5://host:port`; `none`: no proxy. Without it, the environment's HTTPS_PROXY and NO_PROXY.
+        /// Edge: the way out, `http://host:port` (CONNECT) or `socks5://host:port`; `none`: no proxy. Without it, the environment's HTTPS_PROXY, else ALL_PROXY, and NO_PROXY.
         #[serde(default)]
         proxy: Text,
         /// Edge: who asks the proxy.

@@ -28,7 +28,7 @@ where
 /// Read at every use: a changed one counts at the next dial.
 fn password(login: &Login) -> Result<Secret, Reason> {
     let read = secret_file::read(&login.password_file, PASSWORD_FILE_LEN_MAX);
-    let text = read.map_err(|_| Reason::ProxyAuth { offered: Vec::new() })?;
+    let text = read.map_err(|error| Reason::ProxyPassword { problem: error.to_string() })?;
     Ok(Secret::new(text.expose().trim_end_matches(['\r', '\n']).to_owned()))
 }
 
@@ -229,6 +229,33 @@ mod tests {
             b"CONNECT [fd00::1]:8001 HTTP/1.1\r\nHost: [fd00::1]:8001\r\nUser-Agent: pulsar-bridge\r\n\
                            Proxy-Authorization: Basic bWU6Y2FuYXJ5\r\n\r\n";
         assert_eq!(asked(ProxyKind::Http, "[fd00::1]", true, &[(with_login, yes)]).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_password_file_that_cannot_be_used_is_named_and_the_proxy_not_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let password_file = dir.path().join("password");
+        let login = Some(Login { user: "me".into(), password_file: password_file.clone() });
+        let proxy = Proxy { kind: ProxyKind::Http, host: "egress".into(), port: 3128, login };
+        let url = LinkUrl::parse("tls://hub:8001").unwrap();
+        for makes_readable_for_all in [false, true] {
+            if makes_readable_for_all {
+                std::fs::write(&password_file, "canary").unwrap();
+                std::fs::set_permissions(&password_file, PermissionsExt::from_mode(0o644)).unwrap();
+            }
+            let (mut near, mut far) = duplex(1024);
+            let reason = ask(&proxy, &mut near, &url).await.unwrap_err();
+            assert_eq!(reason.code(), "proxy_password");
+            let told = reason.to_string();
+            assert!(
+                told.contains(&password_file.display().to_string()) && !told.contains("canary"),
+                "{told}"
+            );
+            drop(near);
+            let mut heard = Vec::new();
+            far.read_to_end(&mut heard).await.unwrap();
+            assert_eq!(heard, b"");
+        }
     }
 
     #[tokio::test]

@@ -55,6 +55,11 @@ pub enum Reason {
         /// The ways that it offers, of those that have a name here.
         offered: Vec<&'static str>,
     },
+    /// The file with the proxy's password cannot be used.
+    ProxyPassword {
+        /// The file, and the system's word.
+        problem: String,
+    },
     /// The proxy does not connect to the hub, or is no proxy.
     ProxyRefused {
         /// How it said so.
@@ -106,6 +111,7 @@ impl Reason {
             Self::NotABridge => "not_a_bridge",
             Self::Unreachable { .. } => "unreachable",
             Self::ProxyAuth { .. } => "proxy_auth",
+            Self::ProxyPassword { .. } => "proxy_password",
             Self::ProxyRefused { .. } => "proxy_refused",
             Self::UpgradeRefused { .. } => "upgrade_refused",
             Self::IngressTls => "ingress_tls",
@@ -136,6 +142,7 @@ impl Reason {
             | Self::CertificateRefused
             | Self::NotABridge
             | Self::ProxyAuth { .. }
+            | Self::ProxyPassword { .. }
             | Self::ProxyRefused { .. }
             | Self::UpgradeRefused { .. }
             | Self::IngressTls
@@ -188,6 +195,9 @@ impl Reason {
             Self::Unreachable { .. } => "check address, DNS, route and firewall, and that the hub is running",
             Self::ProxyAuth { .. } => {
                 "set tunnel.proxy_user and tunnel.proxy_password_file, or correct them; a proxy that takes only NTLM or Negotiate needs a local helper such as cntlm or px, which tunnel.proxy then names"
+            }
+            Self::ProxyPassword { .. } => {
+                "put the file of tunnel.proxy_password_file there, readable for this user alone (chmod 0600)"
             }
             Self::ProxyRefused { .. } => {
                 "have the proxy allow CONNECT to the hub's host and port, and check that tunnel.proxy names the proxy"
@@ -250,6 +260,7 @@ impl fmt::Display for Reason {
             Self::ProxyAuth { offered } => {
                 write!(f, "the proxy does not take this user, or wants one: it offers {}", offered.join(", "))
             }
+            Self::ProxyPassword { problem } => write!(f, "the proxy's password: {problem}"),
             Self::ProxyRefused { said: Said::Status(status) } => {
                 write!(f, "the proxy does not connect to the hub: status {status}")
             }

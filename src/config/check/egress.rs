@@ -6,7 +6,7 @@ use super::Checker;
 use super::text::{self, Found};
 use crate::config::field::{Field, Text};
 use crate::config::problem::{Place, Refusal};
-use crate::config::{Egress, Exempt, Login, Proxy};
+use crate::config::{Egress, Exempt, LinkUrl, Login, Proxy};
 
 /// The keys of the way out.
 pub(super) struct RawEgress {
@@ -16,11 +16,11 @@ pub(super) struct RawEgress {
 }
 
 impl Checker<'_> {
-    pub(super) fn egress(&mut self, raw: RawEgress, place: &Place) -> Egress {
+    pub(super) fn egress(&mut self, raw: RawEgress, connect: &[LinkUrl], place: &Place) -> Egress {
         let proxy_place = place.key("proxy");
         let of_environment = matches!(raw.proxy, Field::Missing);
         let mut egress = if of_environment {
-            self.environments_egress(&proxy_place)
+            self.environments_egress(connect, &proxy_place)
         } else {
             let named = self.text(raw.proxy, &proxy_place, named_proxy);
             Egress { proxy: named.flatten(), exempt: Exempt::default() }
@@ -52,18 +52,22 @@ impl Checker<'_> {
         egress
     }
 
-    /// `https_proxy`, else `HTTPS_PROXY`; `no_proxy`, else `NO_PROXY`.
-    fn environments_egress(&mut self, place: &Place) -> Egress {
-        let variable = |names: [&'static str; 2]| {
-            let set = |name: &'static str| Some((name, (self.env)(name)?));
-            names.into_iter().filter_map(set).find(|(_, value)| !value.trim().is_empty())
-        };
-        let exempt = variable(["no_proxy", "NO_PROXY"]).map_or_else(String::new, |(_, value)| value);
-        let Some((name, value)) = variable(["https_proxy", "HTTPS_PROXY"]) else {
+    /// `https_proxy`, `HTTPS_PROXY`, `all_proxy`, `ALL_PROXY`: the first that is set, as with curl; `no_proxy`, else
+    /// `NO_PROXY`.
+    fn environments_egress(&mut self, connect: &[LinkUrl], place: &Place) -> Egress {
+        let set = |name: &'static str| Some((name, (self.env)(name)?));
+        // One that is empty is not set; one of blanks is, and exempts nobody.
+        let mut exempt = ["no_proxy", "NO_PROXY"].into_iter().filter_map(set);
+        let exempt = exempt.find(|(_, value)| !value.is_empty()).map_or_else(String::new, |(_, value)| value);
+        let exempt = Exempt::parse(&exempt);
+        let mut named = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"].into_iter().filter_map(set);
+        let Some((name, value)) = named.find(|(_, value)| !value.trim().is_empty()) else {
             return Egress::default();
         };
         match Proxy::parse(value.trim()) {
-            Ok(proxy) => Egress { proxy: Some(proxy), exempt: Exempt::parse(&exempt) },
+            Ok(proxy) => Egress { proxy: Some(proxy), exempt },
+            // Nobody would be asked.
+            Err(_) if connect.iter().all(|url| exempt.has(&url.host)) => Egress::default(),
             Err(refusal) => {
                 // A part of it may be a password, whatever is wrong with it.
                 let message = match value.contains('@') {

@@ -79,7 +79,7 @@ impl Checker<'_> {
         let budget_mbit_s = self.budget(raw.budget_mbit_s, place);
         let egress =
             RawEgress { proxy: raw.proxy, user: raw.proxy_user, password_file: raw.proxy_password_file };
-        let egress = self.egress(egress, place);
+        let egress = self.egress(egress, connect.as_deref().unwrap_or_default(), place);
         let outer_ca_file = self.text(raw.outer_ca_file, &place.key("outer_ca_file"), text::path);
         Some(EdgeTunnel {
             connect: connect?,

@@ -307,8 +307,14 @@ async fn a_header_of_somebody_who_is_not_trusted_is_refused_by_name() {
     let way = balancer(b"PROXY TCP4 198.51.100.7 10.0.0.1 5000 8001\r\n", address).await;
     let bank = edge(keys.edge_tunnel("bank", way, 1), "bank");
     bank.reason("peer_closed").await;
-    let label = pulsar_bridge::tunnel::metrics::ReasonLabel { reason: "proxy_header" };
-    assert!(hub.metrics.ended.get_or_create(&label).get() > 0);
+    // The edge may hear of it before the hub has counted it.
+    let counted = async {
+        let label = pulsar_bridge::tunnel::metrics::ReasonLabel { reason: "proxy_header" };
+        while hub.metrics.ended.get_or_create(&label).get() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    in_time(counted).await;
 }
 
 /// Has the upgrade's request pass through with this header added.

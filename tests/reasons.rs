@@ -110,6 +110,7 @@ fn links_reasons() -> Vec<LinkReason> {
     vec![
         LinkReason::Intercepted { issuer: String::new(), leaf_sha256: String::new() },
         LinkReason::Clock { skew: Duration::ZERO, ahead: false },
+        LinkReason::IssuerDistrusted,
         LinkReason::RefusedUnknownKey,
         LinkReason::RefusedSiteMismatch,
         LinkReason::Revoked,

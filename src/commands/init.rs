@@ -1,4 +1,4 @@
-//! `bridge init`: which of its four forms is meant, and what it made.
+//! `bridge init`: which of its forms is meant, and what it made.
 
 use std::io::ErrorKind;
 use std::time::SystemTime;
@@ -27,17 +27,32 @@ pub fn init(args: InitArgs) -> Exit {
 }
 
 fn request(args: InitArgs) -> Result<Request, String> {
-    let InitArgs { hub, edge: edges, url, out, rotate, own_key, pin } = args;
+    let InitArgs { hub, edge: edges, url, out, rotate, renew_issuer, rotate_root, repin, own_key, pin } =
+        args;
     if let Some(edge) = rotate {
         return Ok(Request::Rotate { edge, out });
     }
+    if !renew_issuer.is_empty() {
+        return Ok(Request::RenewIssuer { offline: renew_issuer, out });
+    }
+    if let Some(offline) = rotate_root {
+        return Ok(Request::RotateRoot { offline, out });
+    }
+    if let Some(token) = repin {
+        let pins = init::pins(&pin).map_err(|error| error.to_string())?;
+        return Ok(Request::Repin { token, pins, out });
+    }
     if own_key {
-        let hub = match (hub, pin) {
-            (Some(hub), Some(pin)) => Some(HubPin::parse(&hub, &pin).map_err(|error| error.to_string())?),
-            (Some(_), None) => return Err("--hub needs --pin, as the hub's operator told it".into()),
-            (None, _) => None,
+        let hub = match (hub, pin.is_empty()) {
+            (Some(hub), false) => Some(HubPin::parse(&hub, &pin).map_err(|error| error.to_string())?),
+            (Some(_), true) => return Err("--hub needs --pin, as the hub's operator told it".into()),
+            (None, true) => None,
+            (None, false) => return Err("--pin needs --hub, the hub's name".into()),
         };
         return Ok(Request::OwnKey { edge: only(edges)?, out, hub });
+    }
+    if !pin.is_empty() {
+        return Err("--pin goes with --own-key or --repin".into());
     }
     match (hub, url) {
         (Some(hub), Some(url)) => Ok(Request::New { hub, edges, url, out }),
@@ -73,6 +88,10 @@ fn exit(error: &InitError) -> Exit {
         | InitError::NoHub { .. }
         | InitError::NoSuchEdge { .. }
         | InitError::NoUrl(_)
+        | InitError::NoRoot { .. }
+        | InitError::Roots(_)
+        | InitError::RootsOfTwoHubs(_, _)
+        | InitError::NoToken { .. }
         | InitError::OwnKey(_)
         | InitError::SecretFile(_) => Exit::Usage,
     }

@@ -211,6 +211,8 @@ pub struct EdgeTunnel {
     pub lanes: u16,
     /// How long a connection lives before another takes its place.
     pub lane_age: Duration,
+    /// The hub's issuers from before, Unix seconds, are not believed.
+    pub trust_after: u64,
     /// What a link may send, each way, Mbit/s; 0: no bound.
     pub budget_mbit_s: u32,
     /// The way out of this network.

@@ -220,6 +220,9 @@ object! {
         #[serde(default)]
         #[schemars(range(min = 1, max = 16))]
         lanes: u32,
+        /// Edge: a time such as `2026-11-22T20:00:00Z`; what issuers of the hub from before vouch for is refused. Set it when an issuer's key was stolen.
+        #[serde(default)]
+        trust_after: Text,
         /// Edge: the way out, `http://host:port` (CONNECT) or `socks5://host:port`; `none`: no proxy. Without it, the environment's HTTPS_PROXY, else ALL_PROXY, and NO_PROXY.
         #[serde(default)]
         proxy: Text,

@@ -58,27 +58,37 @@ pub struct EdgeTls {
 }
 
 /// The edge's half of TLS.
-pub fn edge_tls(token: &JoinToken, own: &EdgeCertificate) -> Result<EdgeTls, rustls::Error> {
-    edge_tls_by(provider(), token, own)
+pub fn edge_tls(
+    token: &JoinToken,
+    own: &EdgeCertificate,
+    trust_after: u64,
+) -> Result<EdgeTls, rustls::Error> {
+    edge_tls_by(provider(), token, own, trust_after)
 }
 
 /// The same without the post-quantum groups, whose ClientHello of 1.6 KB some firewalls refuse: for finding such a
 /// firewall, never for a link.
-pub fn edge_tls_of_small_hello(token: &JoinToken, own: &EdgeCertificate) -> Result<EdgeTls, rustls::Error> {
+pub fn edge_tls_of_small_hello(
+    token: &JoinToken,
+    own: &EdgeCertificate,
+    trust_after: u64,
+) -> Result<EdgeTls, rustls::Error> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups.retain(|group| {
         matches!(group.name(), NamedGroup::X25519 | NamedGroup::secp256r1 | NamedGroup::secp384r1)
     });
-    edge_tls_by(Arc::new(provider), token, own)
+    edge_tls_by(Arc::new(provider), token, own, trust_after)
 }
 
 fn edge_tls_by(
     provider: Arc<CryptoProvider>,
     token: &JoinToken,
     own: &EdgeCertificate,
+    trust_after: u64,
 ) -> Result<EdgeTls, rustls::Error> {
     let algorithms = provider.signature_verification_algorithms;
-    let verifier = Arc::new(HubVerifier::new(&token.hub, token.pins.clone(), algorithms)?);
+    let verifier = HubVerifier::new(&token.hub, token.pins.clone(), algorithms)?;
+    let verifier = Arc::new(verifier.after(trust_after));
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()

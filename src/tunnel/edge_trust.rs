@@ -29,7 +29,7 @@ impl EdgeTrust {
         let (token, text) = read_token(cfg, site)?;
         let own = EdgeCertificate::of_token(&token);
         let own = own.map_err(|error| rustls::Error::General(error.to_string()))?;
-        let tls = connection::edge_tls(&token, &own)?;
+        let tls = connection::edge_tls(&token, &own, cfg.trust_after)?;
         if let Some(login) = cfg.egress.proxy.as_ref().and_then(|proxy| proxy.login.as_ref()) {
             // It is read again at every dial; that it can be read is known now.
             secret_file::read(&login.password_file, TOKEN_FILE_LEN_MAX)
@@ -47,7 +47,7 @@ impl EdgeTrust {
         Ok(Self {
             cfg: cfg.clone(),
             hub: token.hub.clone(),
-            small_hello: connector.with(connection::edge_tls_of_small_hello(&token, &own)?),
+            small_hello: connector.with(connection::edge_tls_of_small_hello(&token, &own, cfg.trust_after)?),
             connector,
             own_key: own.edge_key,
             fingerprint: [text, sha256(&outer_ca.unwrap_or_default())],

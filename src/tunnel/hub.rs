@@ -313,8 +313,9 @@ impl Hub {
 
     /// Lanes whose key is not known any more end; others are not touched.
     fn hold_to(&self, trust: &HubTrust) {
-        let expires = i64::try_from(trust.identity.issuer_expires()).unwrap_or(i64::MAX);
-        self.metrics.issuer_expires.set(expires);
+        let expires = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+        self.metrics.issuer_expires.set(expires(trust.identity.issuer_expires()));
+        self.metrics.root_expires.set(expires(trust.identity.root_expires()));
         self.gate.hold_to(&trust.limits);
         let ended = self.links().end_unknown(|edge, presented| trust.knows(edge, presented));
         self.links().hold_to_budgets(|presented| Some(trust.edge_of(presented)?.budget_mbit_s));

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::trust::{hub_dns_name, validity};
+use super::trust::{hub_dns_name, is_root, validity};
 use crate::config::secret_file::{self, SecretFileError};
 
 /// Why there is no identity.
@@ -55,7 +55,7 @@ impl IdentityError {
 pub struct HubIdentity {
     hub: String,
     issuer: Issuer<'static, KeyPair>,
-    /// Issuer first, then roots.
+    /// The issuer and its root; while roots rotate, the issuer again by the next one, and that.
     chain: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
     leaf: Mutex<Option<Leaf>>,
@@ -90,10 +90,19 @@ impl HubIdentity {
         Ok(identity)
     }
 
-    /// When the issuer expires, Unix seconds.
+    /// When the first of the issuer's certificates expires, Unix seconds.
     pub fn issuer_expires(&self) -> u64 {
-        let issuer = self.chain.first().and_then(validity);
-        issuer.map_or(0, |(_, end)| end)
+        self.expires(|certificate| !is_root(certificate))
+    }
+
+    /// When the first of its roots expires, Unix seconds.
+    pub fn root_expires(&self) -> u64 {
+        self.expires(is_root)
+    }
+
+    fn expires(&self, is_meant: impl Fn(&CertificateDer<'_>) -> bool) -> u64 {
+        let meant = self.chain.iter().filter(|certificate| is_meant(certificate));
+        meant.filter_map(validity).map(|(_, end)| end).min().unwrap_or(0)
     }
 
     /// The leaf to present at a time; minted anew when half of its life is over or the clock jumped.
@@ -134,14 +143,21 @@ impl HubIdentity {
         })
     }
 
+    /// Told with each new leaf, that is every few days and at the start.
     fn warn_of_expiry(&self, now: SystemTime) {
-        let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(self.issuer_expires());
-        let left = expires.duration_since(now).unwrap_or_default();
-        let days = left.as_secs() / 86_400;
-        match days {
-            0..=7 => tracing::error!(days, "the hub's issuer expires: renew it now, no edge will join after"),
-            8..=60 => tracing::warn!(days, "the hub's issuer expires: renew it"),
-            _ => {}
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        for (what, expires, remedy) in [
+            ("issuer", self.issuer_expires(), "bridge init --renew-issuer"),
+            ("root", self.root_expires(), "bridge init --rotate-root"),
+        ] {
+            let days = expires.saturating_sub(now) / 86_400;
+            match days {
+                0..=7 => {
+                    tracing::error!(days, remedy, "the hub's {what} expires: no edge will join after");
+                }
+                8..=60 => tracing::warn!(days, remedy, "the hub's {what} expires"),
+                _ => {}
+            }
         }
     }
 }

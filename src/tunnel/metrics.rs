@@ -56,6 +56,8 @@ pub struct TunnelMetrics {
     pub streams_dropped: Counter,
     /// When the hub's issuer expires, Unix seconds.
     pub issuer_expires: Gauge,
+    /// When its root expires, Unix seconds.
+    pub root_expires: Gauge,
     /// Wall clock of the peer against ours at the last handshake, milliseconds.
     pub clock_skew: Gauge,
 }
@@ -104,6 +106,11 @@ impl TunnelMetrics {
             "issuer_expires_timestamp_seconds",
             "When the hub's issuer expires",
             self.issuer_expires.clone(),
+        );
+        r.register(
+            "root_expires_timestamp_seconds",
+            "When the hub's root expires",
+            self.root_expires.clone(),
         );
         r.register(
             "peer_clock_skew_milliseconds",

@@ -23,6 +23,8 @@ pub enum Reason {
         /// Whether this machine is ahead of it.
         ahead: bool,
     },
+    /// The hub's issuer is from before `tunnel.trust_after`.
+    IssuerDistrusted,
     /// The hub does not list this edge's key.
     RefusedUnknownKey,
     /// The name in Hello or Welcome is not the authenticated one.
@@ -98,6 +100,7 @@ impl Reason {
         match self {
             Self::Intercepted { .. } => "intercepted",
             Self::Clock { .. } => "clock",
+            Self::IssuerDistrusted => "issuer_distrusted",
             Self::RefusedUnknownKey => "refused_unknown_key",
             Self::RefusedSiteMismatch => "refused_site_mismatch",
             Self::Revoked => "revoked",
@@ -132,6 +135,7 @@ impl Reason {
         match self {
             Self::Intercepted { .. }
             | Self::Clock { .. }
+            | Self::IssuerDistrusted
             | Self::RefusedUnknownKey
             | Self::RefusedSiteMismatch
             | Self::Revoked
@@ -171,6 +175,9 @@ impl Reason {
                 "something between ends the TLS, or the hub has another root: compare the issuer, exempt the hub's address from inspection, or get a new token; if it is the ingress of a wss:// URL, name its authority in tunnel.outer_ca_file"
             }
             Self::Clock { .. } => "set this machine's clock, or renew the hub's issuer if it has expired",
+            Self::IssuerDistrusted => {
+                "renew the hub's issuer (`bridge init --renew-issuer`); if it has the new one, somebody else answers with the old one: check the address"
+            }
             Self::RefusedUnknownKey => {
                 "list this edge's key (bk1.…) under tunnel.edges[].keys at the hub, or use the token that the hub knows"
             }
@@ -240,6 +247,7 @@ impl fmt::Display for Reason {
                 Days(*skew),
                 if *ahead { "past the end of" } else { "before the start of" }
             ),
+            Self::IssuerDistrusted => f.write_str("the hub's issuer is from before `tunnel.trust_after`"),
             Self::RefusedUnknownKey => f.write_str("the hub does not know this key"),
             Self::RefusedSiteMismatch => f.write_str("the site's name is not the authenticated one"),
             Self::Revoked => f.write_str("the key is no longer accepted"),

@@ -128,6 +128,8 @@ impl ClientCertVerifier for EdgeVerifier {
 pub struct HubVerifier {
     pins: Vec<SpkiHash>,
     name: ServerName<'static>,
+    /// Issuers from before, Unix seconds, vouch for nobody.
+    trust_after: u64,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -141,7 +143,12 @@ impl HubVerifier {
     pub fn new(hub: &str, pins: Vec<SpkiHash>, algorithms: WebPkiSupportedAlgorithms) -> Result<Self, Error> {
         let name = ServerName::try_from(hub_dns_name(hub))
             .map_err(|_| Error::General(format!("`{hub}` does not make a dns name")))?;
-        Ok(Self { pins, name, algorithms })
+        Ok(Self { pins, name, trust_after: 0, algorithms })
+    }
+
+    /// The same, which believes no issuer that is valid from before this time, Unix seconds.
+    pub fn after(self, trust_after: u64) -> Self {
+        Self { trust_after, ..self }
     }
 
     /// The judgement on a presented chain at a time.
@@ -155,22 +162,48 @@ impl HubVerifier {
         if others.len() > CHAIN_LEN_MAX {
             return Err(intercepted(leaf));
         }
-        let anchors =
-            others.iter().filter(|other| spki_sha256(other).is_some_and(|hash| self.pins.contains(&hash)));
-        for anchor in anchors {
-            if self.path_is_valid(leaf, others, anchor, now) {
-                return out_of_validity(&[anchor], now).map_or(Ok(()), Err);
-            }
-            // A chain that only its dates make invalid says that a clock is wrong, nothing worse.
-            for issuer in others {
-                let path = [leaf, issuer, anchor];
-                let clock = out_of_validity(&path, now).filter(|_| self.is_signed_through(path));
-                if let Some(clock) = clock {
-                    return Err(clock);
-                }
+        let mut why = None;
+        for anchor in others.iter().filter(|other| self.is_pinned(other)) {
+            match self.judge_under(leaf, others, anchor, now) {
+                Ok(()) => return Ok(()),
+                // While roots rotate, one of them may be past its end.
+                Err(reason) => why = why.or(reason),
             }
         }
-        Err(intercepted(leaf))
+        Err(why.unwrap_or_else(|| intercepted(leaf)))
+    }
+
+    /// The judgement under one pinned root; a reason only when the pinned key is behind the chain after all.
+    fn judge_under(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        anchor: &CertificateDer<'_>,
+        now: UnixTime,
+    ) -> Result<(), Option<Reason>> {
+        if self.path_is_valid(leaf, &self.recent(others), anchor, now) {
+            return out_of_validity(&[anchor], now).map_or(Ok(()), |clock| Err(Some(clock)));
+        }
+        if self.path_is_valid(leaf, others, anchor, now) {
+            return Err(Some(Reason::IssuerDistrusted));
+        }
+        // A chain that only its dates make invalid says that a clock is wrong, nothing worse.
+        let clock = others.iter().find_map(|issuer| {
+            let path = [leaf, issuer, anchor];
+            out_of_validity(&path, now).filter(|_| self.is_signed_through(path))
+        });
+        Err(clock)
+    }
+
+    fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
+        spki_sha256(certificate).is_some_and(|hash| self.pins.contains(&hash))
+    }
+
+    /// Those that may vouch. A pinned root is an anchor, whenever it was made.
+    fn recent<'a>(&self, others: &[CertificateDer<'a>]) -> Vec<CertificateDer<'a>> {
+        let is_recent =
+            |other: &&CertificateDer<'a>| validity(other).is_some_and(|(start, _)| start >= self.trust_after);
+        others.iter().filter(is_recent).cloned().collect()
     }
 
     fn path_is_valid(
@@ -285,6 +318,12 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
     Some((seconds(validity.not_before)?, seconds(validity.not_after)?))
 }
 
+/// Whether a certificate says that it is its own issuer.
+pub fn is_root(certificate: &CertificateDer<'_>) -> bool {
+    let parsed = X509Certificate::from_der(certificate);
+    parsed.is_ok_and(|(_, parsed)| parsed.subject() == parsed.issuer())
+}
+
 /// id-kp-serverAuth, RFC 5280 §4.2.1.12.
 const EKU_SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
 
@@ -296,7 +335,7 @@ mod tests {
     use std::time::SystemTime;
 
     use rcgen::{
-        BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+        BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
         PublicKeyData,
     };
 
@@ -373,6 +412,19 @@ mod tests {
     }
 
     #[test]
+    fn an_issuer_from_before_a_time_vouches_for_nobody_and_the_root_may_be_older() {
+        let (chain, pin) = chain(&right());
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+        let two_days_ago = UnixTime::now().as_secs() - 2 * 86_400;
+        for (trust_after, expected) in
+            [(two_days_ago - 60, "accepted"), (two_days_ago + 60, "issuer_distrusted")]
+        {
+            let verifier = HubVerifier::new("riskfuel", vec![pin], algorithms).unwrap().after(trust_after);
+            assert_eq!(code(verifier.judge(&chain[0], &chain[1..], UnixTime::now())), expected);
+        }
+    }
+
+    #[test]
     fn dates_alone_are_a_matter_of_clocks_with_their_measure() {
         let (chain, pin) = chain(&right());
         assert_eq!(code(judge(&chain, pin, 6)), "accepted");
@@ -385,6 +437,40 @@ mod tests {
                 other => panic!("{days_from_now}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_chain_under_two_roots_counts_for_whoever_knows_one_of_them_though_the_other_has_expired() {
+        let dated = |days: u32| {
+            let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+            params.not_before = (SystemTime::now() - 2 * DAY).into();
+            params.not_after = (SystemTime::now() - 2 * DAY + days * DAY).into();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params
+        };
+        let root = |days| CertifiedIssuer::self_signed(dated(days), KeyPair::generate().unwrap()).unwrap();
+        let (old, new) = (root(1), root(3650));
+        let pins = [&old, &new].map(|root| sha256(&root.key().subject_public_key_info()));
+        let mut issuer = dated(365);
+        issuer.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().unwrap();
+        let [by_old, by_new] = [&old, &new].map(|root| issuer.signed_by(&key, root).unwrap().der().clone());
+        let mut leaf = dated(9);
+        leaf.is_ca = IsCa::ExplicitNoCa;
+        leaf.subject_alt_names = CertificateParams::new([right().name.to_owned()]).unwrap().subject_alt_names;
+        leaf.extended_key_usages = right().usages;
+        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(issuer, key)).unwrap();
+        let chain = [leaf.der(), &by_old, old.der(), &by_new, new.der()].map(Clone::clone);
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+        let judged = |pins: &[SpkiHash]| {
+            let verifier = HubVerifier::new("riskfuel", pins.to_vec(), algorithms).unwrap();
+            code(verifier.judge(&chain[0], &chain[1..], UnixTime::now()))
+        };
+        assert_eq!(
+            [judged(&pins), judged(&pins[1..]), judged(&pins[..1])],
+            ["accepted", "accepted", "clock"]
+        );
+        assert_eq!(judged(&[[9; 32]]), "intercepted");
     }
 
     #[test]

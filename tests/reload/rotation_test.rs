@@ -93,3 +93,32 @@ fn a_reload_of_the_same_keys_renews_nothing() {
         now.len() == before.len() + 1 && now.iter().all(|lane| !before.contains(lane))
     });
 }
+
+#[test]
+fn an_issuer_is_renewed_and_edges_that_ask_for_it_believe_no_older_one() {
+    let mut stage = Stage::set();
+    let load = stage.relayed(500, 6);
+    load.line(&["Throughput received"]);
+    let before = lanes(&stage.hub.status(), "bank");
+    let dir = stage.dir.path().to_owned();
+    let trust_after = |edge: &mut Value, time: &str| edge["tunnel"]["trust_after"] = json!(time);
+    // Nobody has a newer issuer yet: the link goes on.
+    stage.bank_file.change(|edge| trust_after(edge, "2999-01-01T00:00:00Z"));
+    assert!(stage.bank.reload().contains("is loaded"));
+    stage.bank.line(&["goes on as it is", "issuer_distrusted"]);
+    let offline = dir.join("offline");
+    let printed = init(&["--renew-issuer", offline.to_str().unwrap()], &dir.join("new"));
+    for file in ["issuer.key", "chain.pem"] {
+        put(&fs::read_to_string(dir.join("new").join(file)).unwrap(), &dir.join("hub/keys").join(file));
+    }
+    stage.hub.line(&["the configuration is loaded"]);
+    assert_eq!(lanes(&stage.hub.status(), "bank"), before, "no edge is touched");
+    let time = printed.split('"').find(|part| part.ends_with('Z')).unwrap();
+    stage.bank_file.change(|edge| trust_after(edge, time));
+    assert!(stage.bank.reload().contains("is loaded"));
+    stage.bank.line(&["link renewed"]);
+    moved(&stage.hub, "bank", &before);
+    let said = load.ended();
+    clean(&said);
+    assert!(longest_ms(&said) < 1000.0, "{said}");
+}

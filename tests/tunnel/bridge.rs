@@ -80,6 +80,7 @@ impl Keys {
             token_file: self.token_file(edge),
             lanes,
             lane_age: Duration::from_secs(86_400),
+            trust_after: 0,
             budget_mbit_s: 0,
             egress: Egress::default(),
             outer_ca_file: None,

@@ -131,13 +131,13 @@ fn an_edges_own_key_stays_and_becomes_a_token_when_the_pin_is_known() {
     let first = init(&own(None), SystemTime::now()).unwrap();
     let key = told_key(&first);
     assert_eq!(first.written, [dir.path().join("bank/own.key")]);
-    let pin = HubPin { name: "riskfuel".into(), pin: hubs.token("bank").pins[0] };
+    let pin = HubPin { name: "riskfuel".into(), pins: hubs.token("bank").pins };
     let second = init(&own(Some(pin)), SystemTime::now()).unwrap();
     assert_eq!(told_key(&second), key, "the key that the hub was told");
     let token = std::fs::read_to_string(dir.path().join("bank/token")).unwrap();
     let token = JoinToken::parse(&token).unwrap();
     assert_eq!((token.hub.as_str(), token.edge.as_str()), ("riskfuel", "bank"));
-    assert!(matches!(HubPin::parse("riskfuel", "short"), Err(InitError::Pin)));
+    assert!(matches!(HubPin::parse("riskfuel", &["short".into()]), Err(InitError::Pin)));
 }
 
 #[test]

@@ -20,5 +20,6 @@ mod malicious_edge_test;
 mod malicious_hub_test;
 mod next_version_test;
 mod records_test;
+mod roots_test;
 mod stolen_hub_test;
 mod transports_test;

@@ -38,7 +38,6 @@ const LATER: &[(&str, &str, &str)] = &[
     ("tunnel", "hub_name", "use the token_file that `bridge init` wrote"),
     ("tunnel", "cert_file", "use the token_file that `bridge init` wrote"),
     ("tunnel", "key_file", "use the token_file that `bridge init` wrote"),
-    ("tunnel", "trust_after", "make new keys with `bridge init`"),
     ("tunnel.edges[]", "cert_name", "list the edge's bk1 key in keys"),
     ("policy", "gateway", "leave it out: only topics and forwarded ports cross the link"),
     ("routes[]", "join", "leave it out: messages of one key are joined"),

@@ -5,6 +5,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 use super::Checker;
 use crate::config::field::{Field, Text};
 use crate::config::problem::{Place, Refusal, shown};
@@ -139,6 +142,14 @@ pub(super) fn socket_addr(found: &Found) -> Result<SocketAddr, Refusal> {
             format!("{} is no address and port", found.shown()),
             "write an IP address and a port, such as 127.0.0.1:9600, 0.0.0.0:8001 or [::]:8001",
         )
+    })
+}
+
+/// A time, RFC 3339, as Unix seconds.
+pub(super) fn unix_seconds(found: &Found) -> Result<u64, Refusal> {
+    let time = OffsetDateTime::parse(&found.text, &Rfc3339).ok();
+    time.and_then(|time| u64::try_from(time.unix_timestamp()).ok()).ok_or_else(|| {
+        Refusal::new(format!("{} is no time", found.shown()), "write it as 2026-11-22T20:00:00Z (RFC 3339)")
     })
 }
 

@@ -39,6 +39,7 @@ impl Checker<'_> {
         self.other_side(&raw.token_file, &place.key("token_file"), "an edge");
         self.other_side(&raw.lanes, &place.key("lanes"), "an edge");
         self.other_side(&raw.lane_minutes, &place.key("lane_minutes"), "an edge");
+        self.other_side(&raw.trust_after, &place.key("trust_after"), "an edge");
         let budget_place = place.key("budget_mbit_s");
         self.other_side(&raw.budget_mbit_s, &budget_place, "an edge, or to an entry of `edges`");
         self.other_side(&raw.proxy, &place.key("proxy"), "an edge");
@@ -76,6 +77,7 @@ impl Checker<'_> {
         let token_file = self.required_text(raw.token_file, &place.key("token_file"), text::path);
         let lanes = self.number(raw.lanes, &place.key("lanes"), 1..=LANES_MAX.into(), 1);
         let minutes = self.number(raw.lane_minutes, &place.key("lane_minutes"), 1..=1440, 1440);
+        let trust_after = self.text(raw.trust_after, &place.key("trust_after"), text::unix_seconds);
         let budget_mbit_s = self.budget(raw.budget_mbit_s, place);
         let egress =
             RawEgress { proxy: raw.proxy, user: raw.proxy_user, password_file: raw.proxy_password_file };
@@ -86,6 +88,7 @@ impl Checker<'_> {
             token_file: token_file?,
             lanes: u16::try_from(lanes).unwrap_or(LANES_MAX),
             lane_age: Duration::from_secs(60 * u64::from(minutes)),
+            trust_after: trust_after.unwrap_or(0),
             budget_mbit_s,
             egress,
             outer_ca_file,

@@ -4,6 +4,8 @@
 mod certificates;
 mod configuration;
 mod files;
+mod offline;
+mod pins;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,10 +16,15 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::identity::{CHAIN_FILE, ISSUER_KEY_FILE, read_chain};
 use super::key::{self, EdgeCertificate, SpkiHash, spki_sha256};
+use super::trust::is_root;
 use crate::config::LinkUrl;
 use crate::config::credential::{EdgeKey, JoinToken, is_site_name};
 use crate::config::secret_file;
+use certificates::{Root, issue};
 use files::Files;
+use offline::{ROOT_FILE, ROOT_KEY_FILE};
+
+pub use pins::{HubPin, pins};
 
 /// What to make.
 #[derive(Clone, Debug)]
@@ -49,6 +56,29 @@ pub enum Request {
         /// Where the hub's files are.
         out: PathBuf,
     },
+    /// A new issuer for a hub, under the roots that are kept in these folders.
+    RenewIssuer {
+        /// Where `root.key` and `root.crt` are; two while roots rotate.
+        offline: Vec<PathBuf>,
+        /// Where to write.
+        out: PathBuf,
+    },
+    /// A new root for a hub, and an issuer under it and the old one.
+    RotateRoot {
+        /// Where the old `root.key` and `root.crt` are.
+        offline: PathBuf,
+        /// Where to write.
+        out: PathBuf,
+    },
+    /// At the edge: its token with other pins, and the key that it has.
+    Repin {
+        /// The token's file.
+        token: PathBuf,
+        /// The hub's roots.
+        pins: Vec<SpkiHash>,
+        /// Where to write.
+        out: PathBuf,
+    },
     /// At the edge: a key that nobody else ever sees.
     OwnKey {
         /// Its site name.
@@ -58,24 +88,6 @@ pub enum Request {
         /// The hub, once its operator told name and pin: then the token is written too.
         hub: Option<HubPin>,
     },
-}
-
-/// What the hub's operator tells an edge that makes its own key. Not secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HubPin {
-    /// The hub's site name.
-    pub name: String,
-    /// The pin of its root.
-    pub pin: SpkiHash,
-}
-
-impl HubPin {
-    /// From the hub's name and the 43 characters that `bridge init` printed.
-    pub fn parse(name: &str, pin: &str) -> Result<Self, InitError> {
-        let bytes = URL_SAFE_NO_PAD.decode(pin.trim()).ok();
-        let pin = bytes.and_then(|bytes| SpkiHash::try_from(bytes).ok());
-        Ok(Self { name: site_name(name)?.to_owned(), pin: pin.ok_or(InitError::Pin)? })
-    }
 }
 
 /// What was made.
@@ -107,7 +119,7 @@ pub enum InitError {
     NoEdge,
     /// Not a pin.
     #[error(
-        "the pin is not 32 bytes in base64url: copy the 43 characters that `bridge init` printed at the hub"
+        "the pin is not 32 bytes in base64url: copy the 43 characters that `bridge init` printed at the hub; two with a comma while its roots rotate"
     )]
     Pin,
     /// There is no hub that the edge could join.
@@ -139,6 +151,28 @@ pub enum InitError {
         /// Its word.
         source: std::io::Error,
     },
+    /// The offline folder holds no root.
+    #[error("{file}: {wrong}: give the `offline` folder that `bridge init` made for the hub")]
+    NoRoot {
+        /// What was looked for.
+        file: PathBuf,
+        /// What is wrong with it.
+        wrong: String,
+    },
+    /// More roots than edges take.
+    #[error("{0} roots: name one folder, or two while roots rotate")]
+    Roots(usize),
+    /// Roots of two hubs do not make one chain.
+    #[error("the roots are of two hubs, `{0}` and `{1}`: name folders of one hub")]
+    RootsOfTwoHubs(String, String),
+    /// No token to give other pins.
+    #[error("{file}: {wrong}: name the token's file of this edge")]
+    NoToken {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        wrong: String,
+    },
     /// An own key that is not one.
     #[error("{0}: not the key that `bridge init --own-key` wrote: move it away and make a new one")]
     OwnKey(PathBuf),
@@ -168,6 +202,9 @@ pub fn init(request: &Request, now: SystemTime) -> Result<Outcome, InitError> {
         Request::New { hub, edges, url, out } => new_bridge(hub, edges, url, out, now),
         Request::AddEdge { edge, out, url } => add_edge(edge, out, url.as_ref()),
         Request::Rotate { edge, out } => rotate(edge, out),
+        Request::RenewIssuer { offline, out } => offline::renew_issuer(offline, out, now),
+        Request::RotateRoot { offline, out } => offline::rotate_root(offline, out, now),
+        Request::Repin { token, pins, out } => pins::repin(token, pins, out),
         Request::OwnKey { edge, out, hub } => own_key(edge, out, hub.as_ref()),
     }
 }
@@ -190,15 +227,16 @@ fn new_bridge(
     if edges.is_empty() {
         return Err(InitError::NoEdge);
     }
-    let authority = certificates::make(hub, now)?;
+    let root = Root::make(hub, now)?;
+    let identity = issue(hub, &[root.signer()], now)?;
     let mut files = Files::in_folder(out);
-    files.add("offline/root.key", authority.root_key);
-    files.add("offline/root.crt", authority.root.clone());
-    files.add(&format!("hub/keys/{ISSUER_KEY_FILE}"), authority.issuer_key);
-    files.add(&format!("hub/keys/{CHAIN_FILE}"), authority.issuer + &authority.root);
+    files.add(&format!("offline/{ROOT_KEY_FILE}"), root.key.clone());
+    files.add(&format!("offline/{ROOT_FILE}"), root.certificate());
+    files.add(&format!("hub/keys/{ISSUER_KEY_FILE}"), identity.issuer_key);
+    files.add(&format!("hub/keys/{CHAIN_FILE}"), identity.chain);
     let mut keys = Vec::new();
     for edge in edges {
-        let made = make_edge(hub, edge, vec![authority.pin], url)?;
+        let made = make_edge(hub, edge, vec![root.pin], url)?;
         keys.push(made.key);
         files.add(&format!("{edge}/edge.json"), made.configuration);
         files.add(&format!("{edge}/token"), made.token);
@@ -220,7 +258,7 @@ fn new_bridge(
     }
     next_steps.push(format!(
         "an edge that makes its own key wants: --hub {hub} --pin {}",
-        URL_SAFE_NO_PAD.encode(authority.pin)
+        URL_SAFE_NO_PAD.encode(root.pin)
     ));
     let written = files.write()?;
     Ok(Outcome { written, next_steps })
@@ -291,7 +329,7 @@ fn own_key(edge: &str, out: &Path, hub: Option<&HubPin>) -> Result<Outcome, Init
     )];
     match hub {
         Some(hub) => {
-            let token = JoinToken::new(&hub.name, edge, seed, vec![hub.pin]).map_err(malformed)?;
+            let token = JoinToken::new(&hub.name, edge, seed, hub.pins.clone()).map_err(malformed)?;
             files.add(&format!("{edge}/token"), token.encode().expose().to_owned() + "\n");
             next_steps.push("set tunnel.token_file of edge.json to the token".to_owned());
         }
@@ -339,12 +377,13 @@ impl Hub {
         let file = out.join("hub/keys").join(CHAIN_FILE);
         let no_hub = |wrong: &str| InitError::NoHub { file: file.clone(), wrong: wrong.to_owned() };
         let chain = read_chain(&file).map_err(|wrong| no_hub(&wrong))?;
-        let roots = chain.iter().skip(1);
-        let pins: Option<Vec<SpkiHash>> = roots.map(spki_sha256).collect();
-        match pins {
-            Some(pins) if !pins.is_empty() => Ok(Self { name, pins }),
-            Some(_) | None => Err(no_hub("it holds no root certificate after the issuer")),
+        // While roots rotate the last is the next one, and there is an issuer's certificate by each.
+        let pins: Vec<SpkiHash> =
+            chain.iter().filter(|it| is_root(it)).filter_map(spki_sha256).rev().collect();
+        if pins.is_empty() {
+            return Err(no_hub("it holds no root certificate after the issuer"));
         }
+        Ok(Self { name, pins })
     }
 }
 

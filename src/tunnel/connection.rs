@@ -18,8 +18,9 @@ use super::carrier::Carrier;
 use super::identity::HubIdentity;
 use super::key::{EdgeCertificate, hex, sha256};
 use super::meter::{Meter, ReadBeyondBound};
+use super::pinned::HubVerifier;
 use super::reason::Reason;
-use super::trust::{EdgeBook, EdgeVerifier, HubVerifier};
+use super::trust::{EdgeBook, EdgeVerifier};
 use super::wire::{Frame, HANDSHAKE_LEN_MAX, WireError, read_frame, write_frame};
 use crate::config::credential::JoinToken;
 

@@ -11,6 +11,7 @@ pub mod status;
 pub mod reason;
 
 mod key;
+mod pinned;
 mod trust;
 
 mod identity;

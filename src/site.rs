@@ -28,6 +28,7 @@ use crate::pulsar::transport::{Address, Dialer, TlsFiles, TransportError};
 use crate::relay::agent::Agent;
 use crate::relay::context::{Cluster, Context};
 use crate::relay::metrics::RelayMetrics;
+use crate::tunnel::hub_certificates::Expiry;
 use crate::tunnel::link::TunnelEvent;
 use crate::tunnel::streams::LinkStreams;
 use crate::tunnel::{self, EdgeDialer, HubKeys, TunnelError, TunnelMetrics};
@@ -161,6 +162,14 @@ impl Site {
         match &self.side {
             Side::Hub(_) => Vec::new(),
             Side::Edge(dialer) => dialer.try_urls().await,
+        }
+    }
+
+    /// What its side of the trust rests on that expires, and when.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        match &self.side {
+            Side::Hub(keys) => keys.expiries(),
+            Side::Edge(dialer) => dialer.expiries(),
         }
     }
 

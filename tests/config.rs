@@ -9,7 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use pulsar_bridge::config::{self, Config, LinkUrl, Start, TokenSource, Tunnel};
+use pulsar_bridge::config::{
+    self, Config, EdgeCredential, HubCertificate, LinkUrl, Start, TokenSource, Tunnel,
+};
 use pulsar_bridge::pulsar::topic::TopicName;
 use pulsar_bridge::tunnel::init::{self, Request};
 use serde_json::{Value, json};
@@ -114,7 +116,12 @@ fn several_sites_get_a_trust_that_lives_as_long_as_they_do() {
     let setup = config::built_in(&make).unwrap();
     let [riskfuel, bank] = &setup.sites[..] else { panic!("{:?}", setup.sites) };
     let (Tunnel::Hub(hub), Tunnel::Edge(edge)) = (&riskfuel.tunnel, &bank.tunnel) else { panic!() };
-    assert!(hub.identity.is_dir() && edge.token_file.is_file());
+    let (HubCertificate::Issuer(identity), EdgeCredential::Token(token)) =
+        (&hub.certificate, &edge.credential)
+    else {
+        panic!("{setup:?}")
+    };
+    assert!(identity.is_dir() && token.is_file());
     assert_eq!((hub.edges[0].name.as_str(), hub.edges[0].keys.len()), ("bank", 1));
     let pulsar = riskfuel.pulsar.as_ref().unwrap();
     assert_eq!(pulsar.embedded, Some("127.0.0.1:6650".parse().unwrap()));
@@ -170,7 +177,7 @@ fn the_hub_that_ships_says_what_the_contract_says() {
     let config = config::load(&folder().join("hub.json")).unwrap();
     let Tunnel::Hub(tunnel) = &config.tunnel else { panic!("{:?}", config.tunnel) };
     assert_eq!((config.site.as_str(), tunnel.listen.to_string()), ("riskfuel", "0.0.0.0:8001".into()));
-    assert_eq!(tunnel.identity, folder().join("keys"));
+    assert_eq!(tunnel.certificate, HubCertificate::Issuer(folder().join("keys")));
     assert_eq!((tunnel.edges.len(), tunnel.edges[0].max_instances), (1, 8));
     assert_eq!((tunnel.limits.handshakes, tunnel.limits.handshakes_per_address), (256, 16));
     assert_eq!(config.drain.as_secs(), 30);
@@ -213,7 +220,7 @@ fn a_mistake_of_each_kind_is_told_in_these_words() {
         assert!(heard.contains(told), "expected {told}\nheard {heard:#?}");
         assert!(heard.len() <= 4, "{heard:#?}");
     }
-    assert_eq!(mistakes.len(), 66);
+    assert_eq!(mistakes.len(), 74);
     assert_eq!(told(&json!([])), ["the file is not a JSON object; begin it with { and end it with }"]);
 }
 
@@ -406,7 +413,7 @@ fn relative_paths_are_relative_to_the_file_that_names_them() {
         fs::write(&file, with(edge(), "/tunnel/token_file", named).to_string()).unwrap();
         let config = config::load(&file).unwrap();
         let Tunnel::Edge(tunnel) = config.tunnel else { panic!("no edge") };
-        assert_eq!(tunnel.token_file, expected);
+        assert_eq!(tunnel.credential, EdgeCredential::Token(expected));
     }
 }
 

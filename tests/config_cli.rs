@@ -206,12 +206,33 @@ fn set_mode(file: &Path, mode: u32) {
 fn check_says_what_it_looked_at_and_what_not() {
     let (_dir, file) = edge();
     let (code, stdout, stderr) = ended(&["check", "--config", &file]);
-    let expected = "valid\n  site bank, an edge of tls://127.0.0.1:1\n  link tls://127.0.0.1:1: the hub is not reached; \
+    let expected = "valid\n  site bank, an edge of tls://127.0.0.1:1\n  trust: a token, which pins \
+                    the hub's root; nothing of it expires\n  link tls://127.0.0.1:1: the hub is not reached; \
                     unreachable: no connection: Connection refused (os error 111); check address, DNS, route and \
                     firewall, and that the hub is running\n  looked at: keys and values, \
                     routes against each other, the files that it names\n  not tried: the cluster, \
                     the other side's policy\n";
     assert_eq!((code, stdout, stderr.as_str()), (0, format!("{file}: {expected}"), ""));
+}
+
+#[test]
+fn check_says_what_a_hubs_trust_rests_on_and_when_that_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    let init = ["init", "--hub", "riskfuel", "--edge", "bank", "--url", "tls://127.0.0.1:1", "--out", out];
+    assert_eq!(ended(&init).0, 0);
+    let file = format!("{out}/hub/hub.json");
+    let (code, stdout, _) = ended(&["check", "--config", &file]);
+    let line = stdout.lines().find(|line| line.starts_with("  trust: ")).unwrap();
+    let begin = "  trust: the hub's own issuer; edges by key: 1, by certificate: 0; the hub's issuer until ";
+    assert!(code == 0 && line.starts_with(begin), "{stdout}");
+    assert!(line.contains(" days), the hub's root until ") && line.ends_with(" days)"), "{line}");
+    let (_, stdout, _) = ended(&["check", "--config", &file, "--output", "json"]);
+    let told: Value = serde_json::from_str(&stdout).unwrap();
+    let [issuer, root] = [0, 1].map(|index| &told["trust"][0]["expire"][index]);
+    assert_eq!((&issuer["what"], &root["what"]), (&json!("the hub's issuer"), &json!("the hub's root")));
+    let years = (root["at"].as_u64().unwrap() - issuer["at"].as_u64().unwrap()) / (365 * 86_400);
+    assert_eq!(years, 9, "{told}");
 }
 
 #[test]

@@ -2,10 +2,13 @@
 //! broker and makes no link.
 
 use std::path::Path;
+use std::time::SystemTime;
 
-use pulsar_bridge::config::{self, Config, Problem, Tunnel};
+use pulsar_bridge::config::{self, Config, EdgeCredential, HubCertificate, Problem, Tunnel};
 use pulsar_bridge::exit::Exit;
+use pulsar_bridge::site::Site;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use super::opened::{self, NotOpened, Opened};
 use crate::cli::{CheckArgs, Output};
@@ -33,8 +36,14 @@ pub fn check(args: &CheckArgs) -> Exit {
     let told = match (args.output, &looked) {
         (Output::Text, Ok(opened)) => text(opened, &tried),
         (Output::Text, Err(errors)) => format!("{errors}\n"),
-        (Output::Json, Ok(opened)) => json(&opened.file, &[], true, &tried),
-        (Output::Json, Err(errors)) => json(&errors.file, &errors.problems, errors.files_opened, &tried),
+        (Output::Json, Ok(opened)) => {
+            let mut told = json(&opened.file, &[], true, &tried);
+            told["trust"] = opened.sites.iter().map(trust_json).collect();
+            format!("{told}\n")
+        }
+        (Output::Json, Err(errors)) => {
+            format!("{}\n", json(&errors.file, &errors.problems, errors.files_opened, &tried))
+        }
     };
     let exit = super::tell(&told);
     if exit == Exit::Done && looked.is_err() {
@@ -87,6 +96,7 @@ fn text(opened: &Opened, tried: &Value) -> String {
     let mut told = format!("{}: valid\n", opened.file.display());
     for site in &opened.sites {
         told += &site_text(site.config());
+        told += &trust_text(site);
     }
     if let Some(load) = &opened.load {
         told += &format!("  load: {}, answered on {}\n", load.requests, load.results);
@@ -119,20 +129,61 @@ fn site_text(config: &Config) -> String {
     told
 }
 
-fn json(file: &Path, problems: &[Problem], files_opened: bool, tried: &Value) -> String {
+/// By what both sides know each other, and what of it ends when.
+fn trust_text(site: &Site) -> String {
+    let expiries: Vec<_> = site.expiries().iter().map(|it| expiry_text(it.what, it.at)).collect();
+    let ends = if expiries.is_empty() { "nothing of it expires".into() } else { expiries.join(", ") };
+    format!("  trust: {}; {ends}\n", trust_kind(site.config()))
+}
+
+fn trust_json(site: &Site) -> Value {
+    let expire = site.expiries().iter().map(|it| json!({ "what": it.what, "at": it.at })).collect::<Value>();
+    json!({ "site": site.config().site, "by": trust_kind(site.config()), "expire": expire })
+}
+
+fn trust_kind(config: &Config) -> String {
+    match &config.tunnel {
+        Tunnel::Hub(hub) => {
+            let own = match &hub.certificate {
+                HubCertificate::Issuer(_) => "the hub's own issuer",
+                HubCertificate::Own(_) => "an own PKI",
+            };
+            let by_key = hub.edges.iter().filter(|edge| !edge.keys.is_empty()).count();
+            let by_name = hub.edges.iter().filter(|edge| edge.cert_name.is_some()).count();
+            let lists = hub.client_authorities.as_ref().map(|files| files.crl_file.is_some());
+            let revoked = if lists == Some(false) { ", without a revocation list" } else { "" };
+            format!("{own}; edges by key: {by_key}, by certificate: {by_name}{revoked}")
+        }
+        Tunnel::Edge(edge) => match &edge.credential {
+            EdgeCredential::Token(_) => "a token, which pins the hub's root".into(),
+            EdgeCredential::Certificate(pki) => format!("an own PKI, the hub is `{}`", pki.hub_name),
+        },
+    }
+}
+
+fn expiry_text(what: &str, at: u64) -> String {
+    let date = i64::try_from(at).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let date = date.map_or_else(|| "for ever".into(), |date| date.date().to_string());
+    match at.checked_sub(now) {
+        Some(left) => format!("{what} until {date} ({} days)", left / 86_400),
+        None => format!("{what} ended {date}"),
+    }
+}
+
+fn json(file: &Path, problems: &[Problem], files_opened: bool, tried: &Value) -> Value {
     let (mut looked_at, mut not_tried) = (LOOKED_AT.to_vec(), NOT_TRIED.to_vec());
     if !files_opened {
         not_tried.extend(looked_at.pop());
     }
-    let value = json!({
+    json!({
         "file": file.display().to_string(),
         "ok": problems.is_empty(),
         "problems": problems,
         "links": tried,
         "looked_at": looked_at,
         "not_tried": not_tried,
-    });
-    format!("{value}\n")
+    })
 }
 
 /// The files last: where values are wrong, they are not looked at.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Config, Problem, TokenSource, Tunnel};
+use super::{ClientAuthorities, Config, EdgeCredential, HubCertificate, Problem, TokenSource, Tunnel};
 
 /// Files and variables that are named and not there, for `run` to refuse at once: only `init` makes trust.
 pub fn missing_files(config: &Config) -> Vec<Problem> {
@@ -15,9 +15,30 @@ pub fn missing_files(config: &Config) -> Vec<Problem> {
     };
     let by_init = "run `bridge init`, and bring here what it wrote for this site";
     match &config.tunnel {
-        Tunnel::Hub(hub) => look(&hub.identity, "tunnel.identity", by_init),
+        Tunnel::Hub(hub) => {
+            match &hub.certificate {
+                HubCertificate::Issuer(dir) => look(dir, "tunnel.identity", by_init),
+                HubCertificate::Own(files) => {
+                    look(&files.cert, "tunnel.cert_file", "put it there");
+                    look(&files.key, "tunnel.key_file", "put it there");
+                }
+            }
+            if let Some(ClientAuthorities { ca_file, crl_file }) = &hub.client_authorities {
+                look(ca_file, "tunnel.client_ca_file", "put it there");
+                if let Some(file) = crl_file {
+                    look(file, "tunnel.crl_file", "put it there, or leave the key out");
+                }
+            }
+        }
         Tunnel::Edge(edge) => {
-            look(&edge.token_file, "tunnel.token_file", by_init);
+            match &edge.credential {
+                EdgeCredential::Token(file) => look(file, "tunnel.token_file", by_init),
+                EdgeCredential::Certificate(pki) => {
+                    look(&pki.ca_file, "tunnel.ca_file", "put it there");
+                    look(&pki.own.cert, "tunnel.cert_file", "put it there");
+                    look(&pki.own.key, "tunnel.key_file", "put it there");
+                }
+            }
             if let Some(login) = edge.egress.proxy.as_ref().and_then(|proxy| proxy.login.as_ref()) {
                 look(&login.password_file, "tunnel.proxy_password_file", "put the proxy's password there");
             }

@@ -158,14 +158,43 @@ pub enum Tunnel {
 pub struct HubTunnel {
     /// Where edges dial.
     pub listen: SocketAddr,
-    /// The directory of issuer key and chain.
-    pub identity: PathBuf,
+    /// What it presents.
+    pub certificate: HubCertificate,
+    /// Who vouches for edges that come with certificates of an own PKI.
+    pub client_authorities: Option<ClientAuthorities>,
     /// Who may join.
     pub edges: Vec<EdgeEntry>,
     /// Bounds on who has not yet joined.
     pub limits: TunnelLimits,
     /// Load balancers and ingresses that may say on whose behalf they call.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+/// What a hub presents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HubCertificate {
+    /// What the issuer in this directory signs.
+    Issuer(PathBuf),
+    /// A certificate of its organisation's own PKI.
+    Own(CertificateFiles),
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// PEM, with what lies between it and the authority.
+    pub cert: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+/// Authorities of edges' certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuthorities {
+    /// Their certificates, PEM.
+    pub ca_file: PathBuf,
+    /// Their revocation lists, PEM.
+    pub crl_file: Option<PathBuf>,
 }
 
 /// An edge that may join.
@@ -175,6 +204,8 @@ pub struct EdgeEntry {
     pub name: String,
     /// Its key, and the one that replaces it.
     pub keys: Vec<EdgeKey>,
+    /// The DNS name in its certificate, lower case, where it comes with one.
+    pub cert_name: Option<String>,
     /// What it may do here.
     pub policy: Policy,
     /// How many of its processes may be joined at once to one hub process.
@@ -205,8 +236,8 @@ impl Default for TunnelLimits {
 pub struct EdgeTunnel {
     /// The hub's addresses, tried in turn.
     pub connect: Vec<LinkUrl>,
-    /// The file with the join token.
-    pub token_file: PathBuf,
+    /// What it presents, and how it knows the hub.
+    pub credential: EdgeCredential,
     /// How many relay lanes to dial.
     pub lanes: u16,
     /// How long a connection lives before another takes its place.
@@ -219,6 +250,28 @@ pub struct EdgeTunnel {
     pub egress: Egress,
     /// Authorities of ingresses, besides those of the system.
     pub outer_ca_file: Option<PathBuf>,
+}
+
+/// What an edge presents, and how it knows the hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EdgeCredential {
+    /// The file with the join token.
+    Token(PathBuf),
+    /// An own PKI on both sides.
+    Certificate(EdgePki),
+}
+
+/// An own PKI, at an edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EdgePki {
+    /// Who vouches for the hub, PEM.
+    pub ca_file: PathBuf,
+    /// The DNS name in the hub's certificate.
+    pub hub_name: String,
+    /// The hub's site name.
+    pub hub_site: String,
+    /// The edge's own certificate.
+    pub own: CertificateFiles,
 }
 
 /// The rule that relays topics from one site to another.

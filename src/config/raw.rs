@@ -189,7 +189,7 @@ object! {
 }
 
 object! {
-    /// The link. A hub has `listen`, `identity` and `edges`; an edge has `connect` and `token_file`.
+    /// The link. A hub has `listen`, `identity` and `edges`; an edge has `connect` and `token_file`. Certificates of an own PKI may take the place of `identity` and `token_file`.
     "tunnel" RawTunnel as "Tunnel" [extend("oneOf" = one_side_only())] {
         /// Hub: the address and port that edges dial.
         #[serde(default)]
@@ -197,6 +197,18 @@ object! {
         /// Hub: the directory with the issuer's key and chain that `bridge init` wrote.
         #[serde(default)]
         identity: Text,
+        /// Instead of identity (hub) or token_file (edge): PEM file of this side's own certificate, with what lies between it and its authority.
+        #[serde(default)]
+        cert_file: Text,
+        /// PEM file of that certificate's key.
+        #[serde(default)]
+        key_file: Text,
+        /// Hub: PEM file of the authorities that sign certificates of edges with a `cert_name`.
+        #[serde(default)]
+        client_ca_file: Text,
+        /// Hub: PEM file of their revocation lists, one of each authority.
+        #[serde(default)]
+        crl_file: Text,
         /// Hub: the edges that may join.
         #[serde(default)]
         edges: Vec<Field<RawEdge>>,
@@ -212,6 +224,15 @@ object! {
         /// Edge: the file with the join token.
         #[serde(default)]
         token_file: Text,
+        /// Edge, instead of token_file: PEM file of the authorities that sign the hub's certificate.
+        #[serde(default)]
+        ca_file: Text,
+        /// Edge, with ca_file: the DNS name in the hub's certificate, exactly.
+        #[serde(default)]
+        hub_name: Text,
+        /// Edge, with ca_file: the hub's site name.
+        #[serde(default)]
+        hub_site: Text,
         /// Edge: what the link may carry each way, in Mbit/s; without it there is no bound. The narrower of both sides' words holds.
         #[serde(default)]
         #[schemars(range(min = 1, max = 1000000))]
@@ -244,11 +265,15 @@ object! {
 
 object! {
     /// An edge that may join.
-    "tunnel.edges[]" RawEdge as "Edge" {
+    "tunnel.edges[]" RawEdge as "Edge" [extend("anyOf" = known_by())] {
         /// Its site name.
         name: Text,
         /// Its keys, `bk1.…`: one, or two while they rotate.
+        #[serde(default)]
         keys: Vec<Field<Text>>,
+        /// Instead of keys, or beside them: the DNS name in its certificate by `client_ca_file`, exactly.
+        #[serde(default)]
+        cert_name: Text,
         /// What it may do here. Deny is the default.
         #[serde(default)]
         policy: RawPolicy,
@@ -432,9 +457,15 @@ fn one_cluster_only() -> Value {
     serde_json::json!([{ "required": ["service_url"] }, { "required": ["embedded"] }])
 }
 
+fn known_by() -> Value {
+    serde_json::json!([{ "required": ["keys"] }, { "required": ["cert_name"] }])
+}
+
 fn one_side_only() -> Value {
     serde_json::json!([
         { "title": "hub", "required": ["listen", "identity", "edges"] },
-        { "title": "edge", "required": ["connect", "token_file"] }
+        { "title": "hub of an own PKI", "required": ["listen", "cert_file", "key_file", "edges"] },
+        { "title": "edge", "required": ["connect", "token_file"] },
+        { "title": "edge of an own PKI", "required": ["connect", "ca_file", "hub_name", "hub_site", "cert_file", "key_file"] }
     ])
 }

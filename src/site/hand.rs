@@ -100,7 +100,7 @@ impl Hand {
             (Tunnel::Edge(edge), Trust::Edge(now)) => {
                 let trust = EdgeTrust::load(edge, &config.site);
                 if trust.as_ref().is_ok_and(|trust| trust.hub() != now.now().hub()) {
-                    problems.push(needs_restart("tunnel.token_file"));
+                    problems.push(needs_restart("tunnel"));
                 }
                 trust.map(|trust| Loaded::Edge(Box::new(trust)))
             }

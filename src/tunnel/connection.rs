@@ -10,19 +10,19 @@ use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, NamedGroup, ServerConfig};
 use tokio_rustls::TlsStream;
 
 use super::carrier::Carrier;
-use super::identity::HubIdentity;
-use super::key::{EdgeCertificate, hex, sha256};
+use super::key::{hex, sha256};
+use super::known_hub::HubVerifier;
 use super::meter::{Meter, ReadBeyondBound};
-use super::pinned::HubVerifier;
-use super::reason::Reason;
+use super::pki::Doubt;
+use super::reason::{Reason, Unvouched};
 use super::trust::{EdgeBook, EdgeVerifier};
 use super::wire::{Frame, HANDSHAKE_LEN_MAX, WireError, read_frame, write_frame};
-use crate::config::credential::JoinToken;
 
 /// A TLS connection whose handshake is done.
 pub type Tls = TlsStream<Carrier>;
@@ -33,13 +33,16 @@ pub fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The hub's half of TLS.
-pub fn hub_tls(identity: Arc<HubIdentity>, book: Arc<EdgeBook>) -> Result<Arc<ServerConfig>, rustls::Error> {
+pub fn hub_tls(
+    certificates: Arc<dyn ResolvesServerCert>,
+    book: Arc<EdgeBook>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = provider();
     let verifier = EdgeVerifier::new(book, provider.signature_verification_algorithms);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(identity);
+        .with_cert_resolver(certificates);
     config.alpn_protocols = vec![ALPN.to_vec()];
     // A resumed session would skip the verifier, also after a revocation.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -59,42 +62,33 @@ pub struct EdgeTls {
 }
 
 /// The edge's half of TLS.
-pub fn edge_tls(
-    token: &JoinToken,
-    own: &EdgeCertificate,
-    trust_after: u64,
-) -> Result<EdgeTls, rustls::Error> {
-    edge_tls_by(provider(), token, own, trust_after)
+pub fn edge_tls(verifier: Arc<HubVerifier>, own: Arc<CertifiedKey>) -> Result<EdgeTls, rustls::Error> {
+    edge_tls_by(provider(), verifier, own)
 }
 
 /// The same without the post-quantum groups, whose ClientHello of 1.6 KB some firewalls refuse: for finding such a
 /// firewall, never for a link.
 pub fn edge_tls_of_small_hello(
-    token: &JoinToken,
-    own: &EdgeCertificate,
-    trust_after: u64,
+    verifier: Arc<HubVerifier>,
+    own: Arc<CertifiedKey>,
 ) -> Result<EdgeTls, rustls::Error> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups.retain(|group| {
         matches!(group.name(), NamedGroup::X25519 | NamedGroup::secp256r1 | NamedGroup::secp384r1)
     });
-    edge_tls_by(Arc::new(provider), token, own, trust_after)
+    edge_tls_by(Arc::new(provider), verifier, own)
 }
 
 fn edge_tls_by(
     provider: Arc<CryptoProvider>,
-    token: &JoinToken,
-    own: &EdgeCertificate,
-    trust_after: u64,
+    verifier: Arc<HubVerifier>,
+    own: Arc<CertifiedKey>,
 ) -> Result<EdgeTls, rustls::Error> {
-    let algorithms = provider.signature_verification_algorithms;
-    let verifier = HubVerifier::new(&token.hub, token.pins.clone(), algorithms)?;
-    let verifier = Arc::new(verifier.after(trust_after));
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier.clone())
-        .with_client_auth_cert(vec![own.certificate.clone()], own.private_key.clone_key())?;
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
@@ -178,11 +172,14 @@ fn reason_of_tls(error: &rustls::Error) -> Reason {
         }
         Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
         | Error::AlertReceived(AlertDescription::AccessDenied) => Reason::RefusedUnknownKey,
+        Error::InvalidCertificate(error) => Doubt::of_edge(error).unwrap_or(Reason::NotABridge),
+        // What a hub says to a certificate that its organisation's authorities no longer vouch for.
+        Error::AlertReceived(AlertDescription::CertificateRevoked) => Reason::Unvouched(Unvouched::Revoked),
+        Error::AlertReceived(AlertDescription::CertificateExpired) => Reason::Unvouched(Unvouched::Expired),
         // What an edge says to a chain that it does not believe.
         Error::AlertReceived(
             AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown
-            | AlertDescription::CertificateExpired
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::UnknownCA,
         ) => Reason::CertificateRefused,

@@ -9,7 +9,8 @@ use super::connection::{HANDSHAKE_TIME_MAX, Tls, lane_id, meter_of, now_ms, rece
 use super::edge::Edge;
 use super::edge_trust::EdgeTrust;
 use super::handshake::{self, Agreed, Declined, Lane, judge_answer};
-use super::reason::Reason;
+use super::hub_certificates::gauge;
+use super::reason::{Reason, Unvouched};
 use super::wire::HELLO;
 use crate::config::LinkUrl;
 
@@ -35,11 +36,19 @@ impl From<Reason> for Failed {
     }
 }
 
+/// An alert about a certificate is about the sender's peer: here about ours.
+fn of_own_certificate(reason: Reason) -> Reason {
+    if reason == Reason::CertificateRefused { Reason::Unvouched(Unvouched::Untrusted) } else { reason }
+}
+
 impl Edge {
     /// Dials a URL for a lane.
     pub(super) async fn dial(&self, url: &LinkUrl, lane: &Lane) -> Result<Dialled, Failed> {
         let dialled = timeout(HANDSHAKE_TIME_MAX, async {
             let trust = self.trust.now();
+            if let Some(own) = trust.own_expires() {
+                self.metrics.certificate_expires.set(gauge(own));
+            }
             let tls = trust.connector.connect(url).await?;
             self.greet(tls, lane, trust).await
         });
@@ -67,7 +76,7 @@ impl Edge {
         );
         // A hub that refuses the key says so now, perhaps while we still write: its alert is what counts.
         let sent = send(&mut tls, HELLO, &hello).await;
-        let answer = receive(&mut tls).await?;
+        let answer = receive(&mut tls).await.map_err(of_own_certificate)?;
         let hello = sent?;
         match judge_answer(&answer, &self.hub, lane) {
             Ok(agreed) => {

@@ -19,6 +19,7 @@ use super::control::{self, MESSAGES_MAX, Mailbox, Side};
 use super::dial::{Dialled, Failed};
 use super::edge_trust::EdgeTrust;
 use super::handshake::{Declined, Instance, Lane};
+use super::hub_certificates::Expiry;
 use super::hub_processes::HubProcesses;
 use super::key;
 use super::lane::{HandedOut, watch};
@@ -64,6 +65,11 @@ impl EdgeDialer {
         let trust = self.trust.now();
         let probe = |url| probe::probe(&trust.connector, &trust.small_hello, url);
         futures::future::join_all(trust.cfg.connect.iter().map(probe)).await
+    }
+
+    /// What its trust rests on that expires, and when.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.trust.now().expiries.clone()
     }
 
     /// Dials no relay lanes: a site without a cluster has nothing for them.
@@ -379,7 +385,7 @@ impl Edge {
         self.show_absent(url, Some(reason));
         if self.said().is_news(&self.hub, reason.code()) {
             let own_key =
-                matches!(reason, Reason::RefusedUnknownKey).then(|| self.trust.now().own_key.to_string());
+                matches!(reason, Reason::RefusedUnknownKey).then(|| self.trust.now().listed_as.clone());
             tracing::warn!(
                 peer = %self.hub, %url, reason = reason.code(), own_key, remedy = reason.remedy(),
                 "no link: {reason}"
@@ -408,7 +414,7 @@ impl Edge {
         let routine = matches!(reason, Reason::NoSuchLink | Reason::Ended);
         if !routine && self.said().is_news(&link_id(link.id), reason.code()) {
             let own_key = matches!(reason, Reason::RefusedUnknownKey);
-            let own_key = own_key.then(|| self.trust.now().own_key.to_string());
+            let own_key = own_key.then(|| self.trust.now().listed_as.clone());
             tracing::warn!(
                 peer = %link.peer, link = %link_id(link.id), %url, reason = reason.code(), own_key,
                 remedy = reason.remedy(), "the link is to be renewed, and goes on as it is until it can be: {reason}"

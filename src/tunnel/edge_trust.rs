@@ -3,19 +3,22 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::TunnelError;
 use super::connect::Connector;
-use super::key::{EdgeCertificate, sha256};
+use super::edge_credentials::EdgeCredentials;
+use super::hub_certificates::Expiry;
+use super::key::sha256;
 use super::outer::OuterTls;
-use super::{TunnelError, connection};
-use crate::config::credential::{EdgeKey, JoinToken};
 use crate::config::secret_file;
 use crate::config::{EdgeTunnel, LinkScheme};
 
-/// An edge's token and key, and where it dials.
+/// An edge's credentials, and where it dials.
 pub struct EdgeTrust {
     pub(super) cfg: EdgeTunnel,
     pub(super) hub: String,
-    pub(super) own_key: EdgeKey,
+    /// By what the hub lists this edge.
+    pub(super) listed_as: String,
+    pub(super) expiries: Vec<Expiry>,
     pub(super) connector: Connector,
     /// For a try only.
     pub(super) small_hello: Connector,
@@ -24,15 +27,13 @@ pub struct EdgeTrust {
 }
 
 impl EdgeTrust {
-    /// Reads the token and makes the key; an error is one of the configuration.
+    /// Reads token or certificate; an error is one of the configuration.
     pub fn load(cfg: &EdgeTunnel, site: &str) -> Result<Self, TunnelError> {
-        let (token, text) = read_token(cfg, site)?;
-        let own = EdgeCertificate::of_token(&token);
-        let own = own.map_err(|error| rustls::Error::General(error.to_string()))?;
-        let tls = connection::edge_tls(&token, &own, cfg.trust_after)?;
+        let credentials = EdgeCredentials::load(cfg, site)?;
+        let tls = credentials.tls;
         if let Some(login) = cfg.egress.proxy.as_ref().and_then(|proxy| proxy.login.as_ref()) {
             // It is read again at every dial; that it can be read is known now.
-            secret_file::read(&login.password_file, TOKEN_FILE_LEN_MAX)
+            secret_file::read(&login.password_file, PASSWORD_FILE_LEN_MAX)
                 .map_err(TunnelError::ProxyPassword)?;
         }
         let has_ingress = cfg.connect.iter().any(|url| url.scheme == LinkScheme::Wss);
@@ -46,22 +47,30 @@ impl EdgeTrust {
         let connector = Connector { tls, outer, egress: cfg.egress.clone() };
         Ok(Self {
             cfg: cfg.clone(),
-            hub: token.hub.clone(),
-            small_hello: connector.with(connection::edge_tls_of_small_hello(&token, &own, cfg.trust_after)?),
+            hub: credentials.hub,
+            small_hello: connector.with(credentials.small_hello),
             connector,
-            own_key: own.edge_key,
-            fingerprint: [text, sha256(&outer_ca.unwrap_or_default())],
+            listed_as: credentials.listed_as,
+            expiries: credentials.expiries,
+            fingerprint: [credentials.fingerprint, sha256(&outer_ca.unwrap_or_default())],
         })
     }
 
     /// The files that it is loaded from.
     pub fn files(cfg: &EdgeTunnel) -> Vec<PathBuf> {
-        [&cfg.token_file].into_iter().chain(&cfg.outer_ca_file).cloned().collect()
+        let mut files = EdgeCredentials::files(cfg);
+        files.extend(cfg.outer_ca_file.clone());
+        files
     }
 
     /// Whether a link that was dialled by this one need not be dialled anew by the other.
     pub(super) fn asks_the_same(&self, other: &Self) -> bool {
         self.cfg == other.cfg && self.fingerprint == other.fingerprint
+    }
+
+    /// When its own certificate expires, Unix seconds, where it has one of an own PKI.
+    pub(super) fn own_expires(&self) -> Option<u64> {
+        self.expiries.first().map(|own| own.at)
     }
 
     /// The hub that it leads to.
@@ -70,19 +79,5 @@ impl EdgeTrust {
     }
 }
 
-fn read_token(cfg: &EdgeTunnel, site: &str) -> Result<(JoinToken, [u8; 32]), TunnelError> {
-    let file = &cfg.token_file;
-    let text = secret_file::read(file, TOKEN_FILE_LEN_MAX)?;
-    let token = JoinToken::parse(text.expose())
-        .map_err(|source| TunnelError::Token { file: file.clone(), source })?;
-    if token.edge != site {
-        return Err(TunnelError::TokenOfAnother {
-            file: file.clone(),
-            token: token.edge.clone(),
-            site: site.to_owned(),
-        });
-    }
-    Ok((token, sha256(text.expose().as_bytes())))
-}
-
-const TOKEN_FILE_LEN_MAX: u64 = 4096;
+/// A password is short.
+const PASSWORD_FILE_LEN_MAX: u64 = 4096;

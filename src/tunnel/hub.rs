@@ -19,6 +19,7 @@ use super::control::{self, Side};
 use super::forwarded::{Caller, is_trusted};
 use super::gate::{Gate, Ticket};
 use super::handshake::Instance;
+use super::hub_certificates::Expiry;
 use super::hub_trust::{HubTrust, Presented};
 use super::key;
 use super::lane::{HandedOut, watch};
@@ -75,6 +76,11 @@ impl HubKeys {
     pub fn with_streams(mut self, streams: mpsc::Sender<LinkStreams>) -> Self {
         self.streams = Some(streams);
         self
+    }
+
+    /// What its trust rests on that expires, and when.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.trust.now().expiries()
     }
 
     /// Where it will listen.
@@ -313,9 +319,7 @@ impl Hub {
 
     /// Lanes whose key is not known any more end; others are not touched.
     fn hold_to(&self, trust: &HubTrust) {
-        let expires = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
-        self.metrics.issuer_expires.set(expires(trust.identity.issuer_expires()));
-        self.metrics.root_expires.set(expires(trust.identity.root_expires()));
+        trust.measure(&self.metrics);
         self.gate.hold_to(&trust.limits);
         let ended = self.links().end_unknown(|edge, presented| trust.knows(edge, presented));
         self.links().hold_to_budgets(|presented| Some(trust.edge_of(presented)?.budget_mbit_s));

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 
-use super::identity::{CHAIN_FILE, HubIdentity, ISSUER_KEY_FILE};
+use super::hub_certificates::{Expiry, HubCertificates, gauge};
+use super::pki::{Authorities, Moment};
 use super::trust::{EdgeBook, KnownKey};
-use super::{TunnelError, connection};
+use super::{TunnelError, TunnelMetrics, connection};
 use crate::config::{HubTunnel, TunnelLimits};
 
 /// The certificates that a peer presented, its own first. Proven by its handshake.
@@ -21,8 +22,8 @@ pub type Presented = Arc<[CertificateDer<'static>]>;
 pub struct HubTrust {
     /// The configured edges, by name.
     pub(super) edges: BTreeSet<String>,
-    pub(super) identity: Arc<HubIdentity>,
-    pub(super) book: Arc<EdgeBook>,
+    certificates: HubCertificates,
+    book: Arc<EdgeBook>,
     pub(super) tls: Arc<ServerConfig>,
     pub(super) limits: TunnelLimits,
     pub(super) trusted_proxies: Vec<IpNet>,
@@ -31,12 +32,12 @@ pub struct HubTrust {
 impl HubTrust {
     /// Loads the identity and the edges' keys; an error is one of the configuration.
     pub fn load(cfg: &HubTunnel, site: &str) -> Result<Self, TunnelError> {
-        let identity = Arc::new(HubIdentity::load(&cfg.identity, site, connection::provider())?);
-        let book = Arc::new(EdgeBook::new(&cfg.edges)?);
+        let certificates = HubCertificates::load(&cfg.certificate, site)?;
+        let book = Arc::new(EdgeBook::load(cfg)?);
         Ok(Self {
             edges: cfg.edges.iter().map(|edge| edge.name.clone()).collect(),
-            tls: connection::hub_tls(identity.clone(), book.clone())?,
-            identity,
+            tls: connection::hub_tls(certificates.resolver(), book.clone())?,
+            certificates,
             book,
             limits: cfg.limits.clone(),
             trusted_proxies: cfg.trusted_proxies.clone(),
@@ -45,12 +46,31 @@ impl HubTrust {
 
     /// The files that it is loaded from.
     pub fn files(cfg: &HubTunnel) -> Vec<PathBuf> {
-        [ISSUER_KEY_FILE, CHAIN_FILE].iter().map(|file| cfg.identity.join(file)).collect()
+        [HubCertificates::files(&cfg.certificate), EdgeBook::files(cfg)].concat()
     }
 
     /// The edge that presented this.
     pub(super) fn edge_of(&self, presented: &Presented) -> Option<KnownKey> {
-        self.book.edge_of(presented.first()?).cloned()
+        self.book.edge_of(presented, Moment::Living, UnixTime::now()).ok().cloned()
+    }
+
+    /// What expires of it, and when.
+    pub(super) fn expiries(&self) -> Vec<Expiry> {
+        let mut expiries = self.certificates.expiries();
+        if let Some(authorities) = self.book.authorities() {
+            expiries.push(Expiry { what: "the authorities in client_ca_file", at: authorities.expire() });
+            let lists = authorities.lists_expire();
+            expiries.extend(lists.map(|at| Expiry { what: "the lists in crl_file", at }));
+        }
+        expiries
+    }
+
+    /// Publishes when it expires.
+    pub(super) fn measure(&self, metrics: &TunnelMetrics) {
+        self.certificates.measure(metrics);
+        if let Some(expire) = self.book.authorities().and_then(Authorities::lists_expire) {
+            metrics.lists_expire.set(gauge(expire));
+        }
     }
 
     /// Whether it is still the edge that it was.

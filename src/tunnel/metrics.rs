@@ -58,6 +58,10 @@ pub struct TunnelMetrics {
     pub issuer_expires: Gauge,
     /// When its root expires, Unix seconds.
     pub root_expires: Gauge,
+    /// When this side's own certificate expires, where it has one of an own PKI, Unix seconds.
+    pub certificate_expires: Gauge,
+    /// When the first of the revocation lists is to be replaced, Unix seconds.
+    pub lists_expire: Gauge,
     /// Wall clock of the peer against ours at the last handshake, milliseconds.
     pub clock_skew: Gauge,
 }
@@ -113,6 +117,16 @@ impl TunnelMetrics {
             self.root_expires.clone(),
         );
         r.register(
+            "certificate_expires_timestamp_seconds",
+            "When this side's own certificate (tunnel.cert_file) expires",
+            self.certificate_expires.clone(),
+        );
+        r.register(
+            "revocation_lists_expire_timestamp_seconds",
+            "When the first list in tunnel.crl_file is to be replaced",
+            self.lists_expire.clone(),
+        );
+        r.register(
             "peer_clock_skew_milliseconds",
             "Wall clock of the peer minus ours at the last handshake",
             self.clock_skew.clone(),
@@ -135,11 +149,16 @@ mod tests {
         let metrics = TunnelMetrics::default();
         metrics.count_end(&crate::tunnel::reason::Reason::Silence);
         metrics.unauthenticated.set(3);
+        metrics.lists_expire.set(4);
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         assert!(text.contains("bridge_tunnel_unauthenticated_sockets 3"), "{text}");
+        for what in ["issuer", "root", "certificate"] {
+            assert!(text.contains(&format!("bridge_tunnel_{what}_expires_timestamp_seconds 0")), "{text}");
+        }
+        assert!(text.contains("bridge_tunnel_revocation_lists_expire_timestamp_seconds 4"), "{text}");
         assert!(text.contains("bridge_tunnel_ended_total{reason=\"silence\"} 1"), "{text}");
     }
 }

@@ -1,5 +1,5 @@
 //! The link between two sites: transport, trust, handshake, lanes, keepalive, reconnect.
-//! Carries frames and control messages; does not know what they mean. An own PKI will stand beside `trust`.
+//! Carries frames and control messages; does not know what they mean.
 
 pub mod features;
 #[doc(hidden)]
@@ -9,12 +9,23 @@ pub mod link;
 pub mod status;
 
 pub mod reason;
+mod unvouched;
 
 mod key;
+mod named;
+#[cfg(test)]
+mod organisation;
 mod pinned;
+mod pki;
 mod trust;
 
 mod identity;
+mod own_certificate;
+
+mod edge_credentials;
+pub mod hub_certificates;
+mod known_hub;
+
 pub mod init;
 
 mod carrier;
@@ -105,6 +116,12 @@ pub enum TunnelError {
     /// The hub's issuer key and chain do not make an identity.
     #[error(transparent)]
     Identity(#[from] identity::IdentityError),
+    /// A certificate's key cannot be read.
+    #[error(transparent)]
+    CertificateKey(crate::config::secret_file::SecretFileError),
+    /// A file of certificates or lists is not used.
+    #[error(transparent)]
+    Pki(#[from] pki::PkiError),
     /// Two edges have one key, so the key would not tell who dials.
     #[error("`{first}` and `{second}` list the same key")]
     SharedKey {
@@ -134,6 +151,8 @@ impl TunnelError {
             }
             Self::TokenOfAnother { .. } => ("tunnel.token_file", "use this edge's own token".into()),
             Self::Identity(error) => ("tunnel.identity", error.remedy()),
+            Self::CertificateKey(error) => ("tunnel.key_file", error.remedy()),
+            Self::Pki(error) => (error.place(), error.remedy().into()),
             Self::SharedKey { .. } => ("tunnel.edges", "give each edge a key of its own".into()),
             Self::ProxyPassword(error) => ("tunnel.proxy_password_file", error.remedy()),
             Self::Authorities(_) => {

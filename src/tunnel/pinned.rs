@@ -1,24 +1,22 @@
-//! The hub by a pin: the edge's verifier of a presented chain. Never asks the system's roots, and accepts nothing for its
+//! The hub by a pin: the judgement on a presented chain. Never asks the system's roots, and accepts nothing for its
 //! name only.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::Error;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::key::{SpkiHash, hex, sha256, spki_sha256};
 use super::reason::{Reason, shown};
-use super::trust::{hub_dns_name, refuse_tls12, validity};
+use super::trust::{hub_dns_name, validity};
 
-/// The edge's view of the hub: a presented root with a pinned key is the only anchor; under it path, EKU
+/// A hub as a token tells it: a presented root with a pinned key is the only anchor; under it path, EKU
 /// serverAuth and the name `<hub>.hub.bridge.internal`.
 #[derive(Debug)]
-pub struct HubVerifier {
+pub struct PinnedHub {
     pins: Vec<SpkiHash>,
     name: ServerName<'static>,
     /// Issuers from before, Unix seconds, vouch for nobody.
@@ -26,8 +24,8 @@ pub struct HubVerifier {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl HubVerifier {
-    /// A verifier of the hub of this name under one of these pins.
+impl PinnedHub {
+    /// The hub of this name under one of these pins.
     pub fn new(hub: &str, pins: Vec<SpkiHash>, algorithms: WebPkiSupportedAlgorithms) -> Result<Self, Error> {
         let name = ServerName::try_from(hub_dns_name(hub))
             .map_err(|_| Error::General(format!("`{hub}` does not make a dns name")))?;
@@ -131,48 +129,8 @@ impl HubVerifier {
     }
 }
 
-impl ServerCertVerifier for HubVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match self.judge(end_entity, intermediates, now) {
-            Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(reason) => {
-                let carried = OtherError(Arc::new(reason));
-                Err(Error::InvalidCertificate(CertificateError::Other(carried)))
-            }
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        refuse_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-fn intercepted(leaf: &CertificateDer<'_>) -> Reason {
+/// What is said of a certificate that is not the hub's.
+pub(super) fn intercepted(leaf: &CertificateDer<'_>) -> Reason {
     let issuer = match X509Certificate::from_der(leaf) {
         Ok((_, parsed)) => shown(&parsed.issuer().to_string()),
         Err(_) => "(unreadable)".to_owned(),
@@ -250,7 +208,7 @@ mod tests {
 
     fn judge(chain: &[CertificateDer<'_>], pin: SpkiHash, days_from_now: i64) -> Result<(), Reason> {
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        let verifier = HubVerifier::new("riskfuel", vec![[0; 32], pin], algorithms).unwrap();
+        let verifier = PinnedHub::new("riskfuel", vec![[0; 32], pin], algorithms).unwrap();
         let now = UnixTime::now().as_secs().saturating_add_signed(days_from_now * 86_400);
         verifier.judge(&chain[0], &chain[1..], UnixTime::since_unix_epoch(Duration::from_secs(now)))
     }
@@ -287,7 +245,7 @@ mod tests {
         for (trust_after, expected) in
             [(two_days_ago - 60, "accepted"), (two_days_ago + 60, "issuer_distrusted")]
         {
-            let verifier = HubVerifier::new("riskfuel", vec![pin], algorithms).unwrap().after(trust_after);
+            let verifier = PinnedHub::new("riskfuel", vec![pin], algorithms).unwrap().after(trust_after);
             assert_eq!(code(verifier.judge(&chain[0], &chain[1..], UnixTime::now())), expected);
         }
     }
@@ -331,7 +289,7 @@ mod tests {
         let chain = [leaf.der(), &by_old, old.der(), &by_new, new.der()].map(Clone::clone);
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
         let judged = |pins: &[SpkiHash]| {
-            let verifier = HubVerifier::new("riskfuel", pins.to_vec(), algorithms).unwrap();
+            let verifier = PinnedHub::new("riskfuel", pins.to_vec(), algorithms).unwrap();
             code(verifier.judge(&chain[0], &chain[1..], UnixTime::now()))
         };
         assert_eq!(

@@ -5,11 +5,12 @@ use std::fmt;
 use std::time::Duration;
 
 pub use super::egress::Said;
+pub use super::unvouched::Unvouched;
 
 /// A typed reason, shown on the board and logged once for each change of state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The other side is not the hub that the token pins.
+    /// The other side is not the hub that the token pins, or that `hub_name` and `ca_file` tell.
     Intercepted {
         /// Who issued its certificate, as that says (capped, escaped).
         issuer: String,
@@ -45,6 +46,8 @@ pub enum Reason {
     Malformed,
     /// The other side refused this side's certificate.
     CertificateRefused,
+    /// The hub does not take the edge's certificate of an own PKI.
+    Unvouched(Unvouched),
     /// What answers (or calls) does not speak the bridge's TLS.
     NotABridge,
     /// No TCP connection.
@@ -111,6 +114,7 @@ impl Reason {
             Self::Version => "version",
             Self::Malformed => "malformed",
             Self::CertificateRefused => "certificate_refused",
+            Self::Unvouched(why) => why.code(),
             Self::NotABridge => "not_a_bridge",
             Self::Unreachable { .. } => "unreachable",
             Self::ProxyAuth { .. } => "proxy_auth",
@@ -144,6 +148,7 @@ impl Reason {
             | Self::Version
             | Self::Malformed
             | Self::CertificateRefused
+            | Self::Unvouched(_)
             | Self::NotABridge
             | Self::ProxyAuth { .. }
             | Self::ProxyPassword { .. }
@@ -179,7 +184,7 @@ impl Reason {
                 "renew the hub's issuer (`bridge init --renew-issuer`); if it has the new one, somebody else answers with the old one: check the address"
             }
             Self::RefusedUnknownKey => {
-                "list this edge's key (bk1.…) under tunnel.edges[].keys at the hub, or use the token that the hub knows"
+                "list this edge's key (bk1.…) under tunnel.edges[].keys at the hub, or the name in its certificate as cert_name, or use the token that the hub knows"
             }
             Self::RefusedSiteMismatch => "`site` in both configurations must be the names in the join token",
             Self::Revoked => {
@@ -198,6 +203,7 @@ impl Reason {
             Self::CertificateRefused => {
                 "the edge's token pins another root than this hub's (it is of another `bridge init`), or the edge's clock is wrong: its log says which"
             }
+            Self::Unvouched(why) => why.remedy(),
             Self::NotABridge => "check host and port: something else listens or calls there",
             Self::Unreachable { .. } => "check address, DNS, route and firewall, and that the hub is running",
             Self::ProxyAuth { .. } => {
@@ -237,10 +243,9 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Intercepted { issuer, leaf_sha256 } => write!(
-                f,
-                "the certificate is not the pinned hub's: issued by `{issuer}`, sha256 {leaf_sha256}"
-            ),
+            Self::Intercepted { issuer, leaf_sha256 } => {
+                write!(f, "the certificate is not the hub's: issued by `{issuer}`, sha256 {leaf_sha256}")
+            }
             Self::Clock { skew, ahead } => write!(
                 f,
                 "this machine's clock is at least {} {} the validity of the hub's certificates",
@@ -260,6 +265,7 @@ impl fmt::Display for Reason {
             Self::CertificateRefused => {
                 f.write_str("the caller refused this hub's certificate: its token pins another root")
             }
+            Self::Unvouched(why) => why.fmt(f),
             Self::NotABridge => f.write_str("the other side is no bridge"),
             Self::Unreachable { error } => write!(f, "no connection: {error}"),
             Self::ProxyAuth { offered } if offered.is_empty() => {

@@ -18,7 +18,7 @@ fn put(text: &str, file: &Path) {
 }
 
 /// Waits until the peer's lanes are as many again, and none of them is one of these.
-fn moved(site: &Running, peer: &str, before: &[String]) -> Value {
+pub fn moved(site: &Running, peer: &str, before: &[String]) -> Value {
     site.until("all lanes are others", |status| {
         let now = lanes(status, peer);
         now.len() == before.len() && now.iter().all(|lane| !before.contains(lane))

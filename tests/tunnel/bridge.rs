@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use pulsar_bridge::config::credential::{EdgeKey, JoinToken};
-use pulsar_bridge::config::{EdgeEntry, EdgeTunnel, Egress, HubTunnel, LinkUrl, TunnelLimits};
+use pulsar_bridge::config::{
+    EdgeCredential, EdgeEntry, EdgeTunnel, Egress, HubCertificate, HubTunnel, LinkUrl, TunnelLimits,
+};
 use pulsar_bridge::tunnel::init::{self, Request};
 use pulsar_bridge::tunnel::link::{LinkUp, RelayLane, TunnelEvent};
 use pulsar_bridge::tunnel::status::{Board, LinkStatus};
@@ -61,13 +63,15 @@ impl Keys {
         let entry = |key: EdgeKey| EdgeEntry {
             name: key.edge.clone(),
             keys: vec![key],
+            cert_name: None,
             policy: Default::default(),
             max_instances: 2,
             budget_mbit_s: 0,
         };
         HubTunnel {
             listen: "127.0.0.1:0".parse().unwrap(),
-            identity: self.path().join("hub/keys"),
+            certificate: HubCertificate::Issuer(self.path().join("hub/keys")),
+            client_authorities: None,
             edges: self.edge_keys().into_iter().map(entry).collect(),
             limits: TunnelLimits::default(),
             trusted_proxies: Vec::new(),
@@ -77,7 +81,7 @@ impl Keys {
     pub fn edge_tunnel(&self, edge: &str, hub: SocketAddr, lanes: u16) -> EdgeTunnel {
         EdgeTunnel {
             connect: vec![LinkUrl::parse(&format!("tls://{hub}")).unwrap()],
-            token_file: self.token_file(edge),
+            credential: EdgeCredential::Token(self.token_file(edge)),
             lanes,
             lane_age: Duration::from_secs(86_400),
             trust_after: 0,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use pulsar_bridge::config::credential::{EdgeKey, JoinToken};
-use pulsar_bridge::config::{self, LinkUrl, Tunnel};
+use pulsar_bridge::config::{self, EdgeCredential, HubCertificate, LinkUrl, Tunnel};
 use pulsar_bridge::tunnel::init::{HubPin, InitError, Outcome, Request, init};
 
 use crate::bridge::{Keys, edge, hub};
@@ -33,14 +33,14 @@ fn both_configurations_load_as_they_were_written() {
     assert_eq!((hub.site.as_str(), hub.routes.len()), ("riskfuel", 4));
     let Tunnel::Hub(tunnel) = hub.tunnel else { panic!("not a hub") };
     assert_eq!(tunnel.listen.port(), 8001);
-    assert_eq!(tunnel.identity, dir.path().join("hub/keys"));
+    assert_eq!(tunnel.certificate, HubCertificate::Issuer(dir.path().join("hub/keys")));
     for (entry, name) in tunnel.edges.iter().zip(["bank", "fund"]) {
         assert_eq!(entry.name, name);
         let edge = config::load(&dir.path().join(name).join("edge.json")).unwrap();
         assert_ne!(edge.admin.listen, hub.admin.listen, "both run on one machine");
         let Tunnel::Edge(tunnel) = edge.tunnel else { panic!("not an edge") };
         assert_eq!(tunnel.connect, [url()]);
-        assert_eq!(tunnel.token_file, dir.path().join(name).join("token"));
+        assert_eq!(tunnel.credential, EdgeCredential::Token(dir.path().join(name).join("token")));
     }
     assert_eq!(outcome.written, {
         let mut files = files_of(dir.path());
@@ -119,7 +119,7 @@ async fn an_added_edge_and_a_rotated_key_join_once_the_hub_lists_them() {
     let _fund = edge(keys.edge_tunnel("fund", address, 0), "fund");
     assert_eq!(hub.link_up().await.link.peer, "fund");
     let mut with_new_token = keys.edge_tunnel("bank", address, 0);
-    with_new_token.token_file = keys.path().join("bank/token-2");
+    with_new_token.credential = EdgeCredential::Token(keys.path().join("bank/token-2"));
     let _bank = edge(with_new_token, "bank");
     assert_eq!(hub.link_up().await.link.peer, "bank");
 }

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use pulsar_bridge::config::EdgeTunnel;
 use pulsar_bridge::config::credential::JoinToken;
+use pulsar_bridge::config::{EdgeCredential, EdgeTunnel};
 use pulsar_bridge::tunnel::metrics::ReasonLabel;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -110,7 +110,8 @@ async fn a_token_with_another_pin_does_not_join_the_hub() {
     let token_file = keys.path().join("bank/wrong");
     std::fs::write(&token_file, wrong.encode().expose()).unwrap();
     std::fs::set_permissions(&token_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let cfg = EdgeTunnel { token_file, ..keys.edge_tunnel("bank", address, 1) };
+    let credential = EdgeCredential::Token(token_file);
+    let cfg = EdgeTunnel { credential, ..keys.edge_tunnel("bank", address, 1) };
     let edge = edge(cfg, "bank");
     let row = edge.reason("intercepted").await;
     assert!(row.remedy.unwrap().starts_with("the token is of another `bridge init`"));

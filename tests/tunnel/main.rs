@@ -4,6 +4,8 @@
 mod bridge;
 mod forwarding;
 mod ingress;
+#[path = "../../src/tunnel/organisation.rs"]
+mod organisation;
 mod stranger;
 
 mod init_test;
@@ -19,6 +21,7 @@ mod leak_test;
 mod malicious_edge_test;
 mod malicious_hub_test;
 mod next_version_test;
+mod pki_test;
 mod records_test;
 mod roots_test;
 mod stolen_hub_test;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pulsar_bridge::config::credential::JoinToken;
-use pulsar_bridge::config::{EdgeTunnel, HubTunnel};
+use pulsar_bridge::config::{EdgeCredential, EdgeTunnel, HubCertificate, HubTunnel};
 use pulsar_bridge::tunnel::init::{self, InitError, Request, init};
 
 use crate::bridge::{Keys, edge, hub};
@@ -19,7 +19,7 @@ fn made(request: &Request) -> Vec<String> {
 
 /// A hub with the keys of another folder.
 fn with_identity(keys: &Keys, identity: &Path) -> HubTunnel {
-    HubTunnel { identity: identity.to_owned(), ..keys.hub_tunnel() }
+    HubTunnel { certificate: HubCertificate::Issuer(identity.to_owned()), ..keys.hub_tunnel() }
 }
 
 async fn joins(hub_cfg: &HubTunnel, edge_cfg: impl FnOnce(std::net::SocketAddr) -> EdgeTunnel) {
@@ -78,8 +78,8 @@ async fn a_root_is_replaced_in_three_steps_and_no_step_keeps_an_edge_out() {
     let token_of_both = repinned(&keys, both, "both");
     let token_of_new = repinned(&keys, new.clone(), "new");
     let with = |token_file: &PathBuf| {
-        let token_file = token_file.clone();
-        |address| EdgeTunnel { token_file, ..keys.edge_tunnel("bank", address, 0) }
+        let credential = EdgeCredential::Token(token_file.clone());
+        |address| EdgeTunnel { credential, ..keys.edge_tunnel("bank", address, 0) }
     };
     // The hub first, or an edge first: either way.
     let under_both = with_identity(&keys, &out.join("keys"));

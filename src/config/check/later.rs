@@ -32,13 +32,6 @@ const TYPING_MISTAKES_MAX: usize = 3;
 /// Object, key, and what to do without it.
 const LATER: &[(&str, &str, &str)] = &[
     ("", "gateways", "leave it out: only topics and forwarded ports cross the link"),
-    ("tunnel", "client_ca_file", "list each edge's bk1 key in tunnel.edges[].keys"),
-    ("tunnel", "crl_file", "remove a key from tunnel.edges[].keys to revoke it"),
-    ("tunnel", "ca_file", "use the token_file that `bridge init` wrote"),
-    ("tunnel", "hub_name", "use the token_file that `bridge init` wrote"),
-    ("tunnel", "cert_file", "use the token_file that `bridge init` wrote"),
-    ("tunnel", "key_file", "use the token_file that `bridge init` wrote"),
-    ("tunnel.edges[]", "cert_name", "list the edge's bk1 key in keys"),
     ("policy", "gateway", "leave it out: only topics and forwarded ports cross the link"),
     ("routes[]", "join", "leave it out: messages of one key are joined"),
 ];

@@ -9,6 +9,7 @@ mod routes;
 mod sites;
 mod text;
 mod topics;
+mod trust;
 mod tunnel;
 
 use std::collections::BTreeMap;

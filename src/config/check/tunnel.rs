@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::egress::RawEgress;
 use super::text::{self, Found};
+use super::trust::{dns_name, is_there};
 use super::{Checker, site_name};
 use crate::config::credential::EdgeKey;
 use crate::config::field::{Field, Text};
@@ -34,9 +35,14 @@ impl Checker<'_> {
         self.edge(raw, place).map(Tunnel::Edge)
     }
 
-    fn hub(&mut self, raw: RawTunnel, site: Option<&str>, place: &Place) -> Option<HubTunnel> {
-        self.unknown::<RawTunnel>(raw.unknown, place);
+    fn hub(&mut self, mut raw: RawTunnel, site: Option<&str>, place: &Place) -> Option<HubTunnel> {
+        self.unknown::<RawTunnel>(std::mem::take(&mut raw.unknown), place);
+        let certificate = self.hub_certificate(&mut raw, place);
+        let client_authorities = self.client_authorities(&mut raw, place);
         self.other_side(&raw.token_file, &place.key("token_file"), "an edge");
+        self.other_side(&raw.ca_file, &place.key("ca_file"), "an edge");
+        self.other_side(&raw.hub_name, &place.key("hub_name"), "an edge");
+        self.other_side(&raw.hub_site, &place.key("hub_site"), "an edge");
         self.other_side(&raw.lanes, &place.key("lanes"), "an edge");
         self.other_side(&raw.lane_minutes, &place.key("lane_minutes"), "an edge");
         self.other_side(&raw.trust_after, &place.key("trust_after"), "an edge");
@@ -47,19 +53,31 @@ impl Checker<'_> {
         self.other_side(&raw.proxy_password_file, &place.key("proxy_password_file"), "an edge");
         self.other_side(&raw.outer_ca_file, &place.key("outer_ca_file"), "an edge");
         let listen = self.text(raw.listen, &place.key("listen"), text::socket_addr);
-        let identity = self.required_text(raw.identity, &place.key("identity"), text::path);
         let edges_place = place.key("edges");
         let entries = self.required(raw.edges, &edges_place);
         let edges = entries.map(|entries| self.edges(entries, site, &edges_place));
+        if client_authorities.is_none() {
+            self.no_authorities(edges.as_deref().unwrap_or_default(), &edges_place);
+        }
         let limits = self.optional(raw.limits, &place.key("limits"));
         let limits = limits.map(|raw| self.limits(raw, &place.key("limits"))).unwrap_or_default();
         let trusted_proxies = self.trusted_proxies(raw.trusted_proxies, &place.key("trusted_proxies"));
-        Some(HubTunnel { listen: listen?, identity: identity?, edges: edges?, limits, trusted_proxies })
+        Some(HubTunnel {
+            listen: listen?,
+            certificate: certificate?,
+            client_authorities,
+            edges: edges?,
+            limits,
+            trusted_proxies,
+        })
     }
 
-    fn edge(&mut self, raw: RawTunnel, place: &Place) -> Option<EdgeTunnel> {
-        self.unknown::<RawTunnel>(raw.unknown, place);
+    fn edge(&mut self, mut raw: RawTunnel, place: &Place) -> Option<EdgeTunnel> {
+        self.unknown::<RawTunnel>(std::mem::take(&mut raw.unknown), place);
+        let credential = self.edge_credential(&mut raw, place);
         self.other_side(&raw.identity, &place.key("identity"), "a hub");
+        self.other_side(&raw.client_ca_file, &place.key("client_ca_file"), "a hub");
+        self.other_side(&raw.crl_file, &place.key("crl_file"), "a hub");
         self.other_side(&raw.edges, &place.key("edges"), "a hub");
         self.other_side(&raw.limits, &place.key("limits"), "a hub");
         self.other_side(&raw.trusted_proxies, &place.key("trusted_proxies"), "a hub");
@@ -74,7 +92,6 @@ impl Checker<'_> {
             }
             self.texts(urls, &connect_place, |found| found.parse(LinkUrl::parse))
         });
-        let token_file = self.required_text(raw.token_file, &place.key("token_file"), text::path);
         let lanes = self.number(raw.lanes, &place.key("lanes"), 1..=LANES_MAX.into(), 1);
         let minutes = self.number(raw.lane_minutes, &place.key("lane_minutes"), 1..=1440, 1440);
         let trust_after = self.text(raw.trust_after, &place.key("trust_after"), text::unix_seconds);
@@ -85,7 +102,7 @@ impl Checker<'_> {
         let outer_ca_file = self.text(raw.outer_ca_file, &place.key("outer_ca_file"), text::path);
         Some(EdgeTunnel {
             connect: connect?,
-            token_file: token_file?,
+            credential: credential?,
             lanes: u16::try_from(lanes).unwrap_or(LANES_MAX),
             lane_age: Duration::from_secs(60 * u64::from(minutes)),
             trust_after: trust_after.unwrap_or(0),
@@ -112,7 +129,7 @@ impl Checker<'_> {
     fn edges(&mut self, entries: Vec<Field<RawEdge>>, site: Option<&str>, place: &Place) -> Vec<EdgeEntry> {
         let mut edges = Vec::with_capacity(entries.len());
         let mut names = BTreeSet::new();
-        let mut key_holders = BTreeMap::new();
+        let (mut key_holders, mut cert_names) = (BTreeMap::new(), BTreeSet::new());
         for (index, entry) in entries.into_iter().enumerate() {
             let place = place.item(index);
             let Some(raw) = self.required(entry, &place) else {
@@ -136,19 +153,39 @@ impl Checker<'_> {
                     self.refuse(&place.key("keys").item(index), refusal);
                 }
             }
+            if let Some(name) = &edge.cert_name
+                && !cert_names.insert(name.clone())
+            {
+                let refusal = Refusal::new("another edge has this name", "give each edge a name of its own");
+                self.refuse(&place.key("cert_name"), refusal);
+            }
             edges.push(edge);
         }
         edges
+    }
+
+    /// Names in certificates that nobody would vouch for.
+    fn no_authorities(&mut self, edges: &[EdgeEntry], place: &Place) {
+        for (index, _) in edges.iter().enumerate().filter(|(_, edge)| edge.cert_name.is_some()) {
+            let refusal =
+                Refusal::new("there is no client_ca_file", "name the authorities that sign its certificate");
+            self.refuse(&place.item(index).key("cert_name"), refusal);
+        }
     }
 
     fn edge_entry(&mut self, raw: RawEdge, place: &Place) -> Option<EdgeEntry> {
         self.unknown::<RawEdge>(raw.unknown, place);
         let name = self.required_text(raw.name, &place.key("name"), site_name);
         let keys_place = place.key("keys");
-        let keys = self.required(raw.keys, &keys_place);
+        let by_certificate = is_there(&raw.cert_name);
+        let cert_name = self.text(raw.cert_name, &place.key("cert_name"), dns_name);
+        let keys = match by_certificate {
+            true => Some(self.optional(raw.keys, &keys_place).unwrap_or_default()),
+            false => self.required(raw.keys, &keys_place),
+        };
         let keys = keys.map(|keys| {
             let count = keys.len();
-            if !(1..=KEYS_MAX).contains(&count) {
+            if !(usize::from(!by_certificate)..=KEYS_MAX).contains(&count) {
                 let refusal = Refusal::new(format!("{count} keys"), "list one, or two while they rotate");
                 self.refuse(&keys_place, refusal);
             }
@@ -158,7 +195,7 @@ impl Checker<'_> {
         let policy = policy.map(|raw| self.policy(raw, &place.key("policy"))).unwrap_or_default();
         let max_instances = self.number(raw.max_instances, &place.key("max_instances"), 1..=1000, 8);
         let budget_mbit_s = self.budget(raw.budget_mbit_s, place);
-        Some(EdgeEntry { name: name?, keys: keys?, policy, max_instances, budget_mbit_s })
+        Some(EdgeEntry { name: name?, keys: keys?, cert_name, policy, max_instances, budget_mbit_s })
     }
 
     fn limits(&mut self, raw: RawLimits, place: &Place) -> TunnelLimits {

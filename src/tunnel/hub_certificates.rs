@@ -1,0 +1,89 @@
+//! What a hub presents: leaves that its issuer signs, or a certificate of its organisation's own PKI.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::server::ResolvesServerCert;
+
+use super::identity::{CHAIN_FILE, HubIdentity, ISSUER_KEY_FILE};
+use super::own_certificate::OwnCertificate;
+use super::{TunnelError, TunnelMetrics, connection};
+use crate::config::HubCertificate;
+
+/// A hub's identity. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum HubCertificates {
+    /// As `bridge init` made it.
+    Issued(Arc<HubIdentity>),
+    /// Its organisation's.
+    Own(Arc<OwnCertificate>),
+}
+
+impl HubCertificates {
+    /// Reads what the configuration names.
+    pub fn load(cfg: &HubCertificate, site: &str) -> Result<Self, TunnelError> {
+        let provider = connection::provider();
+        Ok(match cfg {
+            HubCertificate::Issuer(dir) => Self::Issued(Arc::new(HubIdentity::load(dir, site, provider)?)),
+            HubCertificate::Own(files) => Self::Own(Arc::new(OwnCertificate::load(files, &provider)?)),
+        })
+    }
+
+    /// The files that it is loaded from.
+    pub fn files(cfg: &HubCertificate) -> Vec<PathBuf> {
+        match cfg {
+            HubCertificate::Issuer(dir) => {
+                [ISSUER_KEY_FILE, CHAIN_FILE].iter().map(|file| dir.join(file)).collect()
+            }
+            HubCertificate::Own(files) => vec![files.cert.clone(), files.key.clone()],
+        }
+    }
+
+    /// For TLS.
+    pub fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
+        match self {
+            Self::Issued(identity) => identity.clone(),
+            Self::Own(certificate) => certificate.clone(),
+        }
+    }
+
+    /// What expires, and when, Unix seconds.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        match self {
+            Self::Issued(identity) => vec![
+                Expiry { what: "the hub's issuer", at: identity.issuer_expires() },
+                Expiry { what: "the hub's root", at: identity.root_expires() },
+            ],
+            Self::Own(certificate) => {
+                vec![Expiry { what: "the certificate in cert_file", at: certificate.expires() }]
+            }
+        }
+    }
+
+    /// Publishes when it expires.
+    pub fn measure(&self, metrics: &TunnelMetrics) {
+        match self {
+            Self::Issued(identity) => {
+                metrics.issuer_expires.set(gauge(identity.issuer_expires()));
+                metrics.root_expires.set(gauge(identity.root_expires()));
+            }
+            Self::Own(certificate) => {
+                metrics.certificate_expires.set(gauge(certificate.expires()));
+            }
+        }
+    }
+}
+
+/// Something that ends at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// What.
+    pub what: &'static str,
+    /// When, Unix seconds.
+    pub at: u64,
+}
+
+/// Seconds as a gauge takes them.
+pub fn gauge(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,89 @@
+//! The edge's verifier of the hub in TLS, whichever way the edge knows it. Decides nothing by itself.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+
+use super::named::NamedHub;
+use super::pinned::PinnedHub;
+use super::reason::Reason;
+use super::trust::refuse_tls12;
+
+/// How an edge knows its hub.
+#[derive(Debug)]
+pub enum KnownHub {
+    /// By the pin in its token.
+    ByPin(PinnedHub),
+    /// By a name under authorities.
+    ByName(NamedHub),
+}
+
+/// The verifier of that hub.
+#[derive(Debug)]
+pub struct HubVerifier {
+    hub: KnownHub,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl HubVerifier {
+    /// A verifier of this hub.
+    pub fn new(hub: KnownHub, algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self { hub, algorithms }
+    }
+
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Reason> {
+        match &self.hub {
+            KnownHub::ByPin(hub) => hub.judge(leaf, others, now),
+            KnownHub::ByName(hub) => hub.judge(leaf, others, now),
+        }
+    }
+}
+
+impl ServerCertVerifier for HubVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.judge(end_entity, intermediates, now) {
+            Ok(()) => Ok(ServerCertVerified::assertion()),
+            Err(reason) => {
+                let carried = OtherError(Arc::new(reason));
+                Err(Error::InvalidCertificate(CertificateError::Other(carried)))
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        refuse_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -125,7 +125,10 @@ impl Prepared {
         let Self { hand, config, trust } = self;
         // Keys first: nobody is let in by an old one under new rules.
         match (trust, &hand.trust) {
-            (Loaded::Hub(next), Trust::Hub(standing)) => standing.replace(next),
+            (Loaded::Hub(next), Trust::Hub(standing)) => {
+                next.bury_keys_of(&standing.now());
+                standing.replace(next);
+            }
             (Loaded::Edge(next), Trust::Edge(standing)) => standing.replace(*next),
             // `prepare` made it of the same kind.
             (Loaded::Hub(_), Trust::Edge(_)) | (Loaded::Edge(_), Trust::Hub(_)) => return,

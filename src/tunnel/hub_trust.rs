@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -10,9 +11,11 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::hub_certificates::{Expiry, HubCertificates, gauge};
 use super::pki::{Authorities, Moment};
+use super::tombstones::Tombstones;
 use super::trust::{EdgeBook, KnownKey};
 use super::{TunnelError, TunnelMetrics, connection};
-use crate::config::{HubTunnel, TunnelLimits};
+use crate::config::credential::EdgeKey;
+use crate::config::{HubCertificate, HubTunnel, TunnelLimits};
 
 /// The certificates that a peer presented, its own first. Proven by its handshake.
 pub type Presented = Arc<[CertificateDer<'static>]>;
@@ -25,6 +28,8 @@ pub struct HubTrust {
     certificates: HubCertificates,
     book: Arc<EdgeBook>,
     pub(super) tls: Arc<ServerConfig>,
+    keys: BTreeSet<EdgeKey>,
+    tombstones: Option<Tombstones>,
     pub(super) limits: TunnelLimits,
     pub(super) trusted_proxies: Vec<IpNet>,
 }
@@ -33,12 +38,19 @@ impl HubTrust {
     /// Loads the identity and the edges' keys; an error is one of the configuration.
     pub fn load(cfg: &HubTunnel, site: &str) -> Result<Self, TunnelError> {
         let certificates = HubCertificates::load(&cfg.certificate, site)?;
+        let tombstones = match &cfg.certificate {
+            HubCertificate::Issuer(dir) => Some(Tombstones::read(dir)?),
+            HubCertificate::Own(_) => None,
+        };
+        tombstones.iter().try_for_each(|tombstones| tombstones.judge(&cfg.edges))?;
         let book = Arc::new(EdgeBook::load(cfg)?);
         Ok(Self {
             edges: cfg.edges.iter().map(|edge| edge.name.clone()).collect(),
             tls: connection::hub_tls(certificates.resolver(), book.clone())?,
             certificates,
             book,
+            keys: cfg.edges.iter().flat_map(|edge| edge.keys.iter().cloned()).collect(),
+            tombstones,
             limits: cfg.limits.clone(),
             trusted_proxies: cfg.trusted_proxies.clone(),
         })
@@ -47,6 +59,22 @@ impl HubTrust {
     /// The files that it is loaded from.
     pub fn files(cfg: &HubTunnel) -> Vec<PathBuf> {
         [HubCertificates::files(&cfg.certificate), EdgeBook::files(cfg)].concat()
+    }
+
+    /// Writes down the keys of the one before it that it does not have: nobody lets them in again by mistake.
+    pub fn bury_keys_of(&self, before: &Self) {
+        let Some(tombstones) = &self.tombstones else {
+            return;
+        };
+        let file = tombstones.file().display();
+        match tombstones.bury(&before.keys, &self.keys, SystemTime::now()) {
+            Ok(0) => {}
+            Ok(keys) => tracing::info!(keys, %file, "keys that were taken away are written down"),
+            // Such as a secret that is mounted read-only.
+            Err(error) => tracing::warn!(
+                %error, %file, "keys that were taken away are not written down: an old configuration would let them in"
+            ),
+        }
     }
 
     /// The edge that presented this.

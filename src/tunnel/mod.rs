@@ -17,6 +17,7 @@ mod named;
 mod organisation;
 mod pinned;
 mod pki;
+mod tombstones;
 mod trust;
 
 mod identity;
@@ -122,6 +123,9 @@ pub enum TunnelError {
     /// A file of certificates or lists is not used.
     #[error(transparent)]
     Pki(#[from] pki::PkiError),
+    /// A key that was taken away is listed again.
+    #[error(transparent)]
+    Tombstone(#[from] tombstones::TombstoneError),
     /// Two edges have one key, so the key would not tell who dials.
     #[error("`{first}` and `{second}` list the same key")]
     SharedKey {
@@ -152,6 +156,7 @@ impl TunnelError {
             Self::TokenOfAnother { .. } => ("tunnel.token_file", "use this edge's own token".into()),
             Self::Identity(error) => ("tunnel.identity", error.remedy()),
             Self::CertificateKey(error) => ("tunnel.key_file", error.remedy()),
+            Self::Tombstone(error) => ("tunnel.edges", error.remedy()),
             Self::Pki(error) => (error.place(), error.remedy().into()),
             Self::SharedKey { .. } => ("tunnel.edges", "give each edge a key of its own".into()),
             Self::ProxyPassword(error) => ("tunnel.proxy_password_file", error.remedy()),

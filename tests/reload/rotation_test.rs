@@ -50,6 +50,7 @@ fn an_edges_key_rotates_without_a_loss_and_without_a_gap() {
     load.line(&["Throughput received"]);
     let before = lanes(&stage.hub.status(), "bank");
     let untouched = lanes(&stage.hub.status(), "other");
+    let old = edge(&mut stage.hub_file.value, "bank")["keys"].clone();
     let printed = init(&["--rotate", "bank"], stage.dir.path());
     let key = printed.split('"').find(|part| part.starts_with("bk1.bank.")).unwrap().to_owned();
     // The edge has its new key before the hub knows it: it goes on with what it has.
@@ -72,6 +73,10 @@ fn an_edges_key_rotates_without_a_loss_and_without_a_gap() {
     assert!(longest_ms(&said) < 1000.0, "{said}");
     assert_eq!(lanes(&stage.hub.status(), "bank"), now);
     assert_eq!(lanes(&stage.hub.status(), "other"), untouched);
+    // A configuration from before is restored: it does not let the old key in again.
+    stage.hub_file.change(|hub| edge(hub, "bank")["keys"] = old);
+    assert!(stage.hub.reload().contains("is refused"));
+    stage.hub.line(&["was taken away before", "hub/keys/revoked", "take the line away"]);
 }
 
 #[test]

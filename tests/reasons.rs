@@ -111,7 +111,7 @@ fn no_reason_of_a_link_is_left_out() {
 
 fn links_reasons() -> Vec<LinkReason> {
     vec![
-        LinkReason::Intercepted { issuer: String::new(), leaf_sha256: String::new() },
+        LinkReason::Intercepted { issuer: String::new(), leaf_sha256: String::new(), via: None },
         LinkReason::Clock { skew: Duration::ZERO, ahead: false },
         LinkReason::IssuerDistrusted,
         LinkReason::RefusedUnknownKey,

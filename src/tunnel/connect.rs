@@ -45,6 +45,15 @@ impl Connector {
 
     /// A connection whose other end has proven to be the hub. It has not judged this edge yet, and nothing was said.
     pub(super) async fn connect(&self, url: &LinkUrl) -> Result<Tls, Reason> {
+        self.connect_through(url).await.map_err(|mut reason| {
+            if let Reason::Intercepted { via, .. } = &mut reason {
+                *via = self.egress.proxy_for(&url.host).map(ToString::to_string);
+            }
+            reason
+        })
+    }
+
+    async fn connect_through(&self, url: &LinkUrl) -> Result<Tls, Reason> {
         let carrier = match url.scheme {
             LinkScheme::Tls => self.way_to(url, Way::TLS).await?,
             LinkScheme::Wss => match self.connect_outer(url).await? {

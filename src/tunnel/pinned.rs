@@ -135,7 +135,7 @@ pub(super) fn intercepted(leaf: &CertificateDer<'_>) -> Reason {
         Ok((_, parsed)) => shown(&parsed.issuer().to_string()),
         Err(_) => "(unreadable)".to_owned(),
     };
-    Reason::Intercepted { issuer, leaf_sha256: hex(&sha256(leaf)) }
+    Reason::Intercepted { issuer, leaf_sha256: hex(&sha256(leaf)), via: None }
 }
 
 /// How far `now` lies outside the certificates' validity at most; webpki does not look at an anchor's.

@@ -16,6 +16,8 @@ pub enum Reason {
         issuer: String,
         /// SHA-256 of its certificate, hex.
         leaf_sha256: String,
+        /// The proxy that the connection went through.
+        via: Option<String>,
     },
     /// The hub is right, but its certificates are not valid at this machine's time.
     Clock {
@@ -243,8 +245,9 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Intercepted { issuer, leaf_sha256 } => {
-                write!(f, "the certificate is not the hub's: issued by `{issuer}`, sha256 {leaf_sha256}")
+            Self::Intercepted { issuer, leaf_sha256, via } => {
+                write!(f, "the certificate is not the hub's: issued by `{issuer}`, sha256 {leaf_sha256}")?;
+                via.iter().try_for_each(|proxy| write!(f, ", through the proxy {proxy}"))
             }
             Self::Clock { skew, ahead } => write!(
                 f,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pulsar_bridge::config::{LinkUrl, Login, Proxy};
+use pulsar_bridge::config::{EdgeTunnel, LinkUrl, Login, Proxy};
 use pulsar_bridge::tunnel::EdgeDialer;
 use pulsar_bridge::tunnel::link::RelayLane;
 use rustls::pki_types::pem::PemObject;
@@ -256,12 +256,19 @@ async fn a_link_goes_through_a_proxy_that_wants_a_password() {
     let mut cfg = keys.edge_tunnel("bank", address, 1);
     let login = Some(Login { user: "me".into(), password_file: password_file.clone() });
     cfg.egress.proxy = Some(Proxy { login, ..Proxy::parse(&format!("http://{by}")).unwrap() });
+    let egress = cfg.egress.clone();
     let mut bank = edge(cfg, "bank");
     let row = bank.reason("proxy_auth").await;
     assert_eq!(row.state, "refused");
     // It is read again at every dial.
     write("canary");
     carries(&mut hub, &mut bank, "tls", &format!("tls via http://{by}")).await;
+    // To whom this hub is another than his own, the way to it is told.
+    let others = Keys::new();
+    let strangers = EdgeTunnel { egress, ..others.edge_tunnel("bank", address, 1) };
+    let tried = EdgeDialer::load(&strangers, "bank").unwrap().try_urls().await;
+    let told = tried[0].told.as_deref().unwrap_or_default();
+    assert!(told.ends_with(&format!(", through the proxy http://{by}")), "{tried:?}");
 }
 
 /// Says a PROXY header, then passes on what comes.

@@ -117,10 +117,13 @@ impl Links {
         if instances.len() > joining.max_instances as usize {
             return Err(Refusal::TooManyInstances);
         }
-        // One that is renewed ends in its own time; never more than it beside the new one.
-        for row in older.into_iter().filter(|row| Some(row.link.id) != joining.renews) {
-            row.link.ended.cancel();
-        }
+        // One that is renewed ends in its own time, and so do those that retire already, up to a bound.
+        let mut ends: Vec<&Row> =
+            older.into_iter().filter(|row| Some(row.link.id) != joining.renews).collect();
+        ends.sort_by_key(|row| (row.link.retiring.is_begun(), row.attempt));
+        let retiring = ends.iter().rev().take_while(|row| row.link.retiring.is_begun()).count();
+        ends.truncate(ends.len() - retiring.min(RETIRING_MAX));
+        ends.iter().for_each(|row| row.link.ended.cancel());
         let link = Arc::new(Link {
             id,
             peer: joining.edge.to_owned(),
@@ -215,6 +218,8 @@ impl Links {
     }
 }
 
+/// Links of one process that were renewed and still carry connections, beside the one that is renewed next.
+const RETIRING_MAX: usize = 2;
 /// Most relay lanes of one link.
 pub const RELAY_LANES_MAX: u16 = 16;
 
@@ -343,7 +348,24 @@ mod tests {
         }
         assert!(old.link.retiring.is_begun() && !new.link.retiring.is_begun());
         let third = open(&mut links, Joining { attempt: 5, renews: Some(11), ..*ONE }, 12).unwrap();
-        assert!(old.link.ended.is_cancelled() && !new.link.ended.is_cancelled(), "two at most");
-        assert!(!third.link.ended.is_cancelled());
+        assert!([&old, &new, &third].iter().all(|it| !it.link.ended.is_cancelled()));
+    }
+
+    #[test]
+    fn links_that_retire_are_few_and_outlive_one_that_died() {
+        let mut links = Links::default();
+        let joining = |attempt, renews| Joining { attempt, renews, relay_lanes: 0, ..*ONE };
+        let mut all = vec![open(&mut links, joining(1, None), 1).unwrap().link];
+        for id in 2..=4 {
+            let attempt = u32::try_from(id).unwrap();
+            all.push(open(&mut links, joining(attempt, Some(id - 1)), id).unwrap().link);
+        }
+        let ended = |all: &[Arc<Link>]| all.iter().map(|it| it.ended.is_cancelled()).collect::<Vec<_>>();
+        assert_eq!(ended(&all), [false; 4], "{RETIRING_MAX}, the renewed one, and the new one");
+        all.push(open(&mut links, joining(5, Some(4)), 5).unwrap().link);
+        assert_eq!(ended(&all), [true, false, false, false, false]);
+        // A new link that takes nobody's place: the latest one is dead, those that retire may not be.
+        all.push(open(&mut links, joining(6, None), 6).unwrap().link);
+        assert_eq!(ended(&all), [true, true, false, false, true, false]);
     }
 }

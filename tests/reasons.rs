@@ -139,6 +139,7 @@ fn links_reasons() -> Vec<LinkReason> {
         LinkReason::Timeout,
         LinkReason::Silence,
         LinkReason::Unread,
+        LinkReason::LaneAge,
         LinkReason::AddressGone,
         LinkReason::PeerClosed,
         LinkReason::Displaced,

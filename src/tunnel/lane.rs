@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 use super::KEEPALIVE;
@@ -18,8 +18,9 @@ use super::reason::Reason;
 use super::shown::ShownLink;
 
 /// Looks at a lane once a second until it ends: by its holder, its link, three keepalives of silence, a peer that
-/// speaks but takes nothing, or this machine's loss of the address that the lane has.
+/// speaks but takes nothing, its age, or this machine's loss of the address that the lane has.
 pub async fn watch(meter: &Meter, shown: &ShownLink, ended: &CancellationToken) -> Reason {
+    let since = Instant::now();
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // An address that cannot be asked for (of a transparent proxy, of another routing table) is not watched.
@@ -36,6 +37,8 @@ pub async fn watch(meter: &Meter, shown: &ShownLink, ended: &CancellationToken) 
             Reason::Silence
         } else if meter.unread() >= UNREAD_MAX {
             Reason::Unread
+        } else if since.elapsed() >= LANE_AGE_MAX {
+            Reason::LaneAge
         } else if missed >= MISSED_MAX {
             Reason::AddressGone
         } else {
@@ -110,14 +113,14 @@ const SILENCE_MAX: Duration = KEEPALIVE.saturating_mul(3);
 /// Over a slow line the system takes nothing more until half of [`UNSENT_MAX`](super::meter::UNSENT_MAX) has left:
 /// 52 s at 10 kbit/s.
 const UNREAD_MAX: Duration = Duration::from_secs(120);
+/// A link is renewed within a day, and has an hour more for what it still carries.
+const LANE_AGE_MAX: Duration = Duration::from_secs(25 * 3600);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// An IPv6 address may be away for a moment after its interface was.
 const MISSED_MAX: u32 = 2;
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
     use crate::tunnel::budget::Budget;
     use crate::tunnel::link::Link;
@@ -149,6 +152,11 @@ mod tests {
         let meter = Meter::new(0);
         meter.on_blocked();
         assert_eq!(watched(&meter).await, (Reason::Unread, UNREAD_MAX));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_lane_is_older_than_a_day_and_an_hour() {
+        assert_eq!(watched(&Meter::new(0)).await, (Reason::LaneAge, LANE_AGE_MAX));
     }
 
     #[tokio::test(start_paused = true)]

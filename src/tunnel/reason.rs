@@ -87,6 +87,8 @@ pub enum Reason {
     Silence,
     /// Nothing of what was sent was taken for two minutes, though the other side speaks.
     Unread,
+    /// It is older than any connection may be.
+    LaneAge,
     /// The address that the connection had is no longer this machine's.
     AddressGone,
     /// The other side ended the connection.
@@ -128,6 +130,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Silence => "silence",
             Self::Unread => "unread",
+            Self::LaneAge => "lane_age",
             Self::AddressGone => "address_gone",
             Self::PeerClosed => "peer_closed",
             Self::Displaced => "displaced",
@@ -165,6 +168,7 @@ impl Reason {
             | Self::Timeout
             | Self::Silence
             | Self::Unread
+            | Self::LaneAge
             | Self::AddressGone
             | Self::PeerClosed
             | Self::Displaced
@@ -233,6 +237,9 @@ impl Reason {
             Self::Unread => {
                 "none needed if it comes back: the other side does not read what it is sent, look into its log"
             }
+            Self::LaneAge => {
+                "none needed: it is dialled anew; upgrade the edge if its log says no `link renewed` each day"
+            }
             Self::AddressGone => "none needed if it comes back: this machine changed its network",
             Self::PeerClosed => "none needed if it comes back: look into the other side's log",
             Self::Displaced => "see bridge_tunnel_unauthenticated_sockets: somebody floods the port",
@@ -293,6 +300,7 @@ impl fmt::Display for Reason {
             Self::Timeout => f.write_str("connecting took too long"),
             Self::Silence => f.write_str("nothing arrived for three keepalives"),
             Self::Unread => f.write_str("the other side takes nothing of what is sent"),
+            Self::LaneAge => f.write_str("the connection is older than any may be"),
             Self::AddressGone => f.write_str("this machine no longer has the connection's address"),
             Self::PeerClosed => f.write_str("the other side closed the connection"),
             Self::Displaced => f.write_str("given up for a newer unauthenticated connection"),

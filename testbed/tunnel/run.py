@@ -26,6 +26,7 @@ import case_jupyter  # noqa: E402
 import case_kube  # noqa: E402
 import case_link  # noqa: E402
 import case_liveness  # noqa: E402
+import case_rotation  # noqa: E402
 import places  # noqa: E402
 from hold import run_holding  # noqa: E402
 from places import TestbedError  # noqa: E402
@@ -47,6 +48,7 @@ LONGER = {
         case_liveness.hundred,
         case_kube.kubectl,
         case_jupyter.jupyter,
+        case_rotation.rotation,
     )
 }  # fmt: skip
 

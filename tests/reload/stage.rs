@@ -51,8 +51,9 @@ impl Stage {
         let bank_file = edge("bank", &brokers[1].1);
         let other_file = edge("other", &brokers[2].1);
         let (bank, other) = (Running::site(&bank_file.path), Running::site(&other_file.path));
-        for peer in ["bank", "other"] {
+        for (peer, site) in [("bank", &bank), ("other", &other)] {
             hub.until("both lanes are up", |status| lanes(status, peer).len() == 2);
+            site.until("both lanes are up", |status| lanes(status, "riskfuel").len() == 2);
         }
         Self { dir, hub, hub_file, bank, bank_file, other, brokers }
     }

@@ -9,6 +9,7 @@ use super::budget::Budget;
 use super::link::Link;
 use super::meter::Meter;
 use super::metrics::{KindLabel, TunnelMetrics};
+use super::retiring::Retiring;
 use super::status::{Board, LaneStatus, LinkStatus};
 use super::wire::Kind;
 
@@ -19,6 +20,7 @@ pub struct ShownLink {
     key: String,
     row: LinkStatus,
     budget: Budget,
+    retiring: Retiring,
     lanes: Mutex<BTreeMap<(Kind, u16), Shown>>,
     count: watch::Sender<usize>,
 }
@@ -56,6 +58,7 @@ impl ShownLink {
                 lanes: Vec::new(),
             },
             budget: link.budget.clone(),
+            retiring: link.retiring.clone(),
             lanes: Mutex::default(),
             count: watch::Sender::new(0),
         });
@@ -100,7 +103,8 @@ impl ShownLink {
             bytes_out: lane.meter.bytes_out(),
         });
         let budget_mbit_s = self.budget.mbit_s();
-        let row = LinkStatus { lanes: lanes.collect(), budget_mbit_s, ..self.row.clone() };
+        let state = if self.retiring.is_begun() { "retiring" } else { "up" }.to_owned();
+        let row = LinkStatus { lanes: lanes.collect(), budget_mbit_s, state, ..self.row.clone() };
         self.board.put(&self.key, row);
     }
 }

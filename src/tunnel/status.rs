@@ -30,7 +30,7 @@ pub struct LinkStatus {
     pub peer: String,
     /// Link id, equal on both sides; `None` while there is none.
     pub link: Option<String>,
-    /// `up`; without a link `dialling` or `refused` (somebody must act) at an edge, `waiting` at a hub.
+    /// `up`, or `retiring` once another has taken its place; without a link `dialling` or `refused` (somebody must act) at an edge, `waiting` at a hub.
     pub state: String,
     /// Why it is not up: a code of the tunnel's catalogue.
     pub reason: Option<String>,

@@ -114,6 +114,15 @@ fn a_connection_that_is_forwarded_outlives_the_renewal_of_its_link() {
     let status = stage.hub.status();
     let both = lanes(&status, "bank");
     assert!(before.iter().any(|lane| both.contains(lane)), "{status:#}");
+    for (site, peer) in [(&stage.hub, "bank"), (&stage.bank, "riskfuel")] {
+        site.until("one is up, and one retires", |status| {
+            let of_peer = |link: &&Value| link["peer"] == peer;
+            let links = status["links"].as_array().unwrap().iter().filter(of_peer);
+            let mut states: Vec<_> = links.map(|link| link["state"].as_str().unwrap()).collect();
+            states.sort_unstable();
+            states == ["retiring", "up"]
+        });
+    }
     drop(held);
     stage.hub.until("the old link is gone", |status| {
         let now = lanes(status, "bank");

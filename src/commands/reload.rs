@@ -95,12 +95,13 @@ impl Reloader {
 
     fn refused(&self, problems: &[Problem]) {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        // Whoever reads the line finds the status as it says.
+        self.hands.refused(&problems);
         tracing::error!(
             count = problems.len(),
             problems = problems.join("\n  "),
             "the configuration is refused, nothing of it was taken over: the one before goes on"
         );
-        self.hands.refused(&problems);
     }
 }
 

@@ -1,9 +1,10 @@
 //! A link's byte budget in use: whoever sends waits here for its turn and says what it sent. One for all lanes of a
-//! link and one direction; the narrower of both sides' words holds. Sends nothing.
+//! link and one direction; the narrower of both sides' words holds, also when either changes. Sends nothing.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::bucket::{Bucket, CLASSES};
@@ -19,7 +20,10 @@ pub struct Budget {
 #[derive(Debug)]
 struct Inner {
     born: Instant,
-    /// 0: none.
+    /// This side's word, and the other's; 0: none.
+    ours: watch::Sender<u32>,
+    theirs: AtomicU32,
+    /// What holds; 0: none.
     mbit_s: AtomicU32,
     bucket: Mutex<Bucket>,
     /// Within a class, first come, first served.
@@ -27,11 +31,23 @@ struct Inner {
 }
 
 impl Budget {
-    /// So many Mbit/s (10^6 bits); 0 is none.
+    /// So many Mbit/s (10^6 bits), by this side's word alone; 0 is none.
     pub fn new(mbit_s: u32) -> Self {
-        let bucket = Mutex::new(Bucket::new(bytes_per_second(mbit_s)));
-        let mbit_s = AtomicU32::new(mbit_s);
-        Self { inner: Arc::new(Inner { born: Instant::now(), mbit_s, bucket, turns: Default::default() }) }
+        Self::between(mbit_s, 0)
+    }
+
+    /// What both sides allow.
+    pub fn between(ours: u32, theirs: u32) -> Self {
+        let mbit_s = narrower(ours, theirs);
+        let inner = Inner {
+            born: Instant::now(),
+            ours: watch::Sender::new(ours),
+            theirs: AtomicU32::new(theirs),
+            mbit_s: AtomicU32::new(mbit_s),
+            bucket: Mutex::new(Bucket::new(bytes_per_second(mbit_s))),
+            turns: Default::default(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// What holds, in Mbit/s; 0 is no budget.
@@ -39,10 +55,23 @@ impl Budget {
         self.inner.mbit_s.load(Ordering::Relaxed)
     }
 
-    /// Another one, from now on.
-    pub fn set(&self, mbit_s: u32) {
-        self.inner.lock().set_rate(bytes_per_second(mbit_s), self.inner.born.elapsed());
-        self.inner.mbit_s.store(mbit_s, Ordering::Relaxed);
+    /// Another word of this side, from now on.
+    pub fn set(&self, ours: u32) {
+        if self.inner.ours.send_if_modified(|now| std::mem::replace(now, ours) != ours) {
+            self.inner.follow();
+        }
+    }
+
+    /// The other side's word, from now on.
+    pub fn hear(&self, theirs: u32) {
+        if self.inner.theirs.swap(theirs, Ordering::Relaxed) != theirs {
+            self.inner.follow();
+        }
+    }
+
+    /// This side's word, as it changes from now on: the other side is to hear it.
+    pub fn words(&self) -> watch::Receiver<u32> {
+        self.inner.ours.subscribe()
     }
 
     /// Returns when something of this class may be sent. Cancel-safe.
@@ -83,6 +112,15 @@ impl Drop for Waits<'_> {
 }
 
 impl Inner {
+    /// Whoever comes last has seen both words.
+    fn follow(&self) {
+        let mut bucket = self.lock();
+        let holds = narrower(*self.ours.borrow(), self.theirs.load(Ordering::Relaxed));
+        if self.mbit_s.swap(holds, Ordering::Relaxed) != holds {
+            bucket.set_rate(bytes_per_second(holds), self.born.elapsed());
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Bucket> {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -159,6 +197,22 @@ mod tests {
         let began = Instant::now();
         tokio::join!(budget.turn(Class::Results), lifted);
         assert!(began.elapsed() < Duration::from_millis(1300), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn either_sides_other_word_holds_at_once_and_only_ours_is_to_be_told() {
+        let budget = Budget::between(100, 50);
+        let words = budget.words();
+        let mut held = vec![budget.mbit_s()];
+        for theirs in [20, 0, 70] {
+            budget.hear(theirs);
+            held.push(budget.mbit_s());
+        }
+        assert_eq!((held, words.has_changed().unwrap()), (vec![50, 20, 100, 70], false));
+        budget.set(100);
+        assert!(!words.has_changed().unwrap(), "as it was");
+        budget.set(30);
+        assert_eq!((budget.mbit_s(), *words.borrow(), words.has_changed().unwrap()), (30, 30, true));
     }
 
     #[test]

@@ -11,18 +11,20 @@ use futures::FutureExt;
 use futures::future::FusedFuture;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
 use super::KEEPALIVE;
+use super::budget::Budget;
 use super::connection::{Tls, meter_of, reason_of};
-use super::link::CONTROL_MESSAGE_LEN_MAX;
+use super::features::BUDGETS;
+use super::link::{CONTROL_MESSAGE_LEN_MAX, Link};
 use super::meter::Meter;
 use super::metrics::TunnelMetrics;
 use super::reason::Reason;
 use super::streams::{STREAMS_PER_SIDE, StreamEnds};
-use super::wire::{Frame, MESSAGE, PING, PONG, WireError, read_frame, write_frame};
+use super::wire::{BUDGET, Frame, MESSAGE, PING, PONG, WireError, read_frame, write_frame};
 
 /// Which side of the link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,46 @@ pub struct Mailbox {
     pub inbound: mpsc::Sender<Bytes>,
     /// Streams of other rooms.
     pub(super) streams: StreamEnds,
+    /// Both sides' budgets.
+    pub(super) words: Words,
+}
+
+/// What either side says of its budget while the link lives.
+pub(super) struct Words {
+    budget: Budget,
+    /// Where the other side understands it.
+    ours: Option<watch::Receiver<u32>>,
+}
+
+impl Words {
+    pub(super) fn of(link: &Link) -> Self {
+        let ours = (link.features & BUDGETS != 0).then(|| link.budget.words());
+        Self { budget: link.budget.clone(), ours }
+    }
+}
+
+/// Who takes what was read.
+struct Ears {
+    inbound: mpsc::Sender<Bytes>,
+    budget: Budget,
+}
+
+impl Ears {
+    fn hear_budget(&self, body: &[u8]) -> Result<(), Reason> {
+        let word = <[u8; 4]>::try_from(body).map_err(|_| Reason::Malformed)?;
+        self.budget.hear(u32::from_be_bytes(word));
+        Ok(())
+    }
+}
+
+/// This side's next word; never, where nobody understands it.
+async fn next_word(ours: &mut Option<watch::Receiver<u32>>) -> Bytes {
+    if let Some(words) = ours
+        && words.changed().await.is_ok()
+    {
+        return words.borrow_and_update().to_be_bytes().to_vec().into();
+    }
+    std::future::pending().await
 }
 
 type Mux = yamux::Connection<Compat<Tls>>;
@@ -76,11 +118,13 @@ pub async fn drive(tls: Tls, side: Side, mailbox: Mailbox, metrics: TunnelMetric
             None
         }
     };
+    let Mailbox { outbound, inbound, streams, words: Words { budget, ours } } = mailbox;
+    let ears = Ears { inbound, budget };
     // One task polls all three; the first that ends takes the lane with it.
     tokio::select! {
-        reason = pump(mux, mailbox.streams, has_answered) => reason,
-        reason = read_all(reader, &mailbox.inbound, pongs, meter, heard, born, &metrics) => reason,
-        reason = write_all(writer, mailbox.outbound, pongs_due, born, &metrics) => reason,
+        reason = pump(mux, streams, has_answered) => reason,
+        reason = read_all(reader, &ears, pongs, meter, heard, born, &metrics) => reason,
+        reason = write_all(writer, outbound, ours, pongs_due, born, &metrics) => reason,
     }
 }
 
@@ -127,7 +171,7 @@ enum Next {
 
 async fn read_all<R: AsyncRead + Unpin>(
     mut reader: R,
-    inbound: &mpsc::Sender<Bytes>,
+    ears: &Ears,
     pongs: mpsc::Sender<Bytes>,
     meter: Arc<Meter>,
     mut heard: Option<oneshot::Sender<()>>,
@@ -148,7 +192,12 @@ async fn read_all<R: AsyncRead + Unpin>(
             PING if body.len() <= PING_LEN_MAX => _ = pongs.try_send(body),
             PONG if body.len() <= PING_LEN_MAX => note_round_trip(&body, born, metrics),
             MESSAGE => {
-                if let Err(reason) = hand_over(body, inbound, &meter).await {
+                if let Err(reason) = hand_over(body, &ears.inbound, &meter).await {
+                    return reason;
+                }
+            }
+            BUDGET => {
+                if let Err(reason) = ears.hear_budget(&body) {
                     return reason;
                 }
             }
@@ -176,6 +225,7 @@ async fn hand_over(message: Bytes, inbound: &mpsc::Sender<Bytes>, meter: &Meter)
 async fn write_all<W: AsyncWrite + Unpin>(
     mut writer: W,
     mut outbound: mpsc::Receiver<Bytes>,
+    mut ours: Option<watch::Receiver<u32>>,
     mut pongs_due: mpsc::Receiver<Bytes>,
     born: Instant,
     metrics: &TunnelMetrics,
@@ -190,6 +240,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
             biased;
             Some(pong) = pongs_due.recv() => (PONG, pong),
             _ = pings.tick() => (PING, micros_since(born).to_be_bytes().to_vec().into()),
+            word = next_word(&mut ours) => (BUDGET, word),
             message = outbound.recv(), if outbound_open => match message {
                 Some(message) => (MESSAGE, message),
                 None => {

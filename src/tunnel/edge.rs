@@ -13,9 +13,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::backoff::{Backoff, spread};
-use super::budget::{Budget, narrower};
+use super::budget::Budget;
 use super::connection::{Tls, meter_of, way_of};
-use super::control::{self, MESSAGES_MAX, Mailbox, Side};
+use super::control::{self, MESSAGES_MAX, Mailbox, Side, Words};
 use super::dial::{Dialled, Failed};
 use super::edge_trust::EdgeTrust;
 use super::handshake::{Declined, Instance, Lane};
@@ -195,7 +195,7 @@ impl Edge {
             instance: agreed.instance,
             relay_lanes: agreed.relay_lanes,
             features: agreed.features,
-            budget: Budget::new(narrower(agreed.budget_mbit_s, trust.cfg.budget_mbit_s)),
+            budget: Budget::between(trust.cfg.budget_mbit_s, agreed.budget_mbit_s),
             retiring: Retiring::default(),
             ended: ended.clone(),
         });
@@ -208,8 +208,7 @@ impl Edge {
         let shown = ShownLink::new(&self.board, &self.metrics, &link, remote_of(&tls, url));
         let carried = self.clone().carry_through(tls, lane_id, link.clone(), shown.clone(), url.clone());
         let over = self.tasks.spawn(carried);
-        let agreed_mbit_s = agreed.budget_mbit_s;
-        (Carried { link, shown, url: url.clone(), trust, agreed_mbit_s }, over)
+        (Carried { link, shown, url: url.clone(), trust }, over)
     }
 
     async fn carry_through(
@@ -227,7 +226,8 @@ impl Edge {
         let (outbound, to_write) = mpsc::channel(MESSAGES_MAX);
         let (read, inbound) = mpsc::channel(MESSAGES_MAX);
         let (streams, ends) = streams(&link, &self.metrics);
-        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends };
+        let words = Words::of(&link);
+        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends, words };
         let up = LinkUp { link: link.clone(), outbound, inbound };
         if let Some(taker) = &self.streams {
             // Nobody takes them any more when the process stops.

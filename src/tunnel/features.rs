@@ -10,5 +10,8 @@ pub const STREAMS: u64 = 2;
 /// A link may take another one's place before that ends.
 pub const RENEWALS: u64 = 4;
 
+/// Either side says when its budget for the link is another.
+pub const BUDGETS: u64 = 8;
+
 /// All that this build has.
-pub const FEATURES: u64 = NAMES | STREAMS | RENEWALS;
+pub const FEATURES: u64 = NAMES | STREAMS | RENEWALS | BUDGETS;

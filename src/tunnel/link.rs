@@ -32,15 +32,6 @@ pub struct Link {
     pub ended: CancellationToken,
 }
 
-impl Link {
-    /// Another budget, if it is one.
-    pub(super) fn hold_to(&self, budget_mbit_s: u32) {
-        if self.budget.mbit_s() != budget_mbit_s {
-            self.budget.set(budget_mbit_s);
-        }
-    }
-}
-
 /// What happens in the tunnel, in order, to whoever carries things over it.
 pub enum TunnelEvent {
     /// A link came up. Its relay lanes follow as they are dialled.

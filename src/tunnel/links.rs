@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::budget::{Budget, narrower};
+use super::budget::Budget;
 use super::handshake::{Asked, Instance, Lane as Asks};
 use super::hub_trust::Presented;
 use super::link::Link;
@@ -26,8 +26,6 @@ struct Row {
     link: Arc<Link>,
     /// What its control lane presented.
     presented: Presented,
-    /// The edge's word on the budget.
-    asked_mbit_s: u32,
     /// Relay lanes by index.
     relay: BTreeMap<u16, Lane>,
     /// The link whose place it takes, until all its lanes are up.
@@ -130,7 +128,7 @@ impl Links {
             instance: joining.instance,
             relay_lanes: joining.relay_lanes.min(RELAY_LANES_MAX),
             features: joining.features,
-            budget: Budget::new(narrower(joining.budget_mbit_s, joining.asked_mbit_s)),
+            budget: Budget::between(joining.budget_mbit_s, joining.asked_mbit_s),
             retiring: Retiring::default(),
             ended,
         });
@@ -139,7 +137,6 @@ impl Links {
             attempt: joining.attempt,
             link: link.clone(),
             presented: joining.presented.clone(),
-            asked_mbit_s: joining.asked_mbit_s,
             relay: BTreeMap::new(),
             renews: renewed,
         };
@@ -201,7 +198,7 @@ impl Links {
     pub fn hold_to_budgets(&mut self, mbit_s_of: impl Fn(&Presented) -> Option<u32>) {
         for row in self.rows.values() {
             if let Some(mbit_s) = mbit_s_of(&row.presented) {
-                row.link.hold_to(narrower(mbit_s, row.asked_mbit_s));
+                row.link.budget.set(mbit_s);
             }
         }
     }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::backoff::{Backoff, spread};
-use super::budget::narrower;
 use super::dial::Dialled;
 use super::edge::{DIAL_DELAY_FIRST, DIAL_DELAY_MAX, Edge, jitter};
 use super::edge_trust::EdgeTrust;
@@ -25,8 +24,6 @@ pub(super) struct Carried {
     pub(super) url: LinkUrl,
     /// What it was dialled by.
     pub(super) trust: Arc<EdgeTrust>,
-    /// The hub's word on the budget.
-    pub(super) agreed_mbit_s: u32,
 }
 
 impl Edge {
@@ -95,8 +92,7 @@ impl Edge {
         let mut replaced = self.trust.watch();
         loop {
             let trust = replaced.borrow_and_update().clone();
-            // Its successor tells the hub.
-            now.link.hold_to(narrower(now.agreed_mbit_s, trust.cfg.budget_mbit_s));
+            now.link.budget.set(trust.cfg.budget_mbit_s);
             if !now.trust.asks_the_same(&trust) {
                 return;
             }

@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::accept::Arrival;
 use super::carrier::Carrier;
 use super::connection::{Tls, lane_id, meter_of, now_ms, reason_of, receive, send, speaks_bridge};
-use super::control::{MESSAGES_MAX, Mailbox};
+use super::control::{MESSAGES_MAX, Mailbox, Words};
 use super::forwarded::Caller;
 use super::gate::Ticket;
 use super::handshake::{self, Asked, Lane, judge_hello};
@@ -216,7 +216,8 @@ impl Hub {
         // Before Welcome: so that no relay lane can be announced before its link.
         let announced = self.events.send(TunnelEvent::LinkUp(up)).await;
         announced.map_err(|_| Refusal::NoSuchLink)?;
-        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends };
+        let words = Words::of(&link);
+        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends, words };
         Ok(Entered { link, ended, shown, role: Role::Control(Box::new(mailbox), live) })
     }
 

@@ -210,6 +210,8 @@ pub const PING: u8 = 16;
 pub const PONG: u8 = 17;
 /// Control stream: a message of another room.
 pub const MESSAGE: u8 = 18;
+/// The sender's budget for the link is another: Mbit/s as u32; 0: none.
+pub const BUDGET: u8 = 19;
 /// Other streams: what the stream is for.
 pub const STREAM_HEAD: u8 = 32;
 /// Other streams: nobody here serves that.

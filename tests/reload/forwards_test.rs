@@ -156,6 +156,8 @@ fn another_budget_holds_at_once_for_connections_that_are_open() {
             let mut links = status["links"].as_array().unwrap().iter();
             links.any(|link| link["peer"] == "bank" && link["budget_mbit_s"] == budget_mbit_s)
         });
+        let told = |status: &Value| status["links"][0]["budget_mbit_s"] == budget_mbit_s;
+        stage.bank.until("the other side has heard of it", told);
         let seconds = seconds_of_a_megabyte();
         assert!((at_least..at_most).contains(&seconds), "{budget_mbit_s} Mbit/s: {seconds} s");
     }

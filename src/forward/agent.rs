@@ -111,6 +111,8 @@ impl Inner {
         for (key, target) in wanted {
             self.board.row(key, &target.to_string(), None);
         }
+        let may_reach = |peer: &str, target: &Target| rules.may_reach(peer, target).is_some();
+        self.board.judge(|row, target| Target::parse(target).is_ok_and(|it| may_reach(&row.peer, &it)));
     }
 
     /// Everything that happens on one link.

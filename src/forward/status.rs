@@ -35,7 +35,7 @@ pub struct ForwardStatus {
     /// What is reached.
     pub target: String,
     /// `listening` or `refusing` where it listens; at the target's end `allowed`, or `refusing` when the other side does
-    /// not open what we declared.
+    /// not open what we declared, or this one lets nobody reach it any more.
     pub state: String,
     /// Why it refuses connections: a code of the catalogue.
     pub reason: Option<String>,
@@ -118,6 +118,16 @@ impl Row {
         std::mem::replace(&mut *lock(&self.reason), reason) != reason
     }
 
+    /// Whether this site's rules still let the other one reach it.
+    fn allow(&self, is_allowed: bool) {
+        let mut reason = lock(&self.reason);
+        match *reason {
+            _ if !is_allowed => *reason = Some(Reason::TargetNotAllowed),
+            Some(Reason::TargetNotAllowed) => *reason = None,
+            _ => {}
+        }
+    }
+
     /// Counts a connection as long as the answer lives.
     pub fn opened(self: &Arc<Self>) -> OpenOne {
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -190,6 +200,13 @@ impl Board {
         let row = Row::new(key.clone(), target.to_owned(), listen);
         rows.insert(key, row.clone());
         row
+    }
+
+    /// Judges every target's end anew, by its key and target.
+    pub fn judge(&self, is_allowed: impl Fn(&Key, &str) -> bool) {
+        for (key, row) in lock(&self.rows).iter().filter(|(key, _)| key.end == End::Target) {
+            row.allow(is_allowed(key, &row.target));
+        }
     }
 
     /// Keeps only the rows of these keys.

@@ -80,6 +80,10 @@ fn a_forward_that_policy_or_the_configuration_takes_away_ends_and_the_others_go_
     assert_eq!(end_of(&mut taken), ErrorKind::ConnectionReset);
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
     answers(&mut untouched);
+    stage.bank.until("it says so", |status| {
+        let state = |target: &str| row(status, target).unwrap()["state"].clone();
+        state(&targets[0]) == "allowed" && state(&targets[1]) == "refusing"
+    });
 
     // The declaring side: one goes, one comes.
     stage.hub_file.change(|hub| hub["forwards"] = json!([all[0], all[2]]));

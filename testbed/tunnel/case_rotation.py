@@ -25,9 +25,9 @@ FORWARDS = {"other": (7001, MIDDLE), "edge": (7002, EDGE), "gone": (7003, MIDDLE
 
 
 def rotation(scene):
-    """At 200 Mbit/s each way and beside long forwarded streams: an edge's key, the hub's leaf; 20 reloads of policies and
-    forwards; another edge revoked. Nothing is lost or repeated, no message comes later than 1 s, the untouched edge's
-    stream goes on, the revoked one's ends within 2 s."""
+    """At 200 Mbit/s each way and beside long forwarded streams: an edge's key, the hub's leaf, its issuer, the edges'
+    `trust_after`, the root; 20 reloads of policies and forwards; another edge revoked. Nothing is lost or repeated, no
+    message comes later than 1 s, the untouched edge's stream goes on, the revoked one's ends within 2 s."""
     ends = scene.ends(policy={"forward": [f"{EDGE.address}:{TARGET_PORT}"]})
     others = [beside(scene, ends, name, 9610 + turn) for turn, name in enumerate(("other", "gone"))]
     for place in (EDGE, MIDDLE):
@@ -66,6 +66,7 @@ def rotation(scene):
     time.sleep(STEADY_SECONDS)
 
     rotate_key(scene, ends, streams)
+    replace_issuer_and_root(scene, ends, streams)
 
     reports = traffic.end()
     rates = ", ".join(f"{name} {report['mbit_s']:.0f} Mbit/s" for name, report in reports.items())
@@ -100,6 +101,38 @@ def rotate_key(scene, ends, streams):
     moved(ends, before)
     scene.say(f"the old key is gone, and {seconds:.2f} s later the connection that it had let in")
     time.sleep(STEADY_SECONDS)
+
+
+def replace_issuer_and_root(scene, ends, streams):
+    folder, keys = ends.folder, ends.folder / "hub/keys"
+    before = lanes(ends)
+    said = init(scene, "--renew-issuer", folder / "offline", "--out", folder / "renewed")
+    put_identity(ends, folder / "renewed", keys)
+    hold_that(lanes(ends) == before, "a new issuer touched the edge's lanes")
+    with changed(ends.edge) as edge:
+        edge["tunnel"]["trust_after"] = re.search(r'"trust_after": "([^"]+)"', said).group(1)
+    reload(ends, ends.edge)
+    moved(ends, before)
+    scene.say(f"a new issuer, and the edge trusts none from before: {standstills(streams)}")
+    time.sleep(STEADY_SECONDS)
+
+    said = init(scene, "--rotate-root", folder / "offline", "--out", folder / "rooted")
+    both, new = re.findall(r"--pin (\S+) ", said)
+    put_identity(ends, folder / "rooted/keys", keys)
+    repin(scene, ends, both, "both")
+    said = init(scene, "--renew-issuer", folder / "rooted/offline", "--out", folder / "under-new")
+    put_identity(ends, folder / "under-new", keys)
+    repin(scene, ends, new, "new")
+    streams["edge"].check()
+    scene.say(f"another root, by way of both: {standstills(streams)}")
+
+
+def repin(scene, ends, pins, name):
+    before = lanes(ends)
+    token = ends.folder / "edge/token"
+    init(scene, "--repin", token, "--pin", pins, "--out", ends.folder / name)
+    put(ends.folder / name / "token-2", token)
+    moved(ends, before)
 
 
 class Reader:
@@ -200,6 +233,13 @@ def put(source, file):
     following.write_bytes(source.read_bytes())
     following.chmod(0o600)
     following.rename(file)
+
+
+def put_identity(ends, source, keys):
+    before = loads(ends.hub)
+    for name in ("issuer.key", "chain.pem"):
+        put(source / name, keys / name)
+    ends.wait(10, "the hub has found its new issuer", lambda: loads(ends.hub) > before)
 
 
 def lanes(ends):

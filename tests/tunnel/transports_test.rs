@@ -314,14 +314,7 @@ async fn a_header_of_somebody_who_is_not_trusted_is_refused_by_name() {
     let way = balancer(b"PROXY TCP4 198.51.100.7 10.0.0.1 5000 8001\r\n", address).await;
     let bank = edge(keys.edge_tunnel("bank", way, 1), "bank");
     bank.reason("peer_closed").await;
-    // The edge may hear of it before the hub has counted it.
-    let counted = async {
-        let label = pulsar_bridge::tunnel::metrics::ReasonLabel { reason: "proxy_header" };
-        while hub.metrics.ended.get_or_create(&label).get() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    in_time(counted).await;
+    counts(&hub, "proxy_header").await;
 }
 
 /// Has the upgrade's request pass through with this header added.
@@ -380,8 +373,18 @@ async fn a_request_that_is_no_upgrade_is_told_what_is_needed() {
         in_time(socket.read_to_string(&mut answer)).await.unwrap();
         assert!(answer.starts_with(status), "{answer}");
     }
-    let label = pulsar_bridge::tunnel::metrics::ReasonLabel { reason: "not_a_bridge" };
-    assert!(hub.metrics.ended.get_or_create(&label).get() > 0);
+    counts(&hub, "not_a_bridge").await;
+}
+
+/// Waits until the hub has counted an end for this reason: the caller may hear of it before.
+async fn counts(hub: &Side, reason: &'static str) {
+    let counted = async {
+        let label = pulsar_bridge::tunnel::metrics::ReasonLabel { reason };
+        while hub.metrics.ended.get_or_create(&label).get() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    in_time(counted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

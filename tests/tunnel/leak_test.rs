@@ -2,14 +2,20 @@
 
 use std::cell::RefCell;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::Once;
 
-use pulsar_bridge::config::LinkUrl;
+use prometheus_client::registry::Registry;
+use pulsar_bridge::config::{LinkUrl, Login, Proxy};
 use pulsar_bridge::tunnel::{EdgeDialer, TunnelError};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
-use crate::bridge::{Keys, edge, hub, in_time};
+use crate::bridge::{Keys, Side, edge, hub, in_time};
+use crate::ingress::egress_proxy;
 use crate::stranger::{Certified, play_hub};
 
 thread_local! {
@@ -84,6 +90,88 @@ async fn no_secret_is_logged_or_shown_through_the_life_of_a_link() {
     for canary in canaries(&keys) {
         assert!(!log.contains(&canary), "{log}");
         assert!(!shown.contains(&canary) && !printed.contains(&canary), "{shown} {printed}");
+    }
+}
+
+/// Takes a login by SOCKS5 (RFC 1929), refuses it, and gives what it heard.
+async fn refusing_socks() -> (SocketAddr, mpsc::Receiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (logins, heard) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            socket.read_exact(&mut [0; 4]).await.unwrap();
+            socket.write_all(&[5, 2]).await.unwrap();
+            let mut login = vec![0; 3 + 2 + PASSWORD.len()];
+            socket.read_exact(&mut login).await.unwrap();
+            socket.write_all(&[1, 1]).await.unwrap();
+            // Nobody listens any more once the test has what it needs.
+            _ = logins.try_send(login);
+        }
+    });
+    (address, heard)
+}
+
+const PASSWORD: &str = "canary-5512-proxy-password";
+/// `me:` is three bytes, so that the password stands in it as a base64 text of its own.
+const BASIC: &str = "bWU6Y2FuYXJ5LTU1MTItcHJveHktcGFzc3dvcmQ=";
+
+#[tokio::test]
+async fn a_proxys_password_is_shown_nowhere_in_no_form() {
+    begin_capture();
+    let keys = Keys::new();
+    let (mut hub, address) = hub(&keys.hub_tunnel()).await;
+    let password_file = keys.path().join("password");
+    let write = |mode| {
+        std::fs::write(&password_file, PASSWORD).unwrap();
+        std::fs::set_permissions(&password_file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    write(0o600);
+    let login = Some(Login { user: "me".into(), password_file: password_file.clone() });
+    let by = |url: String| {
+        let mut cfg = keys.edge_tunnel("bank", address, 1);
+        cfg.egress.proxy = Some(Proxy { login: login.clone(), ..Proxy::parse(&url).unwrap() });
+        cfg
+    };
+    let mut shown = String::new();
+    let show = |side: &Side, shown: &mut String| {
+        let mut registry = Registry::default();
+        side.metrics.register(&mut registry);
+        prometheus_client::encoding::text::encode(shown, &registry).unwrap();
+        *shown += &format!("{:?}", side.board.rows());
+    };
+    // One that lets it through, one that takes another login, one by SOCKS5, and a file that others may read.
+    let http = by(format!("http://{}", egress_proxy(BASIC).await));
+    shown += &format!("{http:?}");
+    let mut bank = edge(http, "bank");
+    let ups = (hub.link_up().await, bank.link_up().await);
+    show(&bank, &mut shown);
+    bank.stop.cancel();
+    in_time(bank.task).await.unwrap();
+    let refusing = by(format!("http://{}", egress_proxy("no such login").await));
+    let (socks, mut heard) = refusing_socks().await;
+    for cfg in [refusing.clone(), by(format!("socks5://{socks}"))] {
+        let bank = edge(cfg, "bank");
+        bank.reason("proxy_auth").await;
+        show(&bank, &mut shown);
+        bank.stop.cancel();
+        in_time(bank.task).await.unwrap();
+    }
+    let login = in_time(heard.recv()).await.unwrap();
+    assert!(login.ends_with(PASSWORD.as_bytes()), "the proxy was told");
+    let bank = edge(refusing, "bank");
+    bank.reason("proxy_auth").await;
+    write(0o644);
+    bank.reason("proxy_password").await;
+    show(&bank, &mut shown);
+    bank.stop.cancel();
+    in_time(bank.task).await.unwrap();
+    drop(ups);
+    let log = captured();
+    assert!(log.contains("lane up") && log.contains("proxy_auth") && log.contains("proxy_password"), "{log}");
+    for canary in [PASSWORD, &PASSWORD[..9], BASIC, &BASIC[4..18]] {
+        assert!(!log.contains(canary), "{canary}: {log}");
+        assert!(!shown.contains(canary), "{canary}: {shown}");
     }
 }
 

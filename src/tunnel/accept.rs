@@ -93,6 +93,7 @@ impl Arrival<'_> {
             false => caller,
         });
         socket.write_all(asked.answer.as_bytes()).await.map_err(|error| reason_of(&error))?;
+        socket.meter().lower_read_max(socket.meter().bytes_in() + UPGRADED_READ_MAX);
         Ok(Carrier::upgraded(socket).await)
     }
 
@@ -125,5 +126,8 @@ async fn proxy_header(socket: &mut MeteredSocket, first: u8) -> Result<Option<So
     forwarded::version_1(&line).map_err(bad)
 }
 
+/// What an unauthenticated peer may send inside a WebSocket: a handshake has a third of it, with long certificates half. The frames' buffers come on
+/// top of what they hold, and with them 256 such callers stay below 32 MiB.
+const UPGRADED_READ_MAX: u64 = 24 * 1024;
 /// The first letter of the one method that an upgrade has. TLS begins with 0x16.
 const HTTP_GET: u8 = b'G';

@@ -69,6 +69,11 @@ impl Meter {
         self.read_max.store(u64::MAX, Ordering::Relaxed);
     }
 
+    /// It is known by now that its handshake needs no more than this.
+    pub fn lower_read_max(&self, read_max: u64) {
+        self.read_max.fetch_min(read_max, Ordering::Relaxed);
+    }
+
     /// Says that reading stands still because our own side is slow (or no longer).
     pub fn pause(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
@@ -324,6 +329,7 @@ mod tests {
     fn an_unauthenticated_peer_may_not_send_without_end() {
         let meter = Meter::new(100);
         meter.on_read(100).unwrap();
+        meter.lower_read_max(200);
         let error = meter.on_read(1).unwrap_err();
         assert!(error.get_ref().is_some_and(|inner| inner.is::<ReadBeyondBound>()));
         meter.trust();

@@ -105,6 +105,7 @@ fn show(inner: &Inner, peer: &str, declared: &[ForwardSpec], reason: impl Fn(usi
 
 /// Takes what the other side of a link wants opened here, until the link ends.
 pub async fn hear(inner: &Arc<Inner>, link: &Link, stream: LinkStream) {
+    let flooded = stream.flooded();
     let (mut read, mut write) = tokio::io::split(stream);
     let mut rules = inner.rules.subscribe();
     let mut wanted: Vec<ForwardSpec> = Vec::new();
@@ -161,6 +162,7 @@ pub async fn hear(inner: &Arc<Inner>, link: &Link, stream: LinkStream) {
         () = reading => {}
         () = answering => {}
         () = judging => {}
+        () = flooded.cancelled() => {}
     }
     inner.forget_wishes(link);
 }

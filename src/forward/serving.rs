@@ -62,10 +62,12 @@ async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStr
         let socket = inner.targets.connect(&target).await?;
         Ok((place, Guarded::new(socket).map_err(|_| Reason::TargetUnreachable)?))
     };
-    // A target that is slow to answer may be forbidden meanwhile.
+    // A target that is slow to answer may be forbidden meanwhile, and nobody reads what comes for it.
+    let flooded = stream.flooded();
     let connected = tokio::select! {
         biased;
         () = until_forbidden(&mut rules, &link.peer, &target) => Err(Reason::NoLongerAllowed),
+        () = flooded.cancelled() => Err(Reason::Malformed),
         connected = connected => connected,
     };
     let refused = match connected {

@@ -71,10 +71,12 @@ pub async fn splice(
     row: &Row,
     link: &Link,
 ) -> Result<(), Cut> {
+    let flooded = stream.flooded();
     // A peer that reads nothing keeps both directions waiting, where nobody would hear of the link's end.
     tokio::select! {
         biased;
         () = link.ended.cancelled() => return Err(Cut::Stream),
+        () = flooded.cancelled() => return Err(Cut::Refused(Reason::Malformed)),
         ended = carry(&mut socket.0, stream, role, row, &link.budget) => ended?,
     }
     socket.end();

@@ -24,6 +24,7 @@ use super::meter::Meter;
 use super::metrics::TunnelMetrics;
 use super::reason::Reason;
 use super::streams::{STREAMS_PER_SIDE, StreamEnds};
+use super::tally::Tallied;
 use super::wire::{BUDGET, Frame, MESSAGE, PING, PONG, WireError, read_frame, write_frame};
 
 /// Which side of the link this is.
@@ -85,7 +86,7 @@ async fn next_word(ours: &mut Option<watch::Receiver<u32>>) -> Bytes {
     std::future::pending().await
 }
 
-type Mux = yamux::Connection<Compat<Tls>>;
+type Mux = yamux::Connection<Compat<Tallied<Tls>>>;
 
 /// Runs a control lane until it ends, and says why.
 pub async fn drive(tls: Tls, side: Side, mailbox: Mailbox, metrics: TunnelMetrics) -> Reason {
@@ -94,7 +95,9 @@ pub async fn drive(tls: Tls, side: Side, mailbox: Mailbox, metrics: TunnelMetric
         Side::Hub => yamux::Mode::Server,
         Side::Edge => yamux::Mode::Client,
     };
-    let mut mux = yamux::Connection::new(tls.compat(), mux_config(), mode);
+    let tally = mailbox.streams.tally.clone();
+    let tallied = Tallied::new(tls, tally.clone());
+    let mut mux = yamux::Connection::new(tallied.compat(), mux_config(), mode);
     let opened = match side {
         Side::Edge => poll_fn(|cx| mux.poll_new_outbound(cx)).await,
         Side::Hub => match poll_fn(|cx| mux.poll_next_inbound(cx)).await {
@@ -103,7 +106,11 @@ pub async fn drive(tls: Tls, side: Side, mailbox: Mailbox, metrics: TunnelMetric
         },
     };
     let stream = match opened {
-        Ok(stream) => stream.compat(),
+        Ok(stream) => {
+            // This one is always read, or nobody reads anything.
+            tally.forget(stream.id().val());
+            stream.compat()
+        }
         Err(error) => return reason_of_mux(error),
     };
     let (reader, writer) = tokio::io::split(stream);

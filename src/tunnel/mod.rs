@@ -70,6 +70,7 @@ mod control;
 mod lane;
 pub mod retiring;
 pub mod streams;
+mod tally;
 
 pub mod metrics;
 mod network;

@@ -21,10 +21,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+use tokio_util::sync::CancellationToken;
 
 use super::features::STREAMS;
 use super::link::Link;
 use super::metrics::TunnelMetrics;
+use super::tally::Tally;
 use super::wire::{STREAM_HEAD, STREAM_UNWANTED, read_frame, write_frame};
 
 /// The streams of one link, handed to the room that uses them. When `inbound` ends, the link is gone.
@@ -41,6 +43,7 @@ pub struct LinkStreams {
 #[derive(Clone)]
 pub struct Opener {
     asks: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
+    tally: Tally,
     places: Arc<Semaphore>,
     understood: bool,
 }
@@ -61,6 +64,8 @@ pub struct Inbound {
 pub struct LinkStream {
     inner: Compat<yamux::Stream>,
     id: u32,
+    tally: Tally,
+    flooded: CancellationToken,
     _place: OwnedSemaphorePermit,
 }
 
@@ -92,12 +97,15 @@ pub struct StreamHead {
 /// The control lane's side of [`LinkStreams`].
 pub(super) struct StreamEnds {
     pub(super) asks: mpsc::Receiver<oneshot::Sender<yamux::Stream>>,
+    /// What waits unread in them.
+    pub(super) tally: Tally,
     accepting: Accepting,
 }
 
 /// Takes in what the peer opens.
 struct Accepting {
     inbound: Option<mpsc::Sender<Inbound>>,
+    tally: Tally,
     places: Arc<Semaphore>,
     heads: JoinSet<()>,
     metrics: TunnelMetrics,
@@ -109,11 +117,14 @@ pub(super) fn streams(link: &Arc<Link>, metrics: &TunnelMetrics) -> (LinkStreams
     let (inbound, received) = mpsc::channel(STREAMS_PER_SIDE);
     let understood = link.features & STREAMS != 0;
     let places = Arc::new(Semaphore::new(STREAMS_PER_SIDE));
-    let opener = Opener { asks, places, understood };
+    let tally = Tally::default();
+    let opener = Opener { asks, tally: tally.clone(), places, understood };
     let ends = StreamEnds {
         asks: asked,
+        tally: tally.clone(),
         accepting: Accepting {
             inbound: understood.then_some(inbound),
+            tally,
             places: Arc::new(Semaphore::new(STREAMS_PER_SIDE)),
             heads: JoinSet::new(),
             metrics: metrics.clone(),
@@ -132,7 +143,7 @@ impl Opener {
         let (reply, opened) = oneshot::channel();
         self.asks.send(reply).await.map_err(|_| OpenError::Gone)?;
         let stream = opened.await.map_err(|_| OpenError::Gone)?;
-        let mut stream = LinkStream::new(stream, place);
+        let mut stream = LinkStream::new(stream, self.tally.clone(), place);
         let head = StreamHead { kind, head: head.into() }.encode_to_vec();
         write_frame(&mut stream, STREAM_HEAD, &head).await.map_err(|_| OpenError::Gone)?;
         Ok(stream)
@@ -145,14 +156,26 @@ impl Opener {
 }
 
 impl LinkStream {
-    fn new(stream: yamux::Stream, place: OwnedSemaphorePermit) -> Self {
+    fn new(stream: yamux::Stream, tally: Tally, place: OwnedSemaphorePermit) -> Self {
         let id = stream.id().val();
-        Self { inner: stream.compat(), id, _place: place }
+        let flooded = tally.begin(id);
+        Self { inner: stream.compat(), id, tally, flooded, _place: place }
+    }
+
+    /// Cancelled when the peer has sent so many small pieces, unread, that the stream has to end.
+    pub fn flooded(&self) -> CancellationToken {
+        self.flooded.clone()
     }
 
     /// Its number in the link, equal on both sides.
     pub fn id(&self) -> u32 {
         self.id
+    }
+}
+
+impl Drop for LinkStream {
+    fn drop(&mut self) {
+        self.tally.forget(self.id);
     }
 }
 
@@ -169,10 +192,11 @@ impl Accepting {
         let (Some(inbound), Ok(place)) = (self.inbound.clone(), self.places.clone().try_acquire_owned())
         else {
             // An honest peer counts as we do; what it opens nevertheless is reset.
+            self.tally.forget(stream.id().val());
             self.metrics.streams_dropped.inc();
             return;
         };
-        let mut greeting = Box::pin(greet(LinkStream::new(stream, place), inbound));
+        let mut greeting = Box::pin(greet(LinkStream::new(stream, self.tally.clone(), place), inbound));
         // The head of an honest peer comes with the opening itself.
         if (&mut greeting).now_or_never().is_some() {
             return;
@@ -232,7 +256,10 @@ impl AsyncRead for LinkStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.tally.read(self.id, buf.filled().len() - before);
+        read
     }
 }
 

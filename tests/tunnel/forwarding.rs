@@ -210,6 +210,20 @@ pub async fn held() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
     (address, accepted)
 }
 
+/// An address that answers no SYN: its queue is full.
+pub async fn silent() -> (SocketAddr, (socket2::Socket, Vec<TcpStream>)) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut held = Vec::new();
+    let connect = || tokio::time::timeout(std::time::Duration::from_millis(300), TcpStream::connect(address));
+    while let Ok(Ok(one)) = connect().await {
+        held.push(one);
+    }
+    (address, (socket, held))
+}
+
 /// What a socket that is read to its end says: its bytes, or the error.
 pub async fn read_out(socket: &mut TcpStream) -> Result<Vec<u8>, std::io::ErrorKind> {
     let mut read = Vec::new();

@@ -15,7 +15,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::bridge::{Keys, Side, in_time};
-use crate::forwarding::{EDGE, End, HUB, Ours, echo, forward, reaching, says_back};
+use crate::forwarding::{EDGE, End, HUB, Ours, echo, forward, reaching, says_back, silent};
 use crate::stranger::{Certified, HELLO, Hello, LaneAsked, RawEdge, WELCOME};
 
 /// A hub with forwards that lets the bank do something, and `other` nothing; and an honest bank.
@@ -29,6 +29,11 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
+        Self::that_allows(Policy::default()).await
+    }
+
+    /// The same, but `other` may do this.
+    async fn that_allows(policy: Policy) -> Self {
         let keys = Keys::new();
         let (stop, metrics) = (CancellationToken::new(), TunnelMetrics::default());
         let (streams, forwarded) = mpsc::channel(4);
@@ -42,7 +47,7 @@ impl Scene {
             Ours { declared: vec![forward("app", HUB, EDGE, target)], ..Ours::default() }.rules(HUB);
         rules.policies = Policies::Each(BTreeMap::from([
             (EDGE.to_owned(), Policy::default()),
-            ("other".to_owned(), Policy::default()),
+            ("other".to_owned(), policy),
         ]));
         let hub = End::new(Side { board, metrics, events: received, stop, task }, rules, forwarded);
         let bank = keys.edge(address, Ours { policy: reaching(&[target]), ..Ours::default() });
@@ -155,6 +160,31 @@ async fn connections_to_what_nobody_allowed_are_refused_one_by_one_however_many(
         }
     }
     assert!(scene.hub.board.rows().iter().all(|row| row.peer != "other"));
+    scene.honest_edge_is_served().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_reads_ends_when_its_bytes_come_one_by_one() {
+    let (target, _held) = silent().await;
+    let scene = Scene::that_allows(reaching(&[target])).await;
+    let (mut mux, _control) = mux(scene.link_of_other().await).await;
+    let text = target.to_string();
+    let asked = [&[10, 1, b'x', 18, u8::try_from(text.len()).unwrap()][..], text.as_bytes()].concat();
+    let mut stream = open(&mut mux, 1, &head(1, &asked)).await.remove(0);
+    let mut answer = [0; 4];
+    let flooding = async {
+        // The multiplexer makes a frame of each write; the hub may end it at any of them.
+        for _ in 0..20_000 {
+            if stream.write_all(b"x").await.is_err() {
+                break;
+            }
+        }
+        stream.read_exact(&mut answer).await.unwrap();
+    };
+    let since = std::time::Instant::now();
+    drive(&mut mux, flooding).await;
+    // ANSWER, malformed: before the target would have been given up for its silence.
+    assert_eq!(answer, [0x12, 0, 0, 9], "{:?}", since.elapsed());
     scene.honest_edge_is_served().await;
 }
 

@@ -11,7 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::bridge::in_time;
-use crate::forwarding::{EDGE, HUB, Ours, Pair, echo, forward, held, pair_to, reaching, read_out, says_back};
+use crate::forwarding::{
+    EDGE, HUB, Ours, Pair, echo, forward, held, pair_to, reaching, read_out, says_back, silent,
+};
 
 async fn reset_soon(socket: &mut TcpStream) {
     assert_eq!(read_out(socket).await, Err(ErrorKind::ConnectionReset));
@@ -356,6 +358,18 @@ async fn new_rules_end_what_they_forbid_and_touch_nothing_else() {
     in_time(refused).await;
     says_back(&mut stays, b"untouched again").await;
     assert_eq!(pair.hub.listening("kept").await, at_kept);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_forbidden_while_it_is_being_found_is_given_up() {
+    let (target, _held) = silent().await;
+    let (pair, listen) = pair_to(target).await;
+    let mut client = TcpStream::connect(listen).await.unwrap();
+    pair.edge.row(|row| row.peer == HUB).await;
+    pair.hub.row(|row| row.open == 1).await;
+    pair.edge.forwards.apply(Ours::default().rules(EDGE));
+    reset_soon(&mut client).await;
+    pair.edge.row(|row| row.reset.get("no_longer_allowed") == Some(&1)).await;
 }
 
 async fn free_address() -> SocketAddr {

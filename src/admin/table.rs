@@ -181,7 +181,10 @@ fn forward_rows(status: &Status) -> Vec<Vec<String>> {
             optional(row.listen.as_deref()),
             plain(&row.target),
             plain(&row.state),
-            row.open.to_string(),
+            match row.stuck {
+                0 => row.open.to_string(),
+                stuck => format!("{} ({stuck} stuck)", row.open),
+            },
             row.connections.to_string(),
             bytes(row.bytes_in),
             bytes(row.bytes_out),

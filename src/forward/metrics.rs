@@ -39,6 +39,13 @@ impl Collector for Forwards {
         })?;
         family(
             &mut encoder,
+            "bridge_forward_stuck",
+            "Open ones whose peer here lets bytes wait",
+            &rows,
+            |row| ConstGauge::new(i64::try_from(row.stuck).unwrap_or(i64::MAX)),
+        )?;
+        family(
+            &mut encoder,
             "bridge_forward_refusing",
             "1 while its address refuses connections",
             &rows,

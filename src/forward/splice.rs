@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf as SocketReader, WriteHalf as SocketWriter};
 use tokio::time::timeout;
@@ -102,7 +102,7 @@ async fn carry(
         if role == Role::Listener {
             answer(&mut from_stream).await?;
         }
-        carry_back(&mut from_stream, &mut to_socket, &row.bytes_in).await
+        carry_back(&mut from_stream, &mut to_socket, row).await
     };
     tokio::pin!(out);
     let back_ended = {
@@ -159,7 +159,7 @@ async fn carry_out(
 async fn carry_back(
     stream: &mut ReadHalf<LinkStream>,
     socket: &mut SocketWriter<'_>,
-    bytes: &AtomicU64,
+    row: &Row,
 ) -> Result<(), Cut> {
     loop {
         match heard(stream).await? {
@@ -172,8 +172,8 @@ async fn carry_back(
                     if len == 0 {
                         return Err(Cut::Stream);
                     }
-                    socket.write_all(&chunk).await.map_err(|_| Cut::Socket)?;
-                    bytes.fetch_add(len as u64, Ordering::Relaxed);
+                    write_on(socket, &chunk, row).await.map_err(|_| Cut::Socket)?;
+                    row.bytes_in.fetch_add(len as u64, Ordering::Relaxed);
                     left -= len;
                 }
             }
@@ -184,6 +184,16 @@ async fn carry_back(
             Said::Refused(reason) => return Err(Cut::Refused(reason)),
         }
     }
+}
+
+/// Writes all, however long it takes: whoever reads slowly keeps its place, and is counted meanwhile.
+async fn write_on(socket: &mut (impl AsyncWrite + Unpin), bytes: &[u8], row: &Row) -> io::Result<()> {
+    let mut writing = std::pin::pin!(socket.write_all(bytes));
+    if let Ok(written) = timeout(STUCK_AFTER, &mut writing).await {
+        return written;
+    }
+    let _stuck = row.stuck();
+    writing.await
 }
 
 async fn answer(stream: &mut ReadHalf<LinkStream>) -> Result<(), Cut> {
@@ -215,5 +225,37 @@ async fn say(stream: &mut WriteHalf<LinkStream>, said: Said) -> Result<(), Cut> 
 
 /// Longer than a target's side looks for it, in all its addresses.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+/// A client or target that leaves a piece waiting for so long is counted.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::status::{End, Key};
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_counted_until_it_goes_on() {
+        let key = Key {
+            forward: "kube".into(),
+            declared_by: "riskfuel".into(),
+            peer: "bank".into(),
+            end: End::Listen,
+        };
+        let row = Row::new(key, "kube:443".into(), None);
+        let (mut near, mut far) = tokio::io::duplex(4);
+        let mut read = [0; 8];
+        let slow = async {
+            tokio::time::sleep(STUCK_AFTER / 2).await;
+            far.read_exact(&mut read[..4]).await.unwrap();
+            assert_eq!(row.status().stuck, 0);
+            tokio::time::sleep(STUCK_AFTER).await;
+            assert_eq!(row.status().stuck, 1);
+            far.read_exact(&mut read).await.unwrap();
+        };
+        let (written, ()) = tokio::join!(write_on(&mut near, b"twelve bytes", &row), slow);
+        written.unwrap();
+        assert_eq!((row.status().stuck, &read), (0, b"ve bytes"));
+    }
+}

@@ -43,6 +43,10 @@ pub struct ForwardStatus {
     pub remedy: Option<String>,
     /// Connections that are open.
     pub open: u64,
+    /// Of these, such whose client or target here has left waiting for half a minute what there is for it: 16 KiB at
+    /// most.
+    #[serde(default)]
+    pub stuck: u64,
     /// Connections since the process started, without those that were reset before they reached anything.
     pub connections: u64,
     /// Connections that were reset, by reason.
@@ -61,6 +65,7 @@ pub struct Row {
     reason: Mutex<Option<Reason>>,
     reset: Mutex<BTreeMap<Reason, Reset>>,
     open: AtomicU64,
+    stuck: AtomicU64,
     connections: AtomicU64,
     /// Bytes sent to the other site.
     pub bytes_out: AtomicU64,
@@ -91,6 +96,9 @@ pub struct Key {
 /// A connection among the open ones, until it is dropped.
 pub struct OpenOne(Arc<Row>);
 
+/// A connection among the stuck ones, until it is dropped.
+pub struct StuckOne<'a>(&'a Row);
+
 impl Row {
     /// One that nothing happened to.
     pub fn new(key: Key, target: String, listen: Option<String>) -> Arc<Self> {
@@ -102,6 +110,7 @@ impl Row {
             reason: Mutex::new(reason),
             reset: Mutex::default(),
             open: AtomicU64::new(0),
+            stuck: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
@@ -133,6 +142,12 @@ impl Row {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.connections.fetch_add(1, Ordering::Relaxed);
         OpenOne(self.clone())
+    }
+
+    /// Counts a connection as stuck as long as the answer lives.
+    pub fn stuck(&self) -> StuckOne<'_> {
+        self.stuck.fetch_add(1, Ordering::Relaxed);
+        StuckOne(self)
     }
 
     /// Counts a reset; how many of its kind were not told yet, when it is time to tell.
@@ -170,11 +185,18 @@ impl Row {
             reason: reason.map(|reason| reason.code().into()),
             remedy: reason.map(|reason| reason.remedy().into()),
             open: self.open.load(Ordering::Relaxed),
+            stuck: self.stuck.load(Ordering::Relaxed),
             connections: self.connections.load(Ordering::Relaxed),
             reset: reset.collect(),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl Drop for StuckOne<'_> {
+    fn drop(&mut self) {
+        self.0.stuck.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -66,12 +66,18 @@ impl Agent {
             };
             match event {
                 Some(TunnelEvent::LinkUp(link)) => {
+                    self.context.lanes.link_up(&link.link);
+                    let (ended, lanes) = (link.link.ended.clone(), self.context.lanes.clone());
                     tokio::spawn(converse(
                         self.gate.clone(),
                         self.rulings.clone(),
                         self.routes.clone(),
                         link,
                     ));
+                    tokio::spawn(async move {
+                        ended.cancelled().await;
+                        lanes.sweep();
+                    });
                 }
                 Some(TunnelEvent::RelayLane(lane)) => {
                     let ended = lane.ended.clone();

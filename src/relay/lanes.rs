@@ -2,23 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use super::lane::LaneHandle;
+use crate::tunnel::link::Link;
 
 /// The directory. Cheap to clone.
 #[derive(Clone)]
 pub struct Lanes {
     table: Arc<Mutex<BTreeMap<String, Vec<LaneHandle>>>>,
+    /// Links that will have none: their site has no cluster.
+    bare: Arc<Mutex<Vec<Arc<Link>>>>,
     changed: watch::Sender<()>,
 }
 
 impl Lanes {
     /// No lane yet.
     pub fn new() -> Self {
-        Self { table: Arc::default(), changed: watch::Sender::new(()) }
+        Self { table: Arc::default(), bare: Arc::default(), changed: watch::Sender::new(()) }
     }
 
     /// A lane came up.
@@ -29,8 +32,26 @@ impl Lanes {
         self.changed.send_replace(());
     }
 
-    /// Forgets lanes that have ended.
+    /// A link came up; one that will have no lanes is remembered until it ends.
+    pub fn link_up(&self, link: &Arc<Link>) {
+        if link.relay_lanes == 0 {
+            self.bare().push(link.clone());
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Whether a site is linked, and no entry can go there: it has no cluster.
+    pub fn lead_nowhere(&self, site: &str) -> bool {
+        self.bare().iter().any(|link| link.peer == site && !link.ended.is_cancelled())
+    }
+
+    fn bare(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
+        self.bare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets lanes and links that have ended.
     pub fn sweep(&self) {
+        self.bare().retain(|link| !link.ended.is_cancelled());
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         for lanes in table.values_mut() {
             lanes.retain(|lane| !lane.ended().is_cancelled());

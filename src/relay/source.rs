@@ -318,7 +318,12 @@ impl Source {
             if let Some(lane) = self.context.lanes.pick(&self.route.to, &self.topic.to_string()) {
                 return Some(lane);
             }
-            self.progress.halted(Reason::LinkDown, "no lane to the destination site");
+            if self.context.lanes.lead_nowhere(&self.route.to) {
+                self.progress
+                    .halted(Reason::RefusedByPolicy, "the destination site has no cluster (`pulsar`)");
+            } else {
+                self.progress.halted(Reason::LinkDown, "no lane to the destination site");
+            }
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 changed = changes.changed() => changed.ok()?,

@@ -118,6 +118,27 @@ impl Side {
         said
     }
 
+    /// Gives it a link to `peer` that has no lanes, and its end.
+    pub async fn give_bare_link(&self, peer: &str) -> (CancellationToken, mpsc::Sender<Bytes>) {
+        let (outbound, mut heard) = mpsc::channel(16);
+        tokio::spawn(async move { while heard.recv().await.is_some() {} });
+        let (said, inbound) = mpsc::channel(16);
+        let ended = CancellationToken::new();
+        let bare = Link {
+            id: 8,
+            peer: peer.into(),
+            instance: [7; 16],
+            relay_lanes: 0,
+            features: FEATURES,
+            budget: Budget::new(0),
+            retiring: Retiring::default(),
+            ended: ended.clone(),
+        };
+        let up = LinkUp { link: Arc::new(bare), outbound, inbound };
+        assert!(self.events.send(TunnelEvent::LinkUp(up)).await.is_ok());
+        (ended, said)
+    }
+
     pub fn row(&self, end: End) -> Option<PartitionStatus> {
         self.board.rows().into_iter().find(|row| row.end == end)
     }

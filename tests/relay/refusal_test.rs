@@ -4,8 +4,8 @@ use pulsar_bridge::policy::Policy;
 use pulsar_bridge::relay::status::{End, PartitionStatus};
 
 use crate::broker::Broker;
-use crate::journal::Journal;
-use crate::pair::{Side, TOPIC, receiving, route};
+use crate::journal::{Journal, acks};
+use crate::pair::{LEDGER, Pair, Side, TOPIC, receiving, route};
 use crate::peer::{LaneFrame, Open, Peer, Stop, open, opening};
 use crate::said::Said;
 
@@ -56,4 +56,19 @@ async fn a_source_names_the_site_that_refused_it_and_whose_log_says_more() {
     assert!(log.contains("refused by bank: its log has the detail"), "{log}");
     let line = log.lines().find(|line| line.contains("no lane to the destination")).unwrap_or_default();
     assert!(!line.contains("session="), "there is no session yet: {line}");
+}
+
+#[tokio::test]
+async fn a_route_into_a_site_without_a_cluster_says_so_and_not_that_the_link_is_down() {
+    let pair = Pair::start().await;
+    pair.append(0..5);
+    let (ended, _said) = pair.riskfuel.give_bare_link("bank").await;
+    let says = |code| move |row: &PartitionStatus| row.reason.as_deref() == Some(code);
+    pair.riskfuel.until(End::Source, "there is no cluster", says("refused_by_policy")).await;
+    ended.cancel();
+    pair.riskfuel.until(End::Source, "there is no link", says("link_down")).await;
+    // It has got one.
+    pair.connect().await;
+    pair.journal.until("all acknowledged", |events| acks(events).last() == Some(&(LEDGER, 4))).await;
+    pair.finish().await;
 }

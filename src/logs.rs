@@ -29,8 +29,9 @@ pub fn start(format: LogFormat, default: &str) -> Result<(), BadFilter> {
     Ok(())
 }
 
-/// What it would say of frames are a peer's words, unescaped.
-const NEVER: [&str; 2] = ["tungstenite=warn", "tokio_tungstenite=warn"];
+/// What they would say of frames are a peer's words, unescaped; and an error for each frame that breaks its protocol, of
+/// which a peer sends as many as it likes.
+const NEVER: [&str; 3] = ["tungstenite=warn", "tokio_tungstenite=warn", "yamux=off"];
 
 fn filter(default: &str) -> Result<EnvFilter, BadFilter> {
     let never = NEVER.iter().filter_map(|directive| directive.parse().ok());
@@ -45,4 +46,26 @@ fn chosen(default: &str) -> Result<EnvFilter, BadFilter> {
         }
     }
     Ok(EnvFilter::new(default))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_that_breaks_the_multiplexers_protocol_writes_no_lines_into_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let lines = fmt().with_writer(Arc::new(File::create(&path).unwrap()));
+        let lines = lines.with_env_filter(filter("trace").unwrap()).finish();
+        tracing::subscriber::with_default(lines, || {
+            tracing::error!(target: "yamux::connection", "invalid stream id 2");
+            tracing::info!("ours");
+        });
+        let said = std::fs::read_to_string(&path).unwrap();
+        assert!(said.contains("ours") && !said.contains("invalid stream id"), "{said}");
+    }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Strangers at a hub's port: holds as many connections as it is told, from many addresses, and opens a new one for each
 that the hub ends. Each says nothing (`silent`), one byte of a ClientHello each second (`trickle`), or a whole ClientHello
-and then nothing (`hello`). Prints a line of JSON each second.
+and then nothing (`hello`), or asks for a WebSocket and then says nothing (`upgrade`). Prints a line of JSON each second.
 
 A stranger's own limits are not the hub's: it opens at most --rate connections per second.
 """
@@ -14,6 +14,12 @@ import selectors
 import socket
 import ssl
 import time
+
+UPGRADE = (
+    b"GET /bridge HTTP/1.1\r\nHost: hub.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: bridge.1\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 def main():
@@ -36,6 +42,7 @@ class Flood:
         first = ipaddress.ip_address(arguments.first)
         self.addresses = [str(first + number) for number in range(arguments.addresses)]
         self.hello = client_hello()
+        self.first = {"hello": self.hello, "upgrade": UPGRADE}.get(self.manner)
         self.selector, self.held = selectors.DefaultSelector(), {}
         self.opened = self.ended = 0
         self.began = time.monotonic()
@@ -60,13 +67,13 @@ class Flood:
         self.opened += 1
         sock.connect_ex(self.to)
         self.held[sock] = 0
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.manner == "hello" else 0)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.first else 0)
         self.selector.register(sock, events)
 
     def look(self, sock):
-        if self.manner == "hello" and self.held[sock] == 0:
+        if self.first and self.held[sock] == 0:
             self.selector.modify(sock, selectors.EVENT_READ)
-            self.say(sock, self.hello)
+            self.say(sock, self.first)
             return
         try:
             if sock.recv(4096):
@@ -109,7 +116,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("host")
     parser.add_argument("port", type=int)
-    parser.add_argument("--manner", choices=("silent", "trickle", "hello"), default="silent")
+    parser.add_argument("--manner", choices=("silent", "trickle", "hello", "upgrade"), default="silent")
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--rate", type=float, default=2000, help="connections opened per second, at most")
     parser.add_argument("--first", required=True, help="the first of its addresses")

@@ -44,6 +44,8 @@ LONGER = {
     case.__name__: case
     for case in (
         case_hostile.exhaustion,
+        case_hostile.crowd,
+        case_hostile.welcomed,
         case_liveness.liveness,
         case_liveness.hundred,
         case_kube.kubectl,

@@ -10,6 +10,7 @@ from scene import EDGE, HUB, MIDDLE
 # What certificates and SNI routers know the hub by. Each network has its own idea of where that is.
 NAME = "hub.example"
 PROXY_PORT = 3128
+PLAIN_PORT = 80
 LOGIN = ("me", "canary-of-the-proxy")
 
 
@@ -47,12 +48,15 @@ daemon off;
 user root;
 pid {folder}/nginx.pid;
 error_log {folder}/nginx-error.log;
-events {{ }}
+worker_rlimit_nofile 65536;
+events {{ worker_connections 40000; }}
 http {{
 {temporary}
   access_log off;
   server {{
     listen {MIDDLE.address}:443 ssl;
+    # For strangers without number, who need no TLS to be a burden to the hub.
+    listen {MIDDLE.address}:{PLAIN_PORT};
     ssl_certificate {folder}/leaf.pem;
     ssl_certificate_key {folder}/leaf.key;
     # 1.22's default has no TLS 1.3.

@@ -20,6 +20,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "suite"), str(HERE.parent)]
 os.environ.setdefault("BRIDGE_TESTBED_NAME", "tunnel")
 
 import case_egress  # noqa: E402
+import case_fairness  # noqa: E402
 import case_ingress  # noqa: E402
 import case_hostile  # noqa: E402
 import case_jupyter  # noqa: E402
@@ -46,6 +47,7 @@ LONGER = {
         case_hostile.exhaustion,
         case_hostile.crowd,
         case_hostile.welcomed,
+        case_fairness.fairness,
         case_liveness.liveness,
         case_liveness.hundred,
         case_kube.kubectl,

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 
+use futures::{AsyncReadExt, AsyncWriteExt};
 use prost::Message;
 use rcgen::{KeyPair, PKCS_ED25519};
 use tokio::net::TcpStream;
@@ -9,9 +10,13 @@ use tokio_rustls::client;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use crate::bridge::{Keys, edge, hub, in_time};
-use crate::stranger::{Certified, HELLO, Hello, LaneAsked, RELAY, RawEdge, WELCOME};
+use crate::forwarding::{Ours, Pair, held, reaching};
+use crate::stranger::{Certified, HELLO, Hello, LaneAsked, RELAY, RawEdge, WELCOME, framed};
 
 const BRIDGE: &[&[u8]] = &[b"bridge/1"];
+/// The first frame of a stream beside the control stream.
+const STREAM_HEAD: u8 = 32;
+const PING: u8 = 16;
 
 async fn raw(keys: &Keys, edge: &str, hub: std::net::SocketAddr) -> RawEdge {
     RawEdge::connect(hub, Certified::of_token(&keys.token(edge)), BRIDGE).await
@@ -117,13 +122,12 @@ async fn a_frame_that_announces_two_gigabytes_ends_its_connection_and_no_other()
     assert!(!at_hub.link.ended.is_cancelled() && !at_bank.link.ended.is_cancelled());
 }
 
-/// A link of `other` by hand, with its control stream open.
-async fn raw_control(
-    keys: &Keys,
-    address: std::net::SocketAddr,
-) -> (yamux::Connection<Compat<client::TlsStream<TcpStream>>>, yamux::Stream) {
-    let mut control = raw(keys, "other", address).await;
-    control.say(HELLO, &Hello::of("other").encode_to_vec()).await;
+type Mux = yamux::Connection<Compat<client::TlsStream<TcpStream>>>;
+
+/// A link of an edge by hand, with its control stream open.
+async fn raw_control(keys: &Keys, edge: &str, address: std::net::SocketAddr) -> (Mux, yamux::Stream) {
+    let mut control = raw(keys, edge, address).await;
+    control.say(HELLO, &Hello { features: u64::MAX, ..Hello::of(edge) }.encode_to_vec()).await;
     assert_eq!(control.hear().await.unwrap().0, WELCOME);
     let mut mux = yamux::Connection::new(control.tls.compat(), yamux::Config::default(), yamux::Mode::Client);
     let stream = poll_fn(|cx| mux.poll_new_outbound(cx)).await.unwrap();
@@ -141,9 +145,9 @@ async fn control_frames_that_the_protocol_does_not_have_end_their_link_and_no_ot
     let two_gigabytes = [0x80, 0, 0, 0, 18].to_vec();
     let large_ping = [&[0, 0, 0, 100, 16][..], &[0; 99]].concat();
     for frame in [two_gigabytes, vec![0; 4], vec![0, 0, 0, 2, 77, 0], large_ping] {
-        let (mut mux, mut stream) = raw_control(&keys, address).await;
+        let (mut mux, mut stream) = raw_control(&keys, "other", address).await;
         let hostile = hub.link_up().await;
-        futures::AsyncWriteExt::write_all(&mut stream, &frame).await.unwrap();
+        stream.write_all(&frame).await.unwrap();
         let pumping = poll_fn(|cx| mux.poll_next_inbound(cx));
         tokio::select! {
             _ = pumping => {}
@@ -153,4 +157,52 @@ async fn control_frames_that_the_protocol_does_not_have_end_their_link_and_no_ot
         hub.row(|row| row.peer == "other" && row.reason.as_deref() == Some("malformed")).await;
     }
     assert!(!at_hub.link.ended.is_cancelled() && !at_bank.link.ended.is_cancelled());
+}
+
+/// The first frame of a stream that asks for a forward's target.
+fn asks_for(target: std::net::SocketAddr) -> Vec<u8> {
+    let text = |tag: u8, text: &str| [&[tag, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let open = [text(0x0a, "git"), text(0x12, &target.to_string())].concat();
+    let head = [&[0x08, 1, 0x12, u8::try_from(open.len()).unwrap()][..], &open].concat();
+    framed(STREAM_HEAD, &head)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_reaches_no_target_that_another_edge_may_reach() {
+    let (target, mut accepted) = held().await;
+    let ours = Ours { policy: reaching(&[target]), ..Ours::default() };
+    let pair = Pair::new(ours, Ours::default()).await;
+    // The hub's word to the bank; the same frame of another edge that was let in.
+    for (edge, answer, connections) in [("bank", [0x12, 0, 0, 0], 1), ("other", [0x12, 0, 0, 1], 0)] {
+        let (mut mux, mut control) = raw_control(&pair.keys, edge, pair.wire.address).await;
+        let mut stream = poll_fn(|cx| mux.poll_new_outbound(cx)).await.unwrap();
+        let heard = async {
+            // The first stream that the hub sees is the control stream: it answers there before there is another.
+            control.write_all(&framed(PING, b"now")).await.unwrap();
+            control.read_exact(&mut [0; 8]).await.unwrap();
+            stream.write_all(&asks_for(target)).await.unwrap();
+            let mut heard = [0; 4];
+            stream.read_exact(&mut heard).await.unwrap();
+            heard
+        };
+        let pumping = async {
+            // The hub has streams of its own.
+            let mut theirs = Vec::new();
+            loop {
+                theirs.push(poll_fn(|cx| mux.poll_next_inbound(cx)).await.unwrap().unwrap());
+            }
+        };
+        let heard = tokio::select! {
+            heard = in_time(heard) => heard,
+            () = pumping => unreachable!(),
+        };
+        assert_eq!(heard, answer, "{edge}");
+        // Whatever came before our own connection was the hub's.
+        let ours = TcpStream::connect(target).await.unwrap().local_addr().unwrap();
+        let mut reached = 0;
+        while in_time(accepted.recv()).await.unwrap().peer_addr().unwrap() != ours {
+            reached += 1;
+        }
+        assert_eq!(reached, connections, "{edge}");
+    }
 }

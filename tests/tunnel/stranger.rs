@@ -54,6 +54,8 @@ impl Certified {
 pub struct Hello {
     #[prost(uint32, repeated, tag = "1")]
     pub versions: Vec<u32>,
+    #[prost(uint64, tag = "2")]
+    pub features: u64,
     #[prost(string, tag = "3")]
     pub site: String,
     #[prost(bytes = "vec", tag = "4")]
@@ -114,6 +116,7 @@ impl Hello {
     pub fn of(site: &str) -> Self {
         Self {
             versions: vec![1],
+            features: 0,
             site: site.into(),
             instance: vec![42; 16],
             lane: Some(LaneAsked { kind: CONTROL, attempt: 1, relay_lanes: 1, ..LaneAsked::default() }),

@@ -11,8 +11,11 @@ import sys
 import time
 
 import places
-from places import TestbedError
-from scene import EDGE, HUB, hold_that, kill, told
+from places import LINK_PORT, TestbedError
+from scene import EDGE, HUB, MIDDLE, hold_that, kill, told
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "link"))
+from faulty import FaultyLink  # noqa: E402
 
 LOAD = pathlib.Path(__file__).resolve().parents[2] / "benches/compare/load.py"
 # At the hub, each leads to a server of its own at the edge.
@@ -21,6 +24,7 @@ TARGET = 100
 SECONDS, PINGS = 8, 2000
 RATE, SIZE = 400, 2048
 BUDGET_MBIT_S = 200
+ROUND_TRIP_MS = 100
 # A queue of the bytes that a link may hold unread (32 MiB) is 1.3 s of the budget: who waited behind that fails.
 RELAY_MS_MAX, PING_MS_MAX = 500, 250
 
@@ -28,15 +32,7 @@ RELAY_MS_MAX, PING_MS_MAX = 500, 250
 def fairness(scene):
     """A forward that takes all it gets, without and with a budget of 200 Mbit/s, holds up neither relayed messages (p99 within
     500 ms) nor another forward's round trips (250 ms), and gets what they leave; one whose client never reads stops nobody."""
-    forwards = [
-        {"name": name, "from": "hub", "listen": f"127.0.0.1:{port}", "to": "edge", "target": f"127.0.0.1:{port + TARGET}"}
-        for name, port in PORTS.items()
-    ]  # fmt: skip
-    allowed = [forward["target"] for forward in forwards]
-    ends = scene.ends(hub={"forwards": forwards}, policy={"forward": allowed})
-    for name, port in PORTS.items():
-        server = scene.program(EDGE, sys.executable, LOAD, "serve", port + TARGET, name=f"serve-{name}")
-        server.wait_listening(port + TARGET, "127.0.0.1")
+    ends = forwarding(scene)
     ends.start()
     listening(ends)
     alone = beside(scene, ends, "alone", [])
@@ -57,6 +53,52 @@ def fairness(scene):
     for what in (alone, full, with_stuck, bounded):
         hold_that(what["relay"] <= RELAY_MS_MAX, f"relayed messages: p99 {what['relay']:.0f} ms")
         hold_that(what["ping"] <= PING_MS_MAX, f"round trips: p99 {what['ping']:.0f} ms")
+
+
+def distance(scene):
+    """At 100 ms there and back a forward in bulk gets at least 100 Mbit/s alone, and 5 beside another one whose client never
+    reads: that one keeps the windows that it had, and leaves 256 KiB for each round trip."""
+    way = FaultyLink(
+        f"{HUB.address}:{LINK_PORT}", scene.folder / "link.sock", f"{MIDDLE.address}:{LINK_PORT}", MIDDLE.namespace
+    )  # fmt: skip
+    scene.undo.callback(way.close)
+    way.tell("delay", ms=ROUND_TRIP_MS / 2)
+    ends = forwarding(scene, url=f"tls://{MIDDLE.address}:{LINK_PORT}")
+    ends.start()
+    listening(ends)
+    alone = rate(scene, ends, "alone")
+    release = stuck(scene)
+    crowded = rate(scene, ends, "beside one that is stuck")
+    release()
+    freed = rate(scene, ends, "when that is gone")
+    hold_that(min(alone, freed) >= 100, f"{alone:.0f}, then {freed:.0f} Mbit/s")
+    hold_that(crowded >= 5, f"{crowded:.0f} Mbit/s beside one that is stuck")
+
+
+def rate(scene, ends, title):
+    """Mbit/s of the forward in bulk, once its windows have grown."""
+    end = bulk(scene)
+    time.sleep(SECONDS / 2)
+    before, began = bytes_in(ends, "bulk"), time.monotonic()
+    time.sleep(SECONDS)
+    mbit_s = (bytes_in(ends, "bulk") - before) * 8 / 1e6 / (time.monotonic() - began)
+    end()
+    ends.wait(20, "its connection is gone", lambda: all(row["open"] == 0 for row in rows_of(ends, "bulk")))
+    scene.say(f"at {ROUND_TRIP_MS} ms, {title}: {mbit_s:.0f} Mbit/s")
+    return mbit_s
+
+
+def forwarding(scene, **pieces):
+    """Both ends, not started, with the forwards and who serves them."""
+    forwards = [
+        {"name": name, "from": "hub", "listen": f"127.0.0.1:{port}", "to": "edge", "target": f"127.0.0.1:{port + TARGET}"}
+        for name, port in PORTS.items()
+    ]  # fmt: skip
+    allowed = [forward["target"] for forward in forwards]
+    for name, port in PORTS.items():
+        server = scene.program(EDGE, sys.executable, LOAD, "serve", port + TARGET, name=f"serve-{name}")
+        server.wait_listening(port + TARGET, "127.0.0.1")
+    return scene.ends(hub={"forwards": forwards}, policy={"forward": allowed}, **pieces)
 
 
 def beside(scene, ends, title, others):
@@ -128,5 +170,8 @@ def listening(ends):
 
 def bytes_in(ends, name):
     """What a forward has carried, either way."""
-    row = next(row for row in ends.hub.status()["forwards"] if row["forward"] == name)
-    return row["bytes_in"] + row["bytes_out"]
+    return sum(row["bytes_in"] + row["bytes_out"] for row in rows_of(ends, name))
+
+
+def rows_of(ends, name):
+    return [row for row in ends.hub.status()["forwards"] if row["forward"] == name]

@@ -48,6 +48,7 @@ LONGER = {
         case_hostile.crowd,
         case_hostile.welcomed,
         case_fairness.fairness,
+        case_fairness.distance,
         case_liveness.liveness,
         case_liveness.hundred,
         case_kube.kubectl,

@@ -34,7 +34,7 @@ impl TopicName {
         // A scheme that was mistyped: taken for a tenant, its topic would be waited for, for ever.
         let is_mistyped = rest.starts_with("persistent:") || rest.starts_with("non-persistent:");
         let is_odd = |c: char| c.is_control() || c.is_whitespace();
-        if text.len() > NAME_LEN_MAX || is_mistyped || rest.chars().any(is_odd) {
+        if text.len() > NAME_LEN_MAX + SUFFIX_LEN_MAX || is_mistyped || rest.chars().any(is_odd) {
             return Err(malformed());
         }
         let parts: Vec<&str> = rest.split('/').collect();
@@ -46,7 +46,12 @@ impl TopicName {
         if tenant.is_empty() || namespace.is_empty() || name.is_empty() {
             return Err(malformed());
         }
-        Ok(Self { tenant: tenant.into(), namespace: namespace.into(), name: name.into() })
+        let topic = Self { tenant: tenant.into(), namespace: namespace.into(), name: name.into() };
+        // As it is written for others: what one side takes, the other takes too, and with it every partition.
+        if topic.base().to_string().len() > NAME_LEN_MAX {
+            return Err(malformed());
+        }
+        Ok(topic)
     }
 
     /// This partition of it.
@@ -134,6 +139,8 @@ fn is_plain_char(c: char) -> bool {
 const PARTITION_MARK: &str = "-partition-";
 /// Brokers keep names in metadata paths; anything longer is an accident or an attack.
 const NAME_LEN_MAX: usize = 1024;
+/// Of `-partition-4294967295`.
+const SUFFIX_LEN_MAX: usize = PARTITION_MARK.len() + 10;
 
 #[cfg(test)]
 mod tests {
@@ -155,6 +162,18 @@ mod tests {
         assert_eq!(third.to_string(), "persistent://a/b/c-partition-3");
         assert_eq!((third.partition_index(), third.base()), (Some(3), topic.clone()));
         assert_eq!((topic.partition_index(), topic.base()), (None, topic));
+    }
+
+    #[test]
+    fn the_longest_topic_reads_back_as_it_is_written_and_so_do_its_partitions() {
+        let prefix_len = "persistent://public/default/".len();
+        let longest = TopicName::parse(&"t".repeat(NAME_LEN_MAX - prefix_len)).unwrap();
+        for topic in [longest.partition(u32::MAX), longest] {
+            assert_eq!(TopicName::parse(&topic.to_string()).unwrap(), topic);
+        }
+        for text in ["t".repeat(NAME_LEN_MAX - prefix_len + 1), "t".repeat(NAME_LEN_MAX)] {
+            assert!(TopicName::parse(&text).is_err());
+        }
     }
 
     #[test]

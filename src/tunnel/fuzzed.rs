@@ -11,14 +11,14 @@ use super::handshake::{self, Lane};
 use super::meter::Meter;
 use super::websocket::ByteStream;
 use super::wire::{Frame, HANDSHAKE_LEN_MAX, HELLO, Limits, REFUSED, Refused, WELCOME, Welcome, frame_len};
-use super::{egress, upgrade};
+use super::{egress, heard, upgrade};
 use crate::config::{LinkScheme, LinkUrl};
 
 /// A parser, by its name.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("hello", hello),
     ("answer", answer),
     ("frame_len", prefix),
@@ -27,6 +27,7 @@ pub const TARGETS: [Target; 8] = [
     ("connect_answer", connect_answer),
     ("proxy_header", proxy_header),
     ("websocket", websocket),
+    ("websocket_frames", heard::fuzzed),
 ];
 
 /// Inputs to begin with, by target.
@@ -96,7 +97,10 @@ fn seeds_of_transports() -> Vec<(&'static str, Vec<u8>)> {
         b"HTTP/1.1 407 x\r\nProxy-Authenticate: Basic realm=\"x\"\r\nProxy-Authenticate: NTLM\r\n\r\n";
     let version_2 =
         [&forwarded::V2_SIGNATURE[..], b"\x21\x11\0\x0c\xc6\x33\x64\x07\x0a\0\0\x01\x13\x88\x1f\x41"];
+    // A ping, a short frame, one of 200 bytes, an end without its payload.
+    let frames = [&b"\x89\x01p\x02\x01a\x80\x7e\0\xc8"[..], &[b'x'; 200], b"\x82\x7f\0\0\0\0\0\x01\0\0"];
     vec![
+        ("websocket_frames", frames.concat()),
         ("upgrade", forwarded.into_bytes()),
         ("upgrade_answer", answer.into_bytes()),
         ("connect_answer", refusal.to_vec()),

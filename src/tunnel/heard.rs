@@ -91,6 +91,16 @@ impl Walk {
     }
 }
 
+/// Whatever the pieces are in which bytes come, they are followed alike.
+#[cfg(feature = "fuzzed")]
+pub(super) fn fuzzed(bytes: &[u8]) {
+    let (mut whole, mut apart) = (Walk::default(), Walk::default());
+    let heard = whole.pass(bytes);
+    let heard_apart = bytes.iter().filter(|byte| apart.pass(std::slice::from_ref(*byte))).count() > 0;
+    assert!(heard == heard_apart);
+    assert!((whole.payload_left, whole.head_len) == (apart.payload_left, apart.head_len));
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -208,8 +208,10 @@ class Ends:
                 # `--retain`: the first message is written before a route has seen the topic.
                 broker = (self.scene.binary, "perf", "broker", "--listen", listen, "--expose", "--retain")
                 self.scene.program(place, *broker, name=f"broker-{place.name}").wait_listening(BROKER_PORT)
-        for agent in self.both:
-            agent.start()
+        self.hub.start()
+        # Before the edge: one that finds nobody at its first URL goes another way.
+        self.wait(10, "the hub serves", self.hub.status, ends=(self.hub,))
+        self.edge.start()
         return self
 
     def kill(self):
@@ -222,11 +224,11 @@ class Ends:
         rows = report["links"]
         return next((row for row in rows if row["state"] == "up"), rows[0] if rows else {})
 
-    def wait(self, patience, what, until):
-        """Looks until `until()` gives something true, which is returned."""
+    def wait(self, patience, what, until, ends=None):
+        """Looks until `until()` gives something true, which is returned; those of `ends` (both) have to live."""
         deadline = time.monotonic() + patience
         while True:
-            for agent in self.both:
+            for agent in ends or self.both:
                 if not agent.is_alive():
                     raise TestbedError(f"{agent.place.name} ended by itself:\n{agent.last_words()}")
             found = until()

@@ -3,7 +3,7 @@
 
 #![cfg(feature = "fuzzed")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,9 +18,11 @@ fn corpus(target: &str) -> PathBuf {
 #[test]
 fn every_target_has_a_corpus_and_every_corpus_a_target_and_none_of_it_panics() {
     if std::env::var_os("BRIDGE_WRITE_CORPUS").is_some() {
-        for (number, (target, bytes)) in fuzzed::seeds().into_iter().enumerate() {
+        let mut written: BTreeMap<&str, usize> = BTreeMap::new();
+        for (target, bytes) in fuzzed::seeds() {
+            let number = written.entry(target).and_modify(|count| *count += 1).or_default();
             fs::create_dir_all(corpus(target)).unwrap();
-            fs::write(corpus(target).join(format!("seed-{number:02}")), bytes).unwrap();
+            fs::write(corpus(target).join(format!("seed-{number}")), bytes).unwrap();
         }
     }
     let mut replayed = 0;

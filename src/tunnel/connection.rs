@@ -164,7 +164,7 @@ pub fn reason_of(error: &io::Error) -> Reason {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls' errors are open-ended")]
-fn reason_of_tls(error: &rustls::Error) -> Reason {
+pub(super) fn reason_of_tls(error: &rustls::Error) -> Reason {
     use rustls::{AlertDescription, CertificateError, Error};
     match error {
         Error::InvalidCertificate(CertificateError::Other(other)) => {

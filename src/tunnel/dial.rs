@@ -10,6 +10,7 @@ use super::edge::Edge;
 use super::edge_trust::EdgeTrust;
 use super::handshake::{self, Agreed, Declined, Lane, judge_answer};
 use super::hub_certificates::gauge;
+use super::hub_proof::HubProof;
 use super::reason::{Reason, Unvouched};
 use super::wire::HELLO;
 use crate::config::LinkUrl;
@@ -21,6 +22,8 @@ pub(super) struct Dialled {
     pub(super) lane_id: String,
     /// What it was dialled by.
     pub(super) trust: Arc<EdgeTrust>,
+    /// What the hub proved itself by.
+    pub(super) proof: HubProof,
 }
 
 /// A lane that did not.
@@ -42,10 +45,14 @@ fn of_own_certificate(reason: Reason) -> Reason {
 }
 
 impl Edge {
-    /// Dials a URL for a lane.
-    pub(super) async fn dial(&self, url: &LinkUrl, lane: &Lane) -> Result<Dialled, Failed> {
+    /// Dials a URL for a lane, by this key and trust.
+    pub(super) async fn dial(
+        &self,
+        url: &LinkUrl,
+        lane: &Lane,
+        trust: Arc<EdgeTrust>,
+    ) -> Result<Dialled, Failed> {
         let dialled = timeout(HANDSHAKE_TIME_MAX, async {
-            let trust = self.trust.now();
             if let Some(own) = trust.own_expires() {
                 self.metrics.certificate_expires.set(gauge(own));
             }
@@ -66,6 +73,8 @@ impl Edge {
     }
 
     async fn greet(&self, mut tls: Tls, lane: &Lane, trust: Arc<EdgeTrust>) -> Result<Dialled, Failed> {
+        let proof = HubProof::of(&tls);
+        self.believe(&trust, &proof)?;
         let hello = handshake::hello(
             &self.site,
             self.instance,
@@ -80,16 +89,23 @@ impl Edge {
         let hello = sent?;
         match judge_answer(&answer, &self.hub, lane) {
             Ok(agreed) => {
+                self.believe(&trust, &proof)?;
                 self.note_clock(&agreed);
                 meter_of(&tls).trust();
                 let lane_id = lane_id(&tls, &hello, &answer.body)?;
-                Ok(Dialled { tls, agreed, lane_id, trust })
+                Ok(Dialled { tls, agreed, lane_id, trust, proof })
             }
             Err(declined) => {
                 let elsewhere = (declined.reason == Reason::NoSuchLink).then(|| Box::new((tls, trust)));
                 Err(Failed { declined, elsewhere })
             }
         }
+    }
+
+    /// Whom a reload stopped believing while a lane was dialled is told nothing more.
+    fn believe(&self, dialled_by: &Arc<EdgeTrust>, proof: &HubProof) -> Result<(), Reason> {
+        let trust = self.trust.now();
+        if Arc::ptr_eq(&trust, dialled_by) { Ok(()) } else { trust.believes(proof) }
     }
 
     fn note_clock(&self, agreed: &Agreed) {

@@ -21,8 +21,9 @@ use super::edge_trust::EdgeTrust;
 use super::handshake::{Declined, Instance, Lane};
 use super::hub_certificates::Expiry;
 use super::hub_processes::HubProcesses;
+use super::hub_proof::watch;
 use super::key;
-use super::lane::{HandedOut, watch};
+use super::lane::HandedOut;
 use super::link::{Link, LinkUp, RelayLane, TunnelEvent};
 use super::network::Ways;
 use super::probe::{self, Tried};
@@ -150,7 +151,7 @@ impl Edge {
             let dialled = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                dialled = self.dial(url, &control) => dialled,
+                dialled = self.dial(url, &control, trust.clone()) => dialled,
             };
             let declined = match dialled {
                 Ok(dialled) => {
@@ -187,7 +188,7 @@ impl Edge {
         url: &LinkUrl,
         renews: Option<&Link>,
     ) -> (Carried, JoinHandle<Reason>) {
-        let Dialled { tls, agreed, lane_id, trust } = dialled;
+        let Dialled { tls, agreed, lane_id, trust, proof } = dialled;
         let ended = self.stop.child_token();
         let link = Arc::new(Link {
             id: agreed.link,
@@ -206,27 +207,21 @@ impl Edge {
         self.said().forget(&self.hub);
         self.board.remove(&self.hub);
         let shown = ShownLink::new(&self.board, &self.metrics, &link, remote_of(&tls, url));
-        let carried = self.clone().carry_through(tls, lane_id, link.clone(), shown.clone(), url.clone());
-        let over = self.tasks.spawn(carried);
-        (Carried { link, shown, url: url.clone(), trust }, over)
+        let carried = Carried { link, shown, url: url.clone(), trust, proof: Arc::new(proof) };
+        let over = self.tasks.spawn(self.clone().carry_through(tls, lane_id, carried.clone()));
+        (carried, over)
     }
 
-    async fn carry_through(
-        self: Arc<Self>,
-        tls: Tls,
-        lane_id: String,
-        link: Arc<Link>,
-        shown: Arc<ShownLink>,
-        url: LinkUrl,
-    ) -> Reason {
+    async fn carry_through(self: Arc<Self>, tls: Tls, lane_id: String, carried: Carried) -> Reason {
+        let Carried { link, shown, url, .. } = &carried;
         let _ends_with_us = link.ended.clone().drop_guard();
         let lane = shown.lane(Kind::Control, 0, &lane_id, meter_of(&tls), way_of(&tls));
         let id = link_id(link.id);
         tracing::info!(peer = %link.peer, link = %id, kind = "control", %lane_id, %url, way = way_of(&tls), "lane up");
         let (outbound, to_write) = mpsc::channel(MESSAGES_MAX);
         let (read, inbound) = mpsc::channel(MESSAGES_MAX);
-        let (streams, ends) = streams(&link, &self.metrics);
-        let words = Words::of(&link);
+        let (streams, ends) = streams(link, &self.metrics);
+        let words = Words::of(link);
         let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends, words };
         let up = LinkUp { link: link.clone(), outbound, inbound };
         if let Some(taker) = &self.streams {
@@ -234,7 +229,7 @@ impl Edge {
             _ = taker.send(streams).await;
         }
         let reason = match self.events.send(TunnelEvent::LinkUp(up)).await {
-            Ok(()) => self.run_control(tls, mailbox, &link, &shown, &url).await,
+            Ok(()) => self.run_control(tls, mailbox, &carried).await,
             Err(_) => Reason::Ended,
         };
         link.ended.cancel();
@@ -250,61 +245,49 @@ impl Edge {
         reason
     }
 
-    async fn run_control(
-        self: &Arc<Self>,
-        tls: Tls,
-        mailbox: Mailbox,
-        link: &Arc<Link>,
-        shown: &Arc<ShownLink>,
-        url: &LinkUrl,
-    ) -> Reason {
+    async fn run_control(self: &Arc<Self>, tls: Tls, mailbox: Mailbox, carried: &Carried) -> Reason {
+        let Carried { link, shown, proof, .. } = carried;
         for index in 0..link.relay_lanes {
-            let (link, shown, url) = (link.clone(), shown.clone(), url.clone());
-            self.tasks.spawn(self.clone().keep_relay_lane(link, shown, url, index));
+            self.tasks.spawn(self.clone().keep_relay_lane(carried.clone(), index));
         }
         let meter = meter_of(&tls);
         tokio::select! {
             biased;
-            reason = watch(&meter, shown, &link.ended) => reason,
+            reason = watch(&meter, shown, &link.ended, (&self.trust, proof)) => reason,
             reason = control::drive(tls, Side::Edge, mailbox, self.metrics.clone()) => reason,
         }
     }
 
     /// Dials one relay lane of a link, again whenever it ends, as long as the link lives.
-    async fn keep_relay_lane(
-        self: Arc<Self>,
-        link: Arc<Link>,
-        shown: Arc<ShownLink>,
-        url: LinkUrl,
-        index: u16,
-    ) {
+    async fn keep_relay_lane(self: Arc<Self>, carried: Carried, index: u16) {
+        let Carried { link, shown, url, .. } = &carried;
         let mut backoff = Backoff::new(DIAL_DELAY_FIRST, DIAL_DELAY_MAX);
         let lane = Lane::Relay { link: link.id, index };
         while !link.ended.is_cancelled() && !link.retiring.is_begun() {
             let dialled = tokio::select! {
                 biased;
                 () = link.ended.cancelled() => return,
-                dialled = self.dial(&url, &lane) => dialled,
+                dialled = self.dial(url, &lane, self.trust.now()) => dialled,
             };
             let since = Instant::now();
             let mut wish = Duration::ZERO;
             match dialled {
-                Ok(dialled) => self.run_relay_lane(dialled, &link, &shown, index).await,
+                Ok(dialled) => self.run_relay_lane(dialled, link, shown, index).await,
                 Err(failed) => {
                     wish = Duration::from_millis(failed.declined.retry_after_ms.into());
-                    self.note_lane_failure(&link, index, &failed.declined.reason);
-                    self.adopt(failed, &url).await;
+                    self.note_lane_failure(link, index, &failed.declined.reason);
+                    self.adopt(failed, url).await;
                 }
             }
             if since.elapsed() >= LASTED {
                 backoff.reset();
             }
-            self.pause(spread(backoff.next_delay(), jitter()).max(wish), &url, &link.ended).await;
+            self.pause(spread(backoff.next_delay(), jitter()).max(wish), url, &link.ended).await;
         }
     }
 
     async fn run_relay_lane(&self, dialled: Dialled, link: &Arc<Link>, shown: &Arc<ShownLink>, index: u16) {
-        let Dialled { tls, lane_id, .. } = dialled;
+        let Dialled { tls, lane_id, proof, .. } = dialled;
         let meter = meter_of(&tls);
         let ended = link.ended.child_token();
         let lane = shown.lane(Kind::Relay, index, &lane_id, meter.clone(), way_of(&tls));
@@ -317,7 +300,7 @@ impl Edge {
             ended: ended.clone(),
         };
         let reason = match self.events.send(TunnelEvent::RelayLane(relay)).await {
-            Ok(()) => watch(&meter, shown, &ended).await,
+            Ok(()) => watch(&meter, shown, &ended, (&self.trust, &proof)).await,
             Err(_) => Reason::Ended,
         };
         drop(lane);

@@ -61,6 +61,7 @@ mod dial;
 pub mod edge;
 mod egress;
 mod hub_processes;
+mod hub_proof;
 mod outer;
 pub mod probe;
 mod reach;

@@ -12,18 +12,22 @@ use super::dial::Dialled;
 use super::edge::{DIAL_DELAY_FIRST, DIAL_DELAY_MAX, Edge, jitter};
 use super::edge_trust::EdgeTrust;
 use super::features::RENEWALS;
+use super::hub_proof::HubProof;
 use super::link::Link;
 use super::reason::Reason;
 use super::shown::{ShownLink, link_id};
 use crate::config::LinkUrl;
 
 /// A link that is carried by a task of its own, whose handle gives why it ended.
+#[derive(Clone)]
 pub(super) struct Carried {
     pub(super) link: Arc<Link>,
     pub(super) shown: Arc<ShownLink>,
     pub(super) url: LinkUrl,
     /// What it was dialled by.
     pub(super) trust: Arc<EdgeTrust>,
+    /// What its hub proved itself by.
+    pub(super) proof: Arc<HubProof>,
 }
 
 impl Edge {
@@ -73,7 +77,7 @@ impl Edge {
             let first = urls.iter().position(|url| *url == now.url).unwrap_or(0);
             let url = urls.get((first + nth) % urls.len().max(1)).unwrap_or(&now.url).clone();
             let lane = self.control_lane(&trust, Some(now.link.id));
-            let reason = match self.dial(&url, &lane).await {
+            let reason = match self.dial(&url, &lane, trust.clone()).await {
                 Ok(dialled) if dialled.agreed.instance == now.link.instance => return (dialled, url),
                 Ok(_) => Reason::Malformed,
                 Err(failed) => failed.declined.reason,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -107,10 +108,6 @@ fn an_issuer_is_renewed_and_edges_that_ask_for_it_believe_no_older_one() {
     let before = lanes(&stage.hub.status(), "bank");
     let dir = stage.dir.path().to_owned();
     let trust_after = |edge: &mut Value, time: &str| edge["tunnel"]["trust_after"] = json!(time);
-    // Nobody has a newer issuer yet: the link goes on.
-    stage.bank_file.change(|edge| trust_after(edge, "2999-01-01T00:00:00Z"));
-    assert!(stage.bank.reload().contains("is loaded"));
-    stage.bank.line(&["goes on as it is", "issuer_distrusted"]);
     let offline = dir.join("offline");
     let printed = init(&["--renew-issuer", offline.to_str().unwrap()], &dir.join("new"));
     for file in ["issuer.key", "chain.pem"] {
@@ -126,4 +123,33 @@ fn an_issuer_is_renewed_and_edges_that_ask_for_it_believe_no_older_one() {
     let said = load.ended();
     clean(&said);
     assert!(longest_ms(&said) < 1000.0, "{said}");
+    // Where nobody has a newer one, the link ends with the belief in it.
+    let before = lanes(&stage.bank.status(), "riskfuel");
+    stage.bank_file.change(|edge| trust_after(edge, "2999-01-01T00:00:00Z"));
+    stage.bank.loads();
+    ends_within_two_seconds(&stage, &before);
+    stage.bank.line(&["no link", "issuer_distrusted"]);
+}
+
+/// Waits for the end of these lanes, a reload after which their hub is not believed any more being done.
+fn ends_within_two_seconds(stage: &Stage, before: &[String]) {
+    let since = Instant::now();
+    stage.bank.until("none of the lanes is there", |status| {
+        lanes(status, "riskfuel").iter().all(|lane| !before.contains(lane))
+    });
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+}
+
+#[test]
+fn a_pin_that_is_taken_away_ends_the_link_to_its_hub_within_two_seconds() {
+    let stage = Stage::set();
+    let before = lanes(&stage.bank.status(), "riskfuel");
+    let elsewhere = stage.dir.path().join("elsewhere");
+    init(&["--hub", "riskfuel", "--edge", "bank", "--url", "tls://127.0.0.1:1"], &elsewhere);
+    put(&fs::read_to_string(elsewhere.join("bank/token")).unwrap(), &stage.dir.path().join("bank/token"));
+    stage.bank.line(&["the configuration is loaded"]);
+    ends_within_two_seconds(&stage, &before);
+    // Nor does it come back by the key from before.
+    stage.bank.line(&["no link", "intercepted"]);
+    stage.bank.until("no lanes", |status| lanes(status, "riskfuel").is_empty());
 }

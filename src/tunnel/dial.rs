@@ -44,7 +44,31 @@ fn of_own_certificate(reason: Reason) -> Reason {
     if reason == Reason::CertificateRefused { Reason::Unvouched(Unvouched::Untrusted) } else { reason }
 }
 
+/// Whether it is our key that the hub does not take.
+fn is_of_key(reason: &Reason) -> bool {
+    matches!(reason, Reason::RefusedUnknownKey | Reason::Unvouched(Unvouched::Untrusted))
+}
+
 impl Edge {
+    /// Dials a URL for a link; where the hub does not know our key yet, by the one that was welcomed before.
+    pub(super) async fn dial_for_link(
+        &self,
+        url: &LinkUrl,
+        lane: &Lane,
+        trust: &Arc<EdgeTrust>,
+    ) -> Result<Dialled, Failed> {
+        let failed = match self.dial(url, lane, trust.clone()).await {
+            Err(failed) if is_of_key(&failed.declined.reason) => failed,
+            dialled => return dialled,
+        };
+        let Some(before) = self.welcomed_by().and_then(|welcomed| trust.with_key_of(&welcomed)) else {
+            return Err(failed);
+        };
+        self.metrics.count_end(&failed.declined.reason);
+        // Why the other one is refused says nothing to whoever has put this one in its place.
+        self.dial(url, lane, Arc::new(before)).await.map_err(|_| failed)
+    }
+
     /// Dials a URL for a lane, by this key and trust.
     pub(super) async fn dial(
         &self,

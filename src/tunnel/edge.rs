@@ -105,6 +105,7 @@ impl EdgeDialer {
             tasks: TaskTracker::new(),
             processes: Mutex::default(),
             said: Mutex::default(),
+            welcomed_by: Mutex::default(),
             board,
             events,
             streams: self.streams,
@@ -130,6 +131,8 @@ pub(super) struct Edge {
     tasks: TaskTracker,
     processes: Mutex<HubProcesses>,
     said: Mutex<Said>,
+    /// What the latest link was welcomed by.
+    welcomed_by: Mutex<Option<Arc<EdgeTrust>>>,
     board: Board,
     events: mpsc::Sender<TunnelEvent>,
     streams: Option<mpsc::Sender<LinkStreams>>,
@@ -151,7 +154,7 @@ impl Edge {
             let dialled = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                dialled = self.dial(url, &control, trust.clone()) => dialled,
+                dialled = self.dial_for_link(url, &control, &trust) => dialled,
             };
             let declined = match dialled {
                 Ok(dialled) => {
@@ -207,6 +210,7 @@ impl Edge {
         self.said().forget(&self.hub);
         self.board.remove(&self.hub);
         let shown = ShownLink::new(&self.board, &self.metrics, &link, remote_of(&tls, url));
+        *self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(trust.clone());
         let carried = Carried { link, shown, url: url.clone(), trust, proof: Arc::new(proof) };
         let over = self.tasks.spawn(self.clone().carry_through(tls, lane_id, carried.clone()));
         (carried, over)
@@ -260,14 +264,14 @@ impl Edge {
 
     /// Dials one relay lane of a link, again whenever it ends, as long as the link lives.
     async fn keep_relay_lane(self: Arc<Self>, carried: Carried, index: u16) {
-        let Carried { link, shown, url, .. } = &carried;
+        let Carried { link, shown, url, trust, .. } = &carried;
         let mut backoff = Backoff::new(DIAL_DELAY_FIRST, DIAL_DELAY_MAX);
         let lane = Lane::Relay { link: link.id, index };
         while !link.ended.is_cancelled() && !link.retiring.is_begun() {
             let dialled = tokio::select! {
                 biased;
                 () = link.ended.cancelled() => return,
-                dialled = self.dial(url, &lane, self.trust.now()) => dialled,
+                dialled = self.dial(url, &lane, trust.clone()) => dialled,
             };
             let since = Instant::now();
             let mut wish = Duration::ZERO;
@@ -445,6 +449,10 @@ impl Edge {
 
     fn said(&self) -> MutexGuard<'_, Said> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn welcomed_by(&self) -> Option<Arc<EdgeTrust>> {
+        self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The number of the next dial of this process.

@@ -68,6 +68,21 @@ impl EdgeTrust {
         self.cfg == other.cfg && self.fingerprint == other.fingerprint
     }
 
+    /// The same with the key and pins of one that a hub has welcomed; none where they are its own.
+    pub(super) fn with_key_of(&self, welcomed: &Self) -> Option<Self> {
+        let ([key, _], [own_key, outer_ca]) = (welcomed.fingerprint, self.fingerprint);
+        (key != own_key).then(|| Self {
+            cfg: self.cfg.clone(),
+            hub: self.hub.clone(),
+            listed_as: welcomed.listed_as.clone(),
+            expiries: welcomed.expiries.clone(),
+            connector: self.connector.with(welcomed.connector.tls.clone()),
+            small_hello: self.small_hello.with(welcomed.small_hello.tls.clone()),
+            // Not the same as ours, so that a link by it is renewed as soon as the hub knows our key.
+            fingerprint: [key, outer_ca],
+        })
+    }
+
     /// When its own certificate expires, Unix seconds, where it has one of an own PKI.
     pub(super) fn own_expires(&self) -> Option<u64> {
         self.expiries.first().map(|own| own.at)

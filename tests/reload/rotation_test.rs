@@ -1,13 +1,14 @@
 //! Keys and trust that change under load: another link takes the place of the one that was, before that ends.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::running::{Running, lanes};
+use crate::running::{Running, lanes, until};
 use crate::stage::{Stage, edge, init, result};
 
 /// Puts a secret in another's place, as an operator does.
@@ -152,4 +153,28 @@ fn a_pin_that_is_taken_away_ends_the_link_to_its_hub_within_two_seconds() {
     // Nor does it come back by the key from before.
     stage.bank.line(&["no link", "intercepted"]);
     stage.bank.until("no lanes", |status| lanes(status, "riskfuel").is_empty());
+}
+
+#[test]
+fn an_edge_whose_new_key_is_not_known_yet_comes_back_by_the_old_one() {
+    let mut stage = Stage::set();
+    let port = stage.hub.port("tunnel: listening");
+    let before = lanes(&stage.bank.status(), "riskfuel");
+    let printed = init(&["--rotate", "bank"], stage.dir.path());
+    let key = printed.split('"').find(|part| part.starts_with("bk1.bank.")).unwrap().to_owned();
+    let token = stage.dir.path().join("bank/token");
+    put(&fs::read_to_string(stage.dir.path().join("bank/token-2")).unwrap(), &token);
+    stage.bank.line(&["goes on as it is", "refused_unknown_key"]);
+    // The hub restarts, and knows no other key than before.
+    stage.hub_file.change(|hub| hub["tunnel"]["listen"] = json!(format!("127.0.0.1:{port}")));
+    stage.hub.signal(rustix::process::Signal::KILL);
+    until(&["the port"], || TcpListener::bind(("127.0.0.1", port)).ok()).unwrap();
+    stage.hub = Running::site(&stage.hub_file.path);
+    let by_old = moved(&stage.bank, "riskfuel", &before);
+    stage.hub_file.change(|hub| {
+        edge(hub, "bank")["keys"].as_array_mut().unwrap().push(json!(key));
+    });
+    stage.hub.loads();
+    stage.bank.line(&["link renewed"]);
+    moved(&stage.bank, "riskfuel", &lanes(&by_old, "riskfuel"));
 }

@@ -28,7 +28,7 @@ use super::link::{Link, LinkUp, RelayLane, TunnelEvent};
 use super::network::Ways;
 use super::probe::{self, Tried};
 use super::reason::Reason;
-use super::renewal::Carried;
+use super::renewal::{Carried, due_after};
 use super::retiring::Retiring;
 use super::said::Said;
 use super::shown::{ShownLink, link_id};
@@ -210,8 +210,9 @@ impl Edge {
         self.said().forget(&self.hub);
         self.board.remove(&self.hub);
         let shown = ShownLink::new(&self.board, &self.metrics, &link, remote_of(&tls, url));
+        let due = due_after(trust.cfg.lane_age, jitter());
         *self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(trust.clone());
-        let carried = Carried { link, shown, url: url.clone(), trust, proof: Arc::new(proof) };
+        let carried = Carried { link, shown, url: url.clone(), trust, proof: Arc::new(proof), due };
         let over = self.tasks.spawn(self.clone().carry_through(tls, lane_id, carried.clone()));
         (carried, over)
     }

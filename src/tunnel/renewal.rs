@@ -28,12 +28,20 @@ pub(super) struct Carried {
     pub(super) trust: Arc<EdgeTrust>,
     /// What its hub proved itself by.
     pub(super) proof: Arc<HubProof>,
+    /// When it is to be renewed; a renewal that fails does not make it younger.
+    pub(super) due: Instant,
+}
+
+/// When a link that comes up now is old. Those that came at once do not go at once.
+pub(super) fn due_after(age: Duration, jitter: u8) -> Instant {
+    Instant::now() + age - age / 16 * u32::from(jitter) / 255
 }
 
 impl Edge {
     /// A link from its Welcome on, and each that takes its place, until the last one ends.
     pub(super) async fn run_link(self: &Arc<Self>, dialled: Dialled, url: &LinkUrl) -> Reason {
         let (mut now, mut over) = self.carry(dialled, url, None);
+        let mut backoff = Backoff::new(DIAL_DELAY_FIRST, DIAL_DELAY_MAX);
         loop {
             // Losing the race loses at most a connection that was being made.
             let (dialled, url) = tokio::select! {
@@ -46,10 +54,13 @@ impl Edge {
             tokio::select! {
                 biased;
                 _ = &mut over => (now, over) = (next, next_over),
-                // The old one is as good as before.
-                _ = &mut next_over => self.pause(DIAL_DELAY_MAX, &url, &now.link.ended).await,
+                // The old one goes on, and is due as before: its hub may have let it retire already.
+                _ = &mut next_over => {
+                    self.pause(spread(backoff.next_delay(), jitter()), &url, &now.link.ended).await;
+                }
                 () = next.shown.has_lanes(lanes) => {
                     let (old, _) = (replace(&mut now, next), replace(&mut over, next_over));
+                    backoff.reset();
                     self.metrics.renewed.inc();
                     tracing::info!(
                         peer = %now.link.peer, link = %link_id(now.link.id), renews = %link_id(old.link.id), "link renewed"
@@ -90,9 +101,6 @@ impl Edge {
 
     /// Waits until a link is old, or no longer what the configuration asks for.
     async fn until_due(&self, now: &Carried) {
-        let age = now.trust.cfg.lane_age;
-        // Those that came at once do not go at once.
-        let at = Instant::now() + age - age / 16 * u32::from(jitter()) / 255;
         let mut replaced = self.trust.watch();
         loop {
             let trust = replaced.borrow_and_update().clone();
@@ -101,7 +109,7 @@ impl Edge {
                 return;
             }
             tokio::select! {
-                () = sleep_until(at) => return,
+                () = sleep_until(now.due) => return,
                 // The sender lives in us.
                 _ = replaced.changed() => {}
             }

@@ -136,7 +136,9 @@ impl HubListener {
             stop,
         });
         let mut replaced = hub.trust.watch();
-        hub.hold_to(&replaced.borrow_and_update());
+        // Not held while it is looked at: whoever waits to replace it would be waited for.
+        let trust = replaced.borrow_and_update().clone();
+        hub.hold_to(&trust);
         let tasks = TaskTracker::new();
         tasks.spawn(hub.clone().hold_to_each(replaced));
         hub.accept(&listener, &tasks).await;

@@ -112,7 +112,8 @@ impl Links {
             None => None,
         };
         let new_instance = instances.insert(joining.instance);
-        if instances.len() > joining.max_instances as usize {
+        // A bound that was lowered keeps nobody from renewing who is in.
+        if new_instance && instances.len() > joining.max_instances as usize {
             return Err(Refusal::TooManyInstances);
         }
         // One that is renewed ends in its own time, and so do those that retire already, up to a bound.
@@ -309,6 +310,17 @@ mod tests {
         open(&mut links, elsewhere, 4).unwrap();
         first.link.ended.cancel();
         open(&mut links, with(3), 5).unwrap();
+    }
+
+    #[test]
+    fn a_bound_that_was_lowered_refuses_new_processes_and_no_renewal() {
+        let mut links = Links::default();
+        let with = |n: u8| Joining { instance: [n; 16], ..*ONE };
+        open(&mut links, with(1), 1).unwrap();
+        open(&mut links, with(2), 2).unwrap();
+        let lowered = |n| Joining { max_instances: 1, attempt: 2, ..with(n) };
+        open(&mut links, Joining { renews: Some(2), ..lowered(2) }, 3).unwrap();
+        assert_eq!(open(&mut links, lowered(3), 4).unwrap_err(), Refusal::TooManyInstances);
     }
 
     #[test]

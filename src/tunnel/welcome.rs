@@ -179,21 +179,24 @@ impl Hub {
         presented: &Presented,
         remote: &Caller,
     ) -> Result<Entered, Refusal> {
-        let joining = Joining {
-            edge: &known.edge,
-            presented,
-            instance: asked.instance,
-            attempt: asked.attempt,
-            renews: asked.link(),
-            features: asked.features,
-            relay_lanes: relay_lanes.min(self.relay_lanes_max),
-            max_instances: known.max_instances,
-            budget_mbit_s: known.budget_mbit_s,
-            asked_mbit_s: asked.budget_mbit_s,
-        };
         let id = key::random().map_or(0, u64::from_be_bytes).max(1);
         let ended = self.stop.child_token();
-        let opened = self.links_of(known, presented)?.open(&joining, id, ended.clone())?;
+        let (opened, known) = {
+            let (mut links, known) = self.links_of(known, presented)?;
+            let joining = Joining {
+                edge: &known.edge,
+                presented,
+                instance: asked.instance,
+                attempt: asked.attempt,
+                renews: asked.link(),
+                features: asked.features,
+                relay_lanes: relay_lanes.min(self.relay_lanes_max),
+                max_instances: known.max_instances,
+                budget_mbit_s: known.budget_mbit_s,
+                asked_mbit_s: asked.budget_mbit_s,
+            };
+            (links.open(&joining, id, ended.clone())?, known)
+        };
         let live = LiveLink { hub: self.clone(), link: opened.link.clone(), last_reason: Reason::PeerClosed };
         if opened.new_instance {
             tracing::info!(
@@ -230,7 +233,7 @@ impl Hub {
         presented: &Presented,
     ) -> Result<Entered, Refusal> {
         let shown = self.shown_links().get(&link).cloned();
-        let mut links = self.links_of(known, presented)?;
+        let (mut links, known) = self.links_of(known, presented)?;
         let (link, ended) = links.attach(&known.edge, asked, link, presented)?;
         drop(links);
         Ok(Entered {
@@ -241,11 +244,16 @@ impl Hub {
         })
     }
 
-    /// The book of links, for an edge that is still known: what a reload takes away while a handshake goes on is not
+    /// The book of links, for an edge that is still known, with its bounds of now: what a reload takes away while a handshake goes on is not
     /// entered, because it goes through the book after the rules were replaced.
-    fn links_of(&self, known: &KnownKey, presented: &Presented) -> Result<MutexGuard<'_, Links>, Refusal> {
+    fn links_of(
+        &self,
+        known: &KnownKey,
+        presented: &Presented,
+    ) -> Result<(MutexGuard<'_, Links>, KnownKey), Refusal> {
         let links = self.links();
-        if self.trust.now().knows(&known.edge, presented) { Ok(links) } else { Err(Refusal::UnknownKey) }
+        let now = self.trust.now().edge_of(presented).filter(|now| now.edge == known.edge);
+        now.map(|now| (links, now)).ok_or(Refusal::UnknownKey)
     }
 
     async fn say_welcome(

@@ -80,7 +80,7 @@ impl Edge {
             std::future::pending::<()>().await;
         }
         let mut backoff = Backoff::new(DIAL_DELAY_FIRST, DIAL_DELAY_MAX);
-        let mut nth = 0;
+        let (mut nth, since) = (0, Instant::now());
         loop {
             let trust = self.trust.now();
             let urls = &trust.cfg.connect;
@@ -93,7 +93,7 @@ impl Edge {
                 Ok(_) => Reason::Malformed,
                 Err(failed) => failed.declined.reason,
             };
-            self.note_unrenewed(&now.link, &url, &reason);
+            self.note_unrenewed(&now.link, &url, &reason, since.elapsed());
             nth += 1;
             self.pause(spread(backoff.next_delay(), jitter()), &url, &now.link.ended).await;
         }

@@ -177,6 +177,26 @@ fn files_that_cannot_be_used_are_told_together_and_without_what_is_in_them() {
 }
 
 #[test]
+fn a_secret_in_the_place_of_its_file_is_told_and_not_shown() {
+    let (dir, file) = edge();
+    let token = fs::read_to_string(dir.path().join("token")).unwrap();
+    let jwt = format!("eyJhbGciOiJIUzI1NiJ9.{}.canary", "x".repeat(60));
+    let looks = "a file is named here, and this looks like the secret itself; write it into a file";
+    // A password looks like a name.
+    let missing = format!("below {} the file that it names is not there; ", dir.path().display());
+    for (of_broker, of_link, why) in [(&*jwt, &*token, looks), ("canary/canary", "canary", &missing)] {
+        let pulsar = json!({ "service_url": "pulsar://127.0.0.1:1", "auth": { "token_file": of_broker } });
+        set(&file, "/pulsar", pulsar);
+        set(&file, "/tunnel/token_file", json!(of_link));
+        let told = refused(&file).join("\n");
+        for place in ["pulsar.auth.token_file", "tunnel.token_file"] {
+            assert!(told.contains(&format!("{place}: {why}")), "{told}");
+        }
+        assert!(!told.contains("bt1.") && !told.contains("canary"), "{told}");
+    }
+}
+
+#[test]
 fn a_hub_whose_identity_is_not_whole_is_told_which_file_to_bring() {
     let dir = tempfile::tempdir().unwrap();
     init(&dir, &["--hub", "riskfuel", "--edge", "bank", "--url", "tls://127.0.0.1:8001"]);

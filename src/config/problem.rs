@@ -97,8 +97,12 @@ impl Refusal {
     }
 }
 
-/// A text of the configuration as a message may show it: one line, and not all of it.
+/// A text of the configuration as a message may show it: one line, not all of it, and nothing of a secret in the wrong
+/// place.
 pub(super) fn shown(text: &str) -> String {
+    if looks_secret(text) {
+        return "what looks like a secret".into();
+    }
     let mut shown: String = text.chars().take(SHOWN_LEN_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN_LEN_MAX).is_some() {
         shown.push('…');
@@ -106,4 +110,13 @@ pub(super) fn shown(text: &str) -> String {
     format!("`{shown}`")
 }
 
+/// Whether a text is, by its looks, a join token, a JWT or a private key.
+pub(super) fn looks_secret(text: &str) -> bool {
+    let text = text.trim_start();
+    let begins = ["bt1.", "eyJ"].iter().any(|begin| text.starts_with(begin));
+    begins && text.len() >= SECRET_LEN_MIN && !text.contains('/') || text.contains("PRIVATE KEY-----")
+}
+
 const SHOWN_LEN_MAX: usize = 80;
+/// No file has so long a name that begins like a secret; a whole join token is twice as long.
+const SECRET_LEN_MIN: usize = 40;

@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Checker;
 use crate::config::field::{Field, Text};
-use crate::config::problem::{Place, Refusal, shown};
+use crate::config::problem::{Place, Refusal, looks_secret, shown};
 
 /// A text with where it came from.
 pub(super) struct Found {
@@ -36,11 +36,6 @@ impl Found {
             Some(_) => Refusal::new(format!("{} is refused", self.shown()), refusal.remedy),
             None => refusal,
         })
-    }
-
-    /// It as a path.
-    pub(super) fn path(&self) -> PathBuf {
-        self.dir.join(&self.text)
     }
 }
 
@@ -100,7 +95,7 @@ impl Checker<'_> {
                 dir: self.dir.to_owned(),
             }),
             Text::File(from) => {
-                let path = self.dir.join(&from.file);
+                let path = path_of(self.dir, &from.file)?;
                 Ok(Found {
                     text: file_text(&path)?,
                     origin: Some(path.display().to_string()),
@@ -154,9 +149,16 @@ pub(super) fn unix_seconds(found: &Found) -> Result<u64, Refusal> {
 }
 
 /// A path, made absolute by what named it.
-#[expect(clippy::unnecessary_wraps, reason = "it stands where parsers stand")]
 pub(super) fn path(found: &Found) -> Result<PathBuf, Refusal> {
-    Ok(found.path())
+    path_of(&found.dir, &found.text)
+}
+
+fn path_of(dir: &Path, text: &str) -> Result<PathBuf, Refusal> {
+    if looks_secret(text) {
+        let remedy = "write it into a file that only this user can read, and name that file";
+        return Err(Refusal::new("a file is named here, and this looks like the secret itself", remedy));
+    }
+    Ok(dir.join(text))
 }
 
 /// Values are short; a larger file is the wrong one.

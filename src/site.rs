@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::admin::Part;
 use crate::admin::{self, AdminState};
 use crate::config::{self, Config, Problem, TokenSource, Tunnel, secret_file};
 use crate::exit::Exit;
@@ -33,7 +34,7 @@ use crate::tunnel::link::TunnelEvent;
 use crate::tunnel::streams::LinkStreams;
 use crate::tunnel::{self, EdgeDialer, HubKeys, TunnelError, TunnelMetrics};
 use crate::{forward, relay};
-pub use hand::{Hand, Prepared};
+pub use hand::{Hand, Prepared, key_files};
 use specs::policies;
 
 /// What a run did, for its last line.

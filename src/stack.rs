@@ -16,7 +16,7 @@ use crate::config;
 use crate::exit::Exit;
 #[cfg(feature = "load")]
 use crate::site;
-use crate::site::{Boards, Hand, ListenError, Prepared, Site, Summary};
+use crate::site::{Boards, Hand, ListenError, Part, Site, Summary};
 
 #[cfg(feature = "embedded")]
 use crate::embedded::Broker;
@@ -58,7 +58,7 @@ pub struct Hands {
 
 impl Hands {
     /// Puts another file's configurations in the place of those that run: all of them, or none.
-    pub fn take(&self, setup: config::Setup) -> Result<(), Vec<config::Problem>> {
+    pub fn take(&self, setup: config::Setup, part: Part) -> Result<(), Vec<config::Problem>> {
         let config::Setup { sites, load } = setup;
         let mut problems: Vec<_> = not_built(&sites, load.as_ref()).collect();
         #[cfg(feature = "load")]
@@ -80,7 +80,7 @@ impl Hands {
         if !problems.is_empty() {
             return Err(problems);
         }
-        prepared.into_iter().for_each(Prepared::apply);
+        prepared.into_iter().for_each(|ready| ready.apply(part));
         Ok(())
     }
 
@@ -100,9 +100,15 @@ impl Hands {
         self.sites.iter().flat_map(Hand::key_files).collect()
     }
 
-    /// Shows that another configuration was refused.
-    pub fn refused(&self, problems: &[String]) {
-        self.sites.iter().for_each(|site| site.configuration.refused(problems.to_vec()));
+    /// Whether a file's configurations are those that run, to the byte.
+    pub fn run_by(&self, setup: &config::Setup) -> bool {
+        let digests = setup.sites.iter().map(|config| &config.digest);
+        digests.eq(self.running().sites.iter().map(|config| &config.digest))
+    }
+
+    /// Shows that another configuration, or other keys, were refused.
+    pub fn refused(&self, problems: &[String], part: Part) {
+        self.sites.iter().for_each(|site| site.configuration.refused(problems.to_vec(), part));
     }
 
     /// How long stopping may take.

@@ -20,7 +20,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::{forward, relay, tunnel};
-pub use configuration::{Configuration, Loaded};
+pub use configuration::{Configuration, Loaded, Part};
 pub use names::Names;
 pub use server::serve;
 

@@ -7,10 +7,12 @@ use std::time::SystemTime;
 
 use pulsar_bridge::config::{self, ConfigErrors, LinkUrl, Load, Setup};
 use pulsar_bridge::exit::Exit;
-use pulsar_bridge::site::Site;
+use pulsar_bridge::site::{self, Site};
 use pulsar_bridge::stack;
 use pulsar_bridge::tunnel::init::{self, Request};
 use tempfile::TempDir;
+
+use super::reload::Keys;
 
 /// Sites that can run, and what drives them.
 pub struct Opened {
@@ -20,6 +22,8 @@ pub struct Opened {
     pub sites: Vec<Site>,
     /// The load.
     pub load: Option<Load>,
+    /// The files of the sites' keys as they were before they were read.
+    pub keys: Keys,
 }
 
 /// Why not.
@@ -68,6 +72,8 @@ pub fn open(file: Option<PathBuf>, topics: &[String]) -> Result<Opened, NotOpene
     let file = file.unwrap_or_else(|| config::BUILT_IN_NAME.into());
     let Setup { sites, load } = setup;
     let count = sites.len();
+    let key_files: Vec<_> = sites.iter().flat_map(site::key_files).collect();
+    let mut keys = Keys::look(&key_files);
     let mut opened = Vec::with_capacity(count);
     let mut problems: Vec<_> = stack::not_built(&sites, load.as_ref()).collect();
     for (index, site) in sites.into_iter().enumerate() {
@@ -81,8 +87,10 @@ pub fn open(file: Option<PathBuf>, topics: &[String]) -> Result<Opened, NotOpene
         return Err(NotOpened::Config(ConfigErrors { file, problems, files_opened: true }));
     }
     // Every file has been read by now, and nothing of the keys shall outlive even a process that is killed.
-    drop(trust);
-    Ok(Opened { file, sites: opened, load })
+    if trust.into_inner().map(drop).is_some() {
+        keys = Keys::look(&key_files);
+    }
+    Ok(Opened { file, sites: opened, load, keys })
 }
 
 /// Keys and tokens in a folder that only we may read and that goes when we do.

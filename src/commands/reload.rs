@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pulsar_bridge::config::{self, ConfigErrors, Problem, Setup};
+use pulsar_bridge::site::Part;
 use pulsar_bridge::stack::Hands;
 use tokio::signal::unix::Signal;
 use tokio::task::spawn_blocking;
@@ -22,41 +23,53 @@ pub struct Reloader {
     pub topics: Vec<String>,
     /// The running sites.
     pub hands: Hands,
+    /// The files of their keys as they were before they were read.
+    pub keys: Keys,
 }
 
 impl Reloader {
     /// Reloads whenever it is told to, or finds other keys, until `stop`.
-    pub async fn run(self, mut hangup: Signal, stop: CancellationToken) {
+    pub async fn run(mut self, mut hangup: Signal, stop: CancellationToken) {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut keys = Keys::look(&self.hands.key_files());
         // Losing the race loses nothing: a signal and a tick stay until they are taken.
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 _ = hangup.recv() => {
-                    // Before they are read: what changes meanwhile is seen later.
-                    keys = Keys::look(&self.hands.key_files());
-                    self.clone().in_background(Self::again).await;
-                    keys.follow(self.hands.key_files());
+                    self.in_background(|it| {
+                        // Before they are read: what changes meanwhile is seen later.
+                        it.keys = Keys::look(&it.hands.key_files());
+                        it.again();
+                        it.keys.follow(it.hands.key_files());
+                    }).await;
                 }
-                _ = looks.tick() => {
-                    let now = Keys::look(&self.hands.key_files());
+                _ = looks.tick() => self.in_background(|it| {
+                    let now = Keys::look(&it.hands.key_files());
                     // Only once it stays: who copies a file writes it bit by bit.
-                    if keys.settled(now) {
+                    if it.keys.settled(now) {
                         tracing::info!("keys or certificates changed: reading them again");
-                        self.clone().in_background(Self::keys_again).await;
+                        it.keys_again();
                     }
-                }
+                }).await,
             }
         }
     }
 
-    /// Files are read on a thread of their own: one that hangs holds up nothing else.
-    async fn in_background(self, reload: fn(&Self)) {
-        if let Err(panicked) = spawn_blocking(move || reload(&self)).await {
-            tracing::error!(%panicked, "the reload ended by itself");
+    /// Files are looked at and read on a thread of their own: one that hangs holds up nothing else.
+    async fn in_background(&mut self, reload: fn(&mut Self)) {
+        let mut it = self.clone();
+        let done = spawn_blocking(move || {
+            reload(&mut it);
+            it.keys
+        });
+        match done.await {
+            Ok(keys) => self.keys = keys,
+            Err(panicked) => {
+                self.keys.changed = false;
+                tracing::error!(%panicked, "the reload ended by itself");
+            }
         }
     }
 
@@ -77,26 +90,31 @@ impl Reloader {
             })
         });
         match setup {
-            Ok(setup) => self.take(setup),
-            Err(errors) => self.refused(&errors.problems),
+            // Only the files that it names can be wrong, and are found again when keys change.
+            Ok(setup) if self.hands.run_by(&setup) => {
+                self.hands.refused(&[], Part::Whole);
+                self.take(setup, Part::Whole, Part::Keys);
+            }
+            Ok(setup) => self.take(setup, Part::Whole, Part::Whole),
+            Err(errors) => self.refused(&errors.problems, Part::Whole),
         }
     }
 
     /// Opens the files of keys again, by the configuration that runs.
     fn keys_again(&self) {
-        self.take(self.hands.running());
+        self.take(self.hands.running(), Part::Keys, Part::Keys);
     }
 
-    fn take(&self, setup: Setup) {
-        if let Err(problems) = self.hands.take(setup) {
-            self.refused(&problems);
+    fn take(&self, setup: Setup, right: Part, wrong: Part) {
+        if let Err(problems) = self.hands.take(setup, right) {
+            self.refused(&problems, wrong);
         }
     }
 
-    fn refused(&self, problems: &[Problem]) {
+    fn refused(&self, problems: &[Problem], wrong: Part) {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         // Whoever reads the line finds the status as it says.
-        self.hands.refused(&problems);
+        self.hands.refused(&problems, wrong);
         tracing::error!(
             count = problems.len(),
             problems = problems.join("\n  "),
@@ -107,18 +125,19 @@ impl Reloader {
 
 /// What the files of keys look like: another file by the same name, as Kubernetes' `..data` links lead to, looks
 /// other than before.
-#[derive(Debug, PartialEq, Eq)]
-struct Keys {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
     seen: Vec<(PathBuf, Option<Look>)>,
     /// It looked otherwise than what is loaded, and once so far.
     changed: bool,
 }
 
-/// Device, file, time and size.
-type Look = (u64, u64, i64, i64, u64);
+/// Device, file, mode, when what is in it changed and when its mode or owner did, and size.
+type Look = (u64, u64, u32, [(i64, i64); 2], u64);
 
 impl Keys {
-    fn look(files: &[PathBuf]) -> Self {
+    /// As they are now.
+    pub fn look(files: &[PathBuf]) -> Self {
         let seen = files.iter().map(|file| (file.clone(), look(file))).collect();
         Self { seen, changed: false }
     }
@@ -143,7 +162,8 @@ impl Keys {
 
 fn look(file: &Path) -> Option<Look> {
     let seen = fs::metadata(file).ok()?;
-    Some((seen.dev(), seen.ino(), seen.mtime(), seen.mtime_nsec(), seen.size()))
+    let changed = [(seen.mtime(), seen.mtime_nsec()), (seen.ctime(), seen.ctime_nsec())];
+    Some((seen.dev(), seen.ino(), seen.mode(), changed, seen.size()))
 }
 
 /// Two looks after a change it is taken over: within a second.
@@ -151,6 +171,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -167,6 +189,9 @@ mod tests {
         // Another file in its place, of equal size and time, is another one.
         fs::write(dir.path().join("next"), "other").unwrap();
         fs::rename(dir.path().join("next"), &files[0]).unwrap();
+        assert!(!keys.settled(Keys::look(&files)) && keys.settled(Keys::look(&files)));
+        // As the error asks for: `chmod 0600`.
+        fs::set_permissions(&files[0], PermissionsExt::from_mode(0o600)).unwrap();
         assert!(!keys.settled(Keys::look(&files)) && keys.settled(Keys::look(&files)));
         fs::remove_file(&files[0]).unwrap();
         assert!(!keys.settled(Keys::look(&files)) && keys.settled(Keys::look(&files)));

@@ -72,7 +72,7 @@ async fn until_stopped(mut opened: Opened, file: Option<PathBuf>, args: &RunArgs
         Exit::Fault
     })?;
     tokio::spawn(obey(signals, args.run_time, stop.clone()));
-    let reloader = Reloader { file, topics: args.topics.clone(), hands: hands.clone() };
+    let reloader = Reloader { file, topics: args.topics.clone(), hands: hands.clone(), keys: opened.keys };
     tokio::spawn(reloader.run(hangup, stop.clone()));
     let overdue = async {
         stop.cancelled().await;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::problems_of_files;
 use super::specs::{own_ports, policies, route, rules};
-use crate::admin::{Configuration, Names};
+use crate::admin::{Configuration, Names, Part};
 use crate::config::{Config, Problem, Tunnel};
 use crate::forward;
 use crate::forward::agent::Forwards;
@@ -51,7 +51,7 @@ enum Loaded {
 impl Hand {
     pub(super) fn new(config: &Config, trust: Trust) -> Self {
         let configuration = Configuration::default();
-        configuration.loaded(&config.digest);
+        configuration.loaded(&config.digest, Part::Whole);
         let names = Names::default();
         names.replace(peers(config), config.admin.hosts.clone());
         Self {
@@ -84,10 +84,7 @@ impl Hand {
 
     /// The files of keys and certificates that it runs by.
     pub fn key_files(&self) -> Vec<PathBuf> {
-        match &self.lock().tunnel {
-            Tunnel::Hub(hub) => HubTrust::files(hub),
-            Tunnel::Edge(edge) => EdgeTrust::files(edge),
-        }
+        key_files(&self.lock())
     }
 
     /// Opens what another configuration names, and compares what may not change; all problems at once. Changes
@@ -121,7 +118,7 @@ impl Hand {
 
 impl Prepared {
     /// Takes the running configuration's place. What is allowed as before is not touched.
-    pub fn apply(self) {
+    pub fn apply(self, part: Part) {
         let Self { hand, config, trust } = self;
         // Keys first: nobody is let in by an old one under new rules.
         match (trust, &hand.trust) {
@@ -135,7 +132,7 @@ impl Prepared {
         }
         hand.rulings.replace(ruling(&config));
         hand.names.replace(peers(&config), config.admin.hosts.clone());
-        hand.configuration.loaded(&config.digest);
+        hand.configuration.loaded(&config.digest, part);
         let (site, digest) = (config.site.clone(), config.digest.clone());
         let mut running = hand.lock();
         if let Some(forwards) = hand.forwards.get() {
@@ -144,6 +141,14 @@ impl Prepared {
         *running = config;
         drop(running);
         tracing::info!(%site, %digest, "the configuration is loaded");
+    }
+}
+
+/// The files of keys and certificates that a site runs by.
+pub fn key_files(config: &Config) -> Vec<PathBuf> {
+    match &config.tunnel {
+        Tunnel::Hub(hub) => HubTrust::files(hub),
+        Tunnel::Edge(edge) => EdgeTrust::files(edge),
     }
 }
 

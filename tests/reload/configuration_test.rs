@@ -1,5 +1,7 @@
 //! Policy, edges, routes and limits change while messages flow; what is refused changes nothing.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -81,6 +83,49 @@ fn a_file_that_is_wrong_changes_nothing_and_everything_wrong_with_it_is_told() {
     assert_eq!(now["configuration"]["digest"], before["configuration"]["digest"]);
     assert_eq!(now["configuration"]["refused"], Value::Null);
     assert!(stage.hub.metrics().contains("bridge_config_reload_failed 0"));
+}
+
+#[test]
+fn keys_and_configuration_are_refused_and_excused_each_for_itself() {
+    let mut stage = Stage::set();
+    let failed = |value: u8| format!("bridge_config_reload_failed {value}");
+    let refused = |status: &Value| status["configuration"]["refused"].to_string();
+    let token = stage.bank_file.path.with_file_name("token");
+    let mode = |mode: u32| fs::set_permissions(&token, PermissionsExt::from_mode(mode)).unwrap();
+    // As the error asks for.
+    mode(0o644);
+    stage.bank.until("the mode is refused", |status| refused(status).contains("chmod 0600"));
+    assert!(stage.bank.metrics().contains(&failed(1)));
+    mode(0o600);
+    stage.bank.until("it is taken", |status| status["configuration"]["refused"].is_null());
+    assert!(stage.bank.metrics().contains(&failed(0)));
+    // A secret in the place of its file, and keys that change meanwhile.
+    let whole = stage.bank_file.value.clone();
+    stage.bank_file.change(|edge| {
+        let secret = fs::read_to_string(&token).unwrap();
+        edge["tunnel"]["token_file"] = json!(secret);
+        edge["pulsar"]["auth"] = json!({ "token_file": "canary" });
+    });
+    assert!(stage.bank.reload().contains("is refused"));
+    stage.bank_file.change(|edge| edge["tunnel"]["token_file"] = json!("canary"));
+    assert!(stage.bank.reload().contains("is refused"));
+    let before = stage.bank.said();
+    mode(0o400);
+    stage.bank.line_from(before, &["the configuration is loaded"]);
+    let told = refused(&stage.bank.status());
+    assert!(
+        told.contains("tunnel.token_file: below ") && told.contains("pulsar.auth.token_file: below "),
+        "{told}"
+    );
+    assert!(stage.bank.metrics().contains(&failed(1)));
+    stage.bank_file.value = whole;
+    stage.bank_file.change(|_| {});
+    stage.bank.loads();
+    assert_eq!(stage.bank.status()["configuration"]["refused"], Value::Null);
+    assert!(stage.bank.metrics().contains(&failed(0)));
+    let said = stage.bank.text();
+    assert!(said.contains("this looks like the secret itself"), "{said}");
+    assert!(!said.contains("bt1.") && !said.contains("canary"), "{said}");
 }
 
 #[test]

@@ -10,16 +10,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::declaring::declare;
-use super::links::{Links, Way};
+use super::links::{Carried, Links, Way};
 use super::listener::{Listener, Listening};
 use super::places::Places;
 use super::reason::Reason;
 use super::rules::{ForwardSpec, Rules};
 use super::serving::{key, serve};
-use super::status::Board;
+use super::status::{Board, Row, Verdict};
 use super::target::Targets;
 use super::wishes::Wishes;
-use crate::policy::{ForwardLimits, Policies, Target};
+use crate::policy::{Policies, Target};
 use crate::tunnel::link::Link;
 use crate::tunnel::streams::LinkStreams;
 
@@ -93,6 +93,9 @@ impl Inner {
         for peer in declarers {
             self.follow_wishes(&peer);
         }
+        // Held until all is judged, and the rules read under it: who is admitted meanwhile is so by these.
+        let mut places = lock(&self.places);
+        let rules = self.rules.borrow().clone();
         let peers = match &rules.policies {
             Policies::Each(policies) => {
                 policies.iter().map(|(peer, policy)| (peer.clone(), policy)).collect()
@@ -111,14 +114,25 @@ impl Inner {
         for (key, target) in wanted {
             self.board.row(key, &target.to_string(), None);
         }
-        let may_reach = |peer: &str, target: &Target| rules.may_reach(peer, target).is_some();
-        self.board.judge(|row, target| Target::parse(target).is_ok_and(|it| may_reach(&row.peer, &it)));
+        self.board.judge(|row, target| match Target::parse(target) {
+            Ok(target) if rules.may_reach(&row.peer, &target).is_none() => Verdict::Refused,
+            Ok(target) if key(&rules, &row.peer, &target) == *row => Verdict::Allowed,
+            Ok(_) => Verdict::Renamed,
+            Err(_) => Verdict::Refused,
+        });
+        places.retain(|(peer, target), places| {
+            let limits = rules.may_reach(peer, target);
+            if let Some(limits) = limits {
+                places.bound(limits);
+            }
+            limits.is_some() || !places.is_unused()
+        });
     }
 
     /// Everything that happens on one link.
     async fn serve_link(self: Arc<Self>, streams: LinkStreams) {
         let LinkStreams { link, opener, mut inbound } = streams;
-        let way = Way { link: link.clone(), opener };
+        let way = Way { link: link.clone(), opener, carried: Arc::<Carried>::default() };
         self.links.enter(way.clone());
         let declaring = async {
             declare(&self, &way).await;
@@ -127,7 +141,7 @@ impl Inner {
         let declares = Arc::new(Semaphore::new(DECLARATIONS_PER_LINK));
         let serving = async {
             while let Some(inbound) = inbound.recv().await {
-                self.tasks.spawn(serve(self.clone(), link.clone(), declares.clone(), inbound));
+                self.tasks.spawn(serve(self.clone(), way.clone(), declares.clone(), inbound));
             }
         };
         tokio::select! {
@@ -136,6 +150,13 @@ impl Inner {
             () = declaring => {}
         }
         self.links.sweep();
+        let cut = way.carried.ended().await;
+        if cut > 0 {
+            let (link_id, renewed) = (format!("{:016x}", link.id), link.retiring.is_begun());
+            tracing::info!(
+                peer = %link.peer, link = link_id, cut, renewed, "forwarded connections were cut by the end of their link"
+            );
+        }
     }
 
     /// Opens what a link's peer wants opened and policy lets it; gives the state of each, in order.
@@ -195,9 +216,9 @@ impl Inner {
 
     /// Makes the listeners that a peer declared what its links want and policy lets it.
     fn follow_wishes(self: &Arc<Self>, peer: &str) {
-        let rules = self.rules.borrow().clone();
-        // Held meanwhile: of two that follow at once, the later one has the later wishes.
+        // Held meanwhile: of two that follow at once, the later one has the later wishes, and the later rules.
         let wishes = lock(&self.wishes);
+        let rules = self.rules.borrow().clone();
         let mut wanted = wishes.get(peer).map(Wishes::all).unwrap_or_default();
         wanted.retain(|spec| rules.may_listen(peer, spec.listen));
         self.open(peer, wanted);
@@ -229,18 +250,17 @@ impl Inner {
         });
     }
 
-    /// The places of a target for a peer; new ones when its bounds are others.
-    pub(super) fn places(&self, peer: &str, target: &Target, limits: ForwardLimits) -> Arc<Places> {
+    /// The counters of a target for a peer and the places there, if the rules let it be reached.
+    pub(super) fn admit(&self, peer: &str, target: &Target) -> Option<(Arc<Row>, Arc<Places>)> {
         let mut places = lock(&self.places);
-        let key = (peer.to_owned(), target.clone());
-        match places.get(&key).filter(|places| places.limits() == limits) {
-            Some(places) => places.clone(),
-            None => {
-                let made = Arc::new(Places::new(limits));
-                places.insert(key, made.clone());
-                made
-            }
-        }
+        let rules = self.rules.borrow().clone();
+        let limits = rules.may_reach(peer, target)?;
+        let row = self.board.row(key(&rules, peer, target), &target.to_string(), None);
+        let of_target = places.entry((peer.to_owned(), target.clone()));
+        let places = of_target.or_insert_with(|| Places::new(limits));
+        // A reload may still be about to bound them.
+        places.bound(limits);
+        Some((row, places.clone()))
     }
 
     /// Counts what a peer asks for and may not; how many of those, when it is time to tell.

@@ -2,11 +2,14 @@
 //! Holds no socket.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::reason::Reason;
 use crate::tunnel::link::Link;
@@ -31,6 +34,34 @@ pub struct Way {
     pub link: Arc<Link>,
     /// Opens its streams.
     pub opener: Opener,
+    /// What it carries.
+    pub carried: Arc<Carried>,
+}
+
+/// The connections that one link carries, and how many its end cut.
+#[derive(Debug, Default)]
+pub struct Carried {
+    open: TaskTracker,
+    cut: AtomicU64,
+}
+
+impl Carried {
+    /// A connection is carried as long as this is held.
+    pub fn one(&self) -> TaskTrackerToken {
+        self.open.token()
+    }
+
+    /// One that is still held is cut by the link's end.
+    pub fn count_cut(&self) {
+        self.cut.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits until none is carried any more; how many were cut.
+    pub async fn ended(&self) -> u64 {
+        self.open.close();
+        self.open.wait().await;
+        self.cut.load(Ordering::Relaxed)
+    }
 }
 
 /// Whether what ended a stream was the end of its link: the streams are told a moment before.

@@ -36,7 +36,7 @@ pub struct Listener {
     inner: Arc<Inner>,
     spec: ForwardSpec,
     row: Arc<Row>,
-    places: Places,
+    places: Arc<Places>,
     stop: CancellationToken,
     state: watch::Sender<Option<Reason>>,
 }
@@ -157,18 +157,20 @@ impl Listener {
         let (link, id) = (format!("{:016x}", way.link.id), stream.id());
         let forward = &self.spec.name;
         tracing::debug!(forward, peer = %way.link.peer, link, stream = id, %client, "connection opened");
-        let one = self.row.opened();
+        let (one, _carried) = (self.row.opened(), way.carried.one());
         let ended = tokio::select! {
             biased;
             ended = splice(socket, stream, Role::Listener, &self.row, &way.link) => ended,
             () = self.stop.cancelled() => Err(Cut::Refused(Reason::NoLongerAllowed)),
         };
-        drop(one);
-        drop(place);
+        drop((one, place));
         tracing::debug!(forward, peer = %way.link.peer, link, stream = id, %client, ?ended, "connection ended");
         match ended {
             Err(Cut::Refused(reason)) => self.note_reset(reason, client),
-            Err(Cut::Stream) if is_lost(&way.link).await => self.note_reset(Reason::LinkLost, client),
+            Err(Cut::Stream) if is_lost(&way.link).await => {
+                way.carried.count_cut();
+                self.note_reset(Reason::LinkLost, client);
+            }
             // TCP's own resets are nobody's refusal.
             Err(Cut::Stream | Cut::Socket) | Ok(()) => {}
         }

@@ -1,9 +1,8 @@
 //! How many connections a forward or a target has open, and how fast new ones come: a place for each, given back on
 //! drop. Reads the clock; decides by `rate` and a count.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::rate::Rate;
@@ -13,37 +12,65 @@ use crate::policy::ForwardLimits;
 /// The places of one forward or target.
 #[derive(Debug)]
 pub struct Places {
-    limits: ForwardLimits,
-    open: Arc<Semaphore>,
-    rate: Option<Mutex<Rate>>,
+    taken: Mutex<Taken>,
     born: Instant,
 }
 
+#[derive(Debug)]
+struct Taken {
+    limits: ForwardLimits,
+    open: u32,
+    rate: Option<Rate>,
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+pub struct Place(Arc<Places>);
+
 impl Places {
     /// All of them free.
-    pub fn new(limits: ForwardLimits) -> Self {
-        Self {
-            limits,
-            open: Arc::new(Semaphore::new(limits.connections as usize)),
-            rate: limits.rate.map(|rate| Mutex::new(Rate::new(rate))),
-            born: Instant::now(),
-        }
+    pub fn new(limits: ForwardLimits) -> Arc<Self> {
+        let taken = Taken { limits, open: 0, rate: limits.rate.map(Rate::new) };
+        Arc::new(Self { taken: Mutex::new(taken), born: Instant::now() })
     }
 
-    /// The bounds that these have.
-    pub fn limits(&self) -> ForwardLimits {
-        self.limits
+    /// Other bounds hold from now on. Where more are open than they let, these stay, and no new one comes before
+    /// enough of them have ended.
+    pub fn bound(&self, limits: ForwardLimits) {
+        let mut taken = self.lock();
+        if taken.limits.rate != limits.rate {
+            taken.rate = limits.rate.map(Rate::new);
+        }
+        taken.limits = limits;
+    }
+
+    /// Whether no connection has one.
+    pub fn is_unused(&self) -> bool {
+        self.lock().open == 0
     }
 
     /// A place for a new connection. One beyond the open ones takes nothing of the rate.
-    pub fn take(&self) -> Result<OwnedSemaphorePermit, Reason> {
-        let place = self.open.clone().try_acquire_owned().map_err(|_| Reason::TooManyConnections)?;
-        if let Some(rate) = &self.rate
-            && !rate.lock().unwrap_or_else(PoisonError::into_inner).take(self.born.elapsed())
-        {
+    pub fn take(self: &Arc<Self>) -> Result<Place, Reason> {
+        let mut taken = self.lock();
+        if taken.open >= taken.limits.connections {
+            return Err(Reason::TooManyConnections);
+        }
+        if taken.rate.as_mut().is_some_and(|rate| !rate.take(self.born.elapsed())) {
             return Err(Reason::RateLimited);
         }
-        Ok(place)
+        taken.open += 1;
+        Ok(Place(self.clone()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        // A count and bounds: a panicking writer cannot leave half of them.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().open -= 1;
     }
 }
 
@@ -65,5 +92,26 @@ mod tests {
         assert_eq!(places.take().unwrap_err(), Reason::RateLimited);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(places.take().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn narrower_bounds_count_what_is_open_already() {
+        let bounds = |connections| ForwardLimits { connections, rate: None };
+        let places = Places::new(bounds(5));
+        let mut open: Vec<Place> = (0..5).map(|_| places.take().unwrap()).collect();
+        for connections in (1..5).rev() {
+            places.bound(bounds(connections));
+            assert_eq!(places.take().unwrap_err(), Reason::TooManyConnections);
+        }
+        open.truncate(1);
+        assert_eq!(places.take().unwrap_err(), Reason::TooManyConnections);
+        open.clear();
+        assert!(places.is_unused() && places.take().is_ok());
+        // A rate that stays as it is does not begin anew.
+        let rated = |connections| ForwardLimits { connections, rate: Some(1) };
+        places.bound(rated(5));
+        open.push(places.take().unwrap());
+        places.bound(rated(9));
+        assert_eq!(places.take().unwrap_err(), Reason::RateLimited);
     }
 }

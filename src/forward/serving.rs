@@ -9,21 +9,21 @@ use tokio::sync::{Semaphore, watch};
 use super::agent::Inner;
 use super::declaring;
 use super::frames::{DECLARATION, FORWARD, Said, check_open};
-use super::links::is_lost;
+use super::links::{Way, is_lost};
 use super::reason::Reason;
 use super::rules::Rules;
 use super::splice::{Cut, Guarded, Role, splice};
-use super::status::{End, Key, Row};
+use super::status::{End, Key};
 use crate::policy::Target;
-use crate::tunnel::link::Link;
 use crate::tunnel::streams::{Inbound, LinkStream, unwanted};
 
 /// One stream of a peer, from its head to its end.
-pub async fn serve(inner: Arc<Inner>, link: Arc<Link>, declares: Arc<Semaphore>, inbound: Inbound) {
+pub async fn serve(inner: Arc<Inner>, way: Way, declares: Arc<Semaphore>, inbound: Inbound) {
+    let link = &way.link;
     match inbound.kind {
-        FORWARD => reach(&inner, &link, &inbound.head, inbound.stream).await,
+        FORWARD => reach(&inner, &way, &inbound.head, inbound.stream).await,
         DECLARATION => match declares.try_acquire() {
-            Ok(_declares) => declaring::hear(&inner, &link, inbound.stream).await,
+            Ok(_declares) => declaring::hear(&inner, link, inbound.stream).await,
             // An honest peer has one; a second is reset.
             Err(_) => {
                 if let Some(count) = inner.count_strange(&link.peer, Reason::Malformed, 1) {
@@ -38,7 +38,8 @@ pub async fn serve(inner: Arc<Inner>, link: Arc<Link>, declares: Arc<Semaphore>,
     }
 }
 
-async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStream) {
+async fn reach(inner: &Arc<Inner>, way: &Way, head: &[u8], mut stream: LinkStream) {
+    let link = &*way.link;
     let id = stream.id();
     let (forward, target) = match check_open(head) {
         Ok(asked) => asked,
@@ -46,7 +47,7 @@ async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStr
     };
     let _uses = link.retiring.user();
     let mut rules = inner.rules.subscribe();
-    let Some(limits) = rules.borrow_and_update().may_reach(&link.peer, &target) else {
+    let Some((row, places)) = inner.admit(&link.peer, &target) else {
         // No row of its own: what the peer asks for is the peer's word.
         if let Some(count) = inner.count_strange(&link.peer, Reason::TargetNotAllowed, 1) {
             let (reason, remedy) = (Reason::TargetNotAllowed.code(), Reason::TargetNotAllowed.remedy());
@@ -54,8 +55,6 @@ async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStr
         }
         return refuse(&mut stream, Reason::TargetNotAllowed).await;
     };
-    let row = row(inner, &link.peer, &target);
-    let places = inner.places(&link.peer, &target, limits);
     let link_id = format!("{:016x}", link.id);
     let connected = async {
         let place = places.take()?;
@@ -77,7 +76,7 @@ async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStr
         }
         Ok((place, socket)) => {
             tracing::debug!(forward, peer = %link.peer, link = link_id, stream = id, %target, "connection opened");
-            let one = row.opened();
+            let (one, _carried) = (row.opened(), way.carried.one());
             let ended = tokio::select! {
                 biased;
                 ended = splice(socket, stream, Role::Target, &row, link) => ended,
@@ -86,7 +85,10 @@ async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStr
             drop((one, place));
             match ended {
                 Err(Cut::Refused(reason)) => Some(reason),
-                Err(Cut::Stream) if is_lost(link).await => Some(Reason::LinkLost),
+                Err(Cut::Stream) if is_lost(link).await => {
+                    way.carried.count_cut();
+                    Some(Reason::LinkLost)
+                }
                 Ok(()) | Err(Cut::Stream | Cut::Socket) => None,
             }
         }
@@ -102,14 +104,7 @@ async fn reach(inner: &Arc<Inner>, link: &Link, head: &[u8], mut stream: LinkStr
     }
 }
 
-/// The counters of a target: under our own name for it, or its own.
-fn row(inner: &Inner, peer: &str, target: &Target) -> Arc<Row> {
-    let rules = inner.rules.borrow().clone();
-    let key = key(&rules, peer, target);
-    inner.board.row(key, &target.to_string(), None)
-}
-
-/// What the row of a target is found by.
+/// What the row of a target is found by: our own name for it, or its own.
 pub fn key(rules: &Rules, peer: &str, target: &Target) -> Key {
     let declared = rules.declared_to(peer).find(|forward| forward.target == *target);
     let (forward, declared_by) = match declared {

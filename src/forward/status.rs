@@ -93,6 +93,17 @@ pub struct Key {
     pub end: End,
 }
 
+/// What the rules say of a target's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be reached.
+    Allowed,
+    /// It may be reached, and counts in another row.
+    Renamed,
+    /// It may not.
+    Refused,
+}
+
 /// A connection among the open ones, until it is dropped.
 pub struct OpenOne(Arc<Row>);
 
@@ -127,14 +138,16 @@ impl Row {
         std::mem::replace(&mut *lock(&self.reason), reason) != reason
     }
 
-    /// Whether this site's rules still let the other one reach it.
-    fn allow(&self, is_allowed: bool) {
+    /// Whether this site's rules still let the other one reach it; whether they did before.
+    fn allow(&self, is_allowed: bool) -> bool {
         let mut reason = lock(&self.reason);
-        match *reason {
-            _ if !is_allowed => *reason = Some(Reason::TargetNotAllowed),
-            Some(Reason::TargetNotAllowed) => *reason = None,
-            _ => {}
+        let was_allowed = *reason != Some(Reason::TargetNotAllowed);
+        match is_allowed {
+            false => *reason = Some(Reason::TargetNotAllowed),
+            true if !was_allowed => *reason = None,
+            true => {}
         }
+        was_allowed
     }
 
     /// Counts a connection as long as the answer lives.
@@ -224,11 +237,23 @@ impl Board {
         row
     }
 
-    /// Judges every target's end anew, by its key and target.
-    pub fn judge(&self, is_allowed: impl Fn(&Key, &str) -> bool) {
-        for (key, row) in lock(&self.rows).iter().filter(|(key, _)| key.end == End::Target) {
-            row.allow(is_allowed(key, &row.target));
-        }
+    /// Judges every target's end anew, by its key and target, and keeps those that are in the rules or in use. What was
+    /// taken away just now is shown as refused until the next time.
+    pub fn judge(&self, judge: impl Fn(&Key, &str) -> Verdict) {
+        lock(&self.rows).retain(|key, row| {
+            if key.end != End::Target {
+                return true;
+            }
+            let verdict = judge(key, &row.target);
+            let was_allowed = row.allow(verdict != Verdict::Refused);
+            let is_in_use = row.open.load(Ordering::Relaxed) > 0;
+            is_in_use
+                || match verdict {
+                    Verdict::Allowed => true,
+                    Verdict::Renamed => false,
+                    Verdict::Refused => was_allowed,
+                }
+        });
     }
 
     /// Keeps only the rows of these keys.
@@ -275,5 +300,36 @@ mod tests {
         assert!(row.refuses(None) && !row.refuses(None));
         let again = board.row(key, "kube:443", None).status();
         assert_eq!((again.open, again.connections, again.state.as_str()), (0, 1, "listening"));
+    }
+
+    #[test]
+    fn targets_that_are_no_longer_in_the_rules_go_when_nobody_uses_them() {
+        let key = |target: &str| Key {
+            forward: target.into(),
+            declared_by: "bank".into(),
+            peer: "bank".into(),
+            end: End::Target,
+        };
+        let board = Board::default();
+        let targets: Vec<String> = (0..9).map(|nth| format!("kube:{nth}")).collect();
+        for target in &targets {
+            board.row(key(target), target, None);
+        }
+        let one = board.row(key("kube:7"), "kube:7", None).opened();
+        let judged = |allowed: &str, renamed: &str| {
+            board.judge(|_, target| match target {
+                _ if target == allowed => Verdict::Allowed,
+                _ if target == renamed => Verdict::Renamed,
+                _ => Verdict::Refused,
+            });
+            let rows = board.rows().into_iter();
+            rows.map(|row| format!("{} {}", row.target, row.state)).collect::<Vec<_>>()
+        };
+        let first = judged("kube:0", "kube:1");
+        assert!(first.len() == 8 && first[1..].iter().all(|row| row.ends_with(" refusing")), "{first:?}");
+        assert_eq!(judged("kube:0", ""), ["kube:0 allowed", "kube:7 refusing"]);
+        assert_eq!(judged("kube:0", "kube:7"), ["kube:0 allowed", "kube:7 allowed"]);
+        drop(one);
+        assert_eq!(judged("kube:7", ""), ["kube:0 refusing", "kube:7 allowed"]);
     }
 }

@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::running::{Running, lanes};
@@ -133,6 +134,40 @@ fn a_connection_that_is_forwarded_outlives_the_renewal_of_its_link() {
         now.len() == 3 && now.iter().all(|lane| !before.contains(lane))
     });
     answers(&mut new);
+    stage.bank.signal(Signal::KILL);
+    assert_eq!(end_of(&mut new), ErrorKind::ConnectionReset);
+    stage.hub.line(&["forwarded connections were cut by the end of their link", "peer=bank", "cut=1"]);
+}
+
+#[test]
+fn bounds_that_narrow_count_what_is_open_and_a_target_that_goes_is_shown_no_more() {
+    let mut stage = Stage::set();
+    let target = echo();
+    let allowed = |max: u32| json!([{ "target": target, "max_connections": max }]);
+    let own_row = |status: &Value| row(status, &target).cloned();
+    stage.bank_file.change(|edge| edge["policy"]["forward"] = allowed(3));
+    stage.bank.loads();
+    stage.hub_file.change(|hub| hub["forwards"] = json!([forward("a", &target)]));
+    stage.hub.loads();
+    let mut open: Vec<TcpStream> = (0..3).map(|_| connected(&stage.hub, "a")).collect();
+    let address = open[0].peer_addr().unwrap();
+    for max in [2, 1] {
+        stage.bank_file.change(|edge| edge["policy"]["forward"] = allowed(max));
+        stage.bank.loads();
+        let mut another = TcpStream::connect(address).unwrap();
+        assert_eq!(end_of(&mut another), ErrorKind::ConnectionReset);
+    }
+    let status = stage.bank.status();
+    assert_eq!(own_row(&status).unwrap()["reset"]["too_many_connections"], 2, "{status:#}");
+    open.iter_mut().for_each(answers);
+    drop(open);
+    stage.bank.until("they are gone", |status| own_row(status).unwrap()["open"] == 0);
+    answers(&mut connected(&stage.hub, "a"));
+    stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([]));
+    stage.bank.loads();
+    stage.bank.until("it is shown once", |status| own_row(status).is_some_and(|row| row["open"] == 0));
+    stage.bank.loads();
+    assert_eq!(own_row(&stage.bank.status()), None);
 }
 
 #[test]

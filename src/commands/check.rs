@@ -75,10 +75,10 @@ fn link_text(tried: &Value) -> String {
         told += &format!(" through the proxy {proxy}");
     }
     told += &match (word("transport"), word("outer_tls_ends_at")) {
-        (Some(transport), None) => format!(": {transport}, the pinned hub ends it"),
+        (Some(transport), None) => format!(": {transport}, the hub itself ends it"),
         (Some(transport), Some(issuer)) => {
             format!(
-                ": {transport}, the outer TLS ends at a certificate by `{issuer}`, opaque to it: the pinned hub is inside"
+                ": {transport}, the outer TLS ends at a certificate by `{issuer}`, opaque to it: the hub itself is inside"
             )
         }
         (None, _) => ": the hub is not reached".into(),

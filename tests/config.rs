@@ -428,7 +428,7 @@ fn files_that_are_missing_are_all_named() {
     let missing = || -> Vec<String> {
         config::missing_files(&config).into_iter().map(|problem| problem.path).collect()
     };
-    assert_eq!(missing(), ["tunnel.token_file", "pulsar.auth.token_file", "pulsar.tls.ca_file"]);
+    assert_eq!(missing(), ["pulsar.tls.ca_file", "tunnel.token_file", "pulsar.auth.token_file"]);
     let unset = with(edge(), "/pulsar/auth", json!({"token": {"env": "BRIDGE_TEST_NO_SUCH_TOKEN"}}));
     let named = config::missing_files(&load(&unset, &[]).unwrap());
     assert!(named.iter().any(|problem| problem.to_string()

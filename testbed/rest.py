@@ -36,9 +36,9 @@ class Admin:
 
     def ask_at(self, address, method, path, body, hops=0):
         connection = http.client.HTTPConnection(address, self.port, timeout=self.patience)
-        with places.entered(self.place.namespace):
-            connection.sock = socket.create_connection((address, self.port), timeout=self.patience)
         try:
+            with places.entered(self.place.namespace):
+                connection.sock = socket.create_connection((address, self.port), timeout=self.patience)
             if self.tls:
                 connection.sock = self.tls.wrap_socket(connection.sock, server_hostname=address)
             text = None if body is None else json.dumps(body)
@@ -51,6 +51,8 @@ class Admin:
             if not 200 <= answer.status < 300:
                 raise Refused(method, path, answer.status, said)
             return as_value(said)
+        except OSError as error:
+            raise OSError(f"{method} {address}:{self.port}{path}: {error}") from error
         finally:
             connection.close()
 

@@ -147,6 +147,8 @@ class TwinBroker(Part):
                 return "not among the brokers yet"
             if "public/default" not in self.admin.get("/admin/v2/namespaces/public"):
                 return "no namespace public/default yet"
+            # Answered once bundles have owners; without, every call that makes a topic waits.
+            self.admin.get("/lookup/v2/topic/persistent/public/default/testbed-readiness")
             return None
         except (OSError, rest.Refused) as error:
             return str(error)
@@ -173,6 +175,8 @@ class Twin:
         self.place = PLACE
         self.zookeeper, self.bookie = ZooKeeper(PLACE, "bank-zookeeper"), Bookie(PLACE, "bank-bookie")
         self.brokers = {name: TwinBroker(PLACE, name, address) for name, address in ADDRESSES.items()}
+        for broker in self.brokers.values():
+            broker.admin.others = tuple(ADDRESSES.values())
         self.parts = (self.zookeeper, self.bookie, *self.brokers.values())
         self.admin = TwinAdmin()
         self.service_url = "pulsar://" + ",".join(f"{address}:6650" for address in ADDRESSES.values())

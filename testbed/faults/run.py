@@ -30,10 +30,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "link"), str(HERE.parent / "suite")
 
 import brokers  # noqa: E402
 import rest  # noqa: E402
+from brokers import Broker  # noqa: E402
 from hold import run_holding  # noqa: E402
 from kinds import KINDS  # noqa: E402
 from leg import Leg  # noqa: E402
-from places import TestbedError  # noqa: E402
+from places import PLACES, TestbedError  # noqa: E402
 from record import Record  # noqa: E402
 from stage import Failed  # noqa: E402
 from twin import Twin  # noqa: E402
@@ -55,13 +56,19 @@ def run(arguments):
         complaint = play(arguments, record, folder / f"leg-{record.legs}")
         if complaint:
             record.complaints.append(complaint)
-            print(f"FAILED: {complaint}", flush=True)
+            print(f"FAILED: {complaint}\n{last_words()}", flush=True)
         record.save(arguments.state)
     clean = record.is_clean(may_repeat=arguments.no_dedup)
     if clean:
         shutil.rmtree(folder)
     print(record.line(), flush=True)
     return 0 if clean else 1
+
+
+def last_words():
+    """Of every broker: the cause may be theirs, and their logs go with the testbed."""
+    parts = (Broker(PLACES["riskfuel"]), *Twin().parts)
+    return "\n".join(f"--- {part.name}\n{part.last_words()}" for part in parts)
 
 
 def resumed(arguments):

@@ -118,6 +118,12 @@ impl Batching {
         Ok(())
     }
 
+    /// Nothing of what waits is to be sent.
+    pub fn forget_waiting(&mut self) {
+        self.waiting.clear();
+        self.waiting_len = 0;
+    }
+
     /// Takes the next to send, joined with what waits right behind it where that is allowed.
     pub fn take(&mut self) -> Option<Unit> {
         let first = self.pop()?;

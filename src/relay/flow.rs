@@ -1,6 +1,9 @@
 //! What a running session holds: its window, what waits to be joined, and where it stands. Decides what is read,
 //! sent and acknowledged next; holds no socket.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -36,6 +39,8 @@ pub(super) struct Flow {
     pub(super) refused: Refused,
     pub(super) heard_at: Instant,
     pub(super) fed: Fed,
+    /// The topic may no longer go out; what waits in the lane hears it too.
+    withheld: Arc<AtomicBool>,
 }
 
 impl Flow {
@@ -65,6 +70,7 @@ impl Flow {
             refused,
             heard_at: Instant::now(),
             fed,
+            withheld: Arc::default(),
         }
     }
 
@@ -73,6 +79,17 @@ impl Flow {
             && self.ends_with.is_none()
             && self.window.has_room()
             && self.batching.waiting_len() < WAITING_LEN_MAX
+    }
+
+    /// Sends nothing more, and so acknowledges nothing more than what was sent: the rest stays at the source.
+    pub(super) fn withhold(&mut self) {
+        self.withheld.store(true, Ordering::Relaxed);
+        self.batching.forget_waiting();
+        (self.skip, self.ends_with) = (None, None);
+    }
+
+    pub(super) fn is_withheld(&self) -> bool {
+        self.withheld.load(Ordering::Relaxed)
     }
 
     /// The lowest position that was read and not confirmed; reading has to go on there at the latest.
@@ -139,7 +156,7 @@ impl Flow {
         let number = self.registration.number;
         let head = EntryHead { number, session: self.session, sequence_id: first, highest_sequence_id };
         let slices = [frames::encode_entry_head(head, unit.stored.len()), unit.stored];
-        place.send(Outgoing { class, slices });
+        place.send(Outgoing { class, slices, withheld: self.withheld.clone() });
         self.settle_skip();
         Ok(())
     }

@@ -94,8 +94,18 @@ impl Gate {
         let Some(declaration) = message.declaration else {
             return Ok(Vec::new());
         };
-        let believed = believe(&self.ruling(), &self.context.site, peer, declaration.clone())?;
+        let (mut running, ruling, believed) = loop {
+            let ruling = self.ruling();
+            let believed = believe(&ruling, &self.context.site, peer, declaration.clone())?;
+            let running = lock(routes);
+            // With the routes in hand, as what was heard is noted below: whoever comes later goes by later rules.
+            if Arc::ptr_eq(&ruling, &self.ruling()) {
+                break (running, ruling, believed);
+            }
+        };
         let before = held(&self.heard).insert(peer.to_owned(), declaration);
+        running.apply(peer, believed.routes, &ruling);
+        drop(running);
         if before.is_some() {
             // It speaks again: its rules may have changed, or it is back.
             self.context.nudges.tell(peer);
@@ -104,18 +114,19 @@ impl Gate {
             tracing::warn!(%route, "the peer declares a route that is declared here too: ours counts");
         }
         self.say_refused(peer, &believed.refusals);
-        lock(routes).apply(peer, believed.routes);
         Ok(believed.refusals)
     }
 
     /// The rules changed: what a peer declared is judged again. Gives what of it does not happen here.
     pub(super) fn believe_again(&self, peer: &str, routes: &Mutex<Routes>) -> Vec<RefusedTopic> {
+        let mut running = lock(routes);
         let Some(declaration) = held(&self.heard).get(peer).cloned() else {
             return Vec::new();
         };
+        let ruling = self.ruling();
         // It was valid when it was heard.
-        let believed = believe(&self.ruling(), &self.context.site, peer, declaration).unwrap_or_default();
-        lock(routes).apply(peer, believed.routes);
+        let believed = believe(&ruling, &self.context.site, peer, declaration).unwrap_or_default();
+        running.apply(peer, believed.routes, &ruling);
         believed.refusals
     }
 
@@ -123,7 +134,10 @@ impl Gate {
     /// allowed as before is not touched.
     pub(super) fn reconsider(&self, before: &Ruling, routes: &Mutex<Routes>) {
         let ruling = self.ruling();
-        let peers: Vec<String> = held(&self.heard).keys().cloned().collect();
+        let peers: Vec<String> = {
+            let _running = lock(routes);
+            held(&self.heard).keys().cloned().collect()
+        };
         for peer in peers {
             self.believe_again(&peer, routes);
             if !ruling.policies.knows(&peer) {

@@ -74,6 +74,8 @@ pub struct Outgoing {
     pub class: Class,
     /// Head and entry.
     pub slices: [Bytes; 2],
+    /// Set when its topic may no longer go out: then it does not leave.
+    pub withheld: Arc<AtomicBool>,
 }
 
 /// What is on its way to a sink.
@@ -407,6 +409,9 @@ impl Queued {
 }
 
 fn push_entry(queue: &mut WriteQueue, entry: Outgoing, budget: &Budget) {
+    if entry.withheld.load(Ordering::Relaxed) {
+        return;
+    }
     budget.sent(entry.slices.iter().map(Bytes::len).sum());
     entry.slices.into_iter().for_each(|slice| queue.push(slice));
 }

@@ -12,9 +12,11 @@ use tokio_util::task::TaskTracker;
 
 use super::claims::Claims;
 use super::context::{Context, RouteSpec};
+use super::known::Known;
 use super::matching::{Change, Matching, TOPICS_MAX};
 use super::progress::Progress;
 use super::reason::Reason;
+use super::revoked::Revoked;
 use super::routes::Topic;
 use super::session::Halt;
 use super::source::broker_halt;
@@ -27,6 +29,8 @@ pub(super) struct Listing {
     pub(super) route: Arc<RouteSpec>,
     pub(super) stop: CancellationToken,
     pub(super) claims: Arc<Claims>,
+    pub(super) revoked: Revoked,
+    pub(super) known: Known,
     /// Who waits for the topics' tasks: the agent, and the route's successor.
     pub(super) tasks: (TaskTracker, TaskTracker),
 }
@@ -56,8 +60,9 @@ impl Listing {
                             self.end_if_missing(topic, &mut matching, &mut running).await;
                         }
                         rows.listed(&self, namespace, &change, &running);
+                        self.known.listed(namespace, topics, &self.route.patterns, &change);
                         for topic in change.begin {
-                            running.insert(topic.clone(), self.begin(topic, change.appeared));
+                            running.insert(topic.clone(), self.begin(topic));
                         }
                     }
                     Err(error) => rows.failed(&self, namespace, &broker_halt(error)),
@@ -71,7 +76,8 @@ impl Listing {
         rows.remove();
     }
 
-    fn begin(&self, topic: TopicName, appeared: bool) -> Running {
+    fn begin(&self, topic: TopicName) -> Running {
+        let appeared = self.known.has_appeared(&topic);
         tracing::info!(route = %self.route.name, %topic, appeared, "a topic matches the route");
         let (stop, ended) = (self.stop.child_token(), TaskTracker::new());
         let task = Topic {
@@ -80,7 +86,8 @@ impl Listing {
             topic,
             stop: stop.clone(),
             claims: self.claims.clone(),
-            appeared,
+            revoked: self.revoked.clone(),
+            known: self.known.clone(),
         };
         let (agents, routes) = &self.tasks;
         agents.spawn(routes.track_future(ended.track_future(task.run())));
@@ -104,6 +111,7 @@ impl Listing {
             task.ended.wait().await;
         }
         matching.ended(topic);
+        self.known.ended(topic);
     }
 }
 

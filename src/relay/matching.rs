@@ -12,8 +12,6 @@ pub(super) struct Matching {
     /// The route names these itself.
     named: BTreeSet<TopicName>,
     running: BTreeSet<TopicName>,
-    /// Namespaces that were listed, and whether a topic had to be left out of the last listing.
-    listed: Vec<(Namespace, bool)>,
 }
 
 /// What a listing changes.
@@ -21,8 +19,6 @@ pub(super) struct Matching {
 pub(super) struct Change {
     /// These begin.
     pub(super) begin: Vec<TopicName>,
-    /// They were not there before: they begin at their beginning.
-    pub(super) appeared: bool,
     /// They run, and the listing has them not.
     pub(super) gone: Vec<TopicName>,
     /// They match, and the route has no place for them.
@@ -34,7 +30,7 @@ pub(super) struct Change {
 impl Matching {
     pub(super) fn new(patterns: Patterns, named: &[TopicName]) -> Self {
         let named = named.iter().cloned().collect();
-        Self { patterns, named, running: BTreeSet::new(), listed: Vec::new() }
+        Self { patterns, named, running: BTreeSet::new() }
     }
 
     /// A namespace has these topics.
@@ -57,12 +53,6 @@ impl Matching {
             }
         }
         self.running.extend(change.begin.iter().cloned());
-        let is_short = !change.left_out.is_empty();
-        match self.listed.iter_mut().find(|(listed, _)| listed == namespace) {
-            // One that had no place may have been there all the time.
-            Some((_, was_short)) => change.appeared = !std::mem::replace(was_short, is_short),
-            None => self.listed.push((namespace.clone(), is_short)),
-        }
         change
     }
 
@@ -93,13 +83,13 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_begins_once_and_one_that_appears_later_at_its_beginning() {
+    fn a_topic_begins_once() {
         let (mut matching, namespace) = matching(&["a/b/named"], &["a/b/x"]);
         let first = matching.listed(&namespace, &topics(&["a/b/named", "a/b/x", "a/b/y", "a/b/__system"]));
         assert_eq!(first, Change { begin: vec![TopicName::parse("a/b/y").unwrap()], ..Change::default() });
         let second = matching.listed(&namespace, &topics(&["a/b/named", "a/b/y", "a/b/z"]));
         let begin = vec![TopicName::parse("a/b/z").unwrap()];
-        assert_eq!(second, Change { begin, appeared: true, ..Change::default() });
+        assert_eq!(second, Change { begin, ..Change::default() });
     }
 
     #[test]
@@ -113,7 +103,7 @@ mod tests {
         assert_eq!(matching.listed(&namespace, &both).begin, []);
         matching.ended(&change.gone[0]);
         let again = matching.listed(&namespace, &both);
-        assert_eq!((again.begin, again.appeared), (change.gone, true));
+        assert_eq!(again.begin, change.gone);
     }
 
     #[test]
@@ -125,8 +115,8 @@ mod tests {
         assert_eq!((change.begin.len(), change.left_out.len()), (TOPICS_MAX - 1, 5));
         matching.ended(&change.begin[0]);
         let next = matching.listed(&namespace, &many);
-        // The first of those without a place has the one that is free again; it was there before.
-        assert_eq!((next.begin.len(), next.left_out.len(), next.appeared), (1, 5, false));
+        // The first of those without a place has the one that is free again.
+        assert_eq!((next.begin.len(), next.left_out.len()), (1, 5));
     }
 
     #[test]

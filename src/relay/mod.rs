@@ -24,8 +24,10 @@ mod nudges;
 mod opening;
 
 mod claims;
+mod known;
 mod listing;
 mod matching;
+mod revoked;
 mod routes;
 
 mod amount;

@@ -129,7 +129,7 @@ pub(super) const NOT_DECLARED: &str = "the route is declared here without the to
 const PARTITIONS_MAX: u32 = 4096;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::policy::{Patterns, Policies, Policy, Renaming, TopicRules};
     use crate::relay::context::Start;
@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    fn declared(renaming: Renaming) -> RouteSpec {
+    pub(in crate::relay) fn declared(renaming: Renaming) -> RouteSpec {
         RouteSpec {
             name: "orders".into(),
             from: "riskfuel".into(),

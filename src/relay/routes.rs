@@ -13,9 +13,12 @@ use tokio_util::task::TaskTracker;
 
 use super::claims::{Claim, Claims};
 use super::context::{Context, RouteSpec};
+use super::known::Known;
 use super::listing::Listing;
 use super::progress::Progress;
 use super::reason::Reason;
+use super::revoked::Revoked;
+use super::ruling::Ruling;
 use super::source::{Source, broker_halt};
 use super::status::End;
 use crate::pulsar::topic::TopicName;
@@ -30,6 +33,8 @@ pub struct Routes {
     running: BTreeMap<(String, String), Running>,
     /// What was stopped and may not have ended; a successor waits for it.
     leaving: Vec<Running>,
+    /// What was seen of a route's topics, by declarer and name; and for which subscription and site.
+    known: BTreeMap<(String, String), (String, String, Known)>,
     claims: Arc<Claims>,
 }
 
@@ -37,30 +42,40 @@ pub struct Routes {
 struct Running {
     spec: RouteSpec,
     stop: CancellationToken,
+    revoked: Revoked,
     topics: TaskTracker,
 }
 
 impl Routes {
     /// None yet.
     pub fn new(context: Arc<Context>, tasks: TaskTracker) -> Self {
-        Self { context, tasks, running: BTreeMap::new(), leaving: Vec::new(), claims: Arc::default() }
+        let (running, leaving, known) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        Self { context, tasks, running, leaving, known, claims: Arc::default() }
     }
 
     /// Makes what runs for `declarer` equal to `routes`; what stays the same is not touched. What is new about a
     /// topic begins when everything that went about it and led to the same site has come to its end: another site
-    /// that does not answer stops nobody.
-    pub fn apply(&mut self, declarer: &str, routes: Vec<RouteSpec>) {
+    /// that does not answer stops nobody. What `ruling` lets out no longer sends nothing more.
+    pub fn apply(&mut self, declarer: &str, routes: Vec<RouteSpec>, ruling: &Arc<Ruling>) {
         let gone = self
             .running
             .extract_if(.., |(owner, _), running| owner == declarer && !routes.contains(&running.spec));
         self.leaving.retain(|route| !route.topics.is_empty());
-        self.leaving.extend(gone.map(|(_, route)| route).inspect(|route| route.stop.cancel()));
+        self.leaving.extend(gone.map(|(_, route)| route));
+        for route in &self.leaving {
+            route.revoked.judge(ruling);
+            route.stop.cancel();
+        }
+        let is_declared = |name: &String| routes.iter().any(|route| route.name == *name);
+        self.known.retain(|(owner, name), _| owner != declarer || is_declared(name));
         for route in routes {
             let key = (declarer.to_owned(), route.name.clone());
             if self.running.contains_key(&key) {
                 continue;
             }
             let (stop, topics) = (self.context.drain.child_token(), TaskTracker::new());
+            let revoked = Revoked::default();
+            let known = self.known_of(&key, &route);
             let shared = Arc::new(route.clone());
             for topic in &route.topics {
                 let task = Topic {
@@ -69,7 +84,8 @@ impl Routes {
                     topic: topic.clone(),
                     stop: stop.clone(),
                     claims: self.claims.clone(),
-                    appeared: false,
+                    revoked: revoked.clone(),
+                    known: known.clone(),
                 };
                 let before = self.before(&route, |left| left.carries(topic));
                 let task = async move {
@@ -82,7 +98,9 @@ impl Routes {
             if !route.patterns.is_empty() {
                 let (context, claims, stop) = (self.context.clone(), self.claims.clone(), stop.clone());
                 let tasks = (self.tasks.clone(), topics.clone());
-                let listing = Listing { context, route: shared, stop: stop.clone(), claims, tasks };
+                let (revoked, known) = (revoked.clone(), known.clone());
+                let listing =
+                    Listing { context, route: shared, stop: stop.clone(), claims, revoked, known, tasks };
                 // Which of its topics may be ours is not known yet.
                 let may_share = |left: &RouteSpec| {
                     !left.patterns.is_empty() || left.topics.iter().any(|topic| route.patterns.take(topic))
@@ -96,8 +114,19 @@ impl Routes {
                 self.tasks.spawn(topics.track_future(task));
             }
             topics.close();
-            self.running.insert(key, Running { spec: route, stop, topics });
+            self.running.insert(key, Running { spec: route, stop, revoked, topics });
         }
+    }
+
+    /// What was seen of its topics so far, also by the route whose place it takes.
+    fn known_of(&mut self, key: &(String, String), route: &RouteSpec) -> Known {
+        let of = (route.subscription.clone(), route.to.clone());
+        let entry = self.known.entry(key.clone()).or_default();
+        if (&entry.0, &entry.1) != (&of.0, &of.1) {
+            *entry = (of.0, of.1, Known::default());
+        }
+        entry.2.keep_to(route);
+        entry.2.clone()
     }
 
     /// What leaves to the same site and shares something with it.
@@ -126,8 +155,8 @@ pub(super) struct Topic {
     pub(super) topic: TopicName,
     pub(super) stop: CancellationToken,
     pub(super) claims: Arc<Claims>,
-    /// It was not there when its route was first looked at.
-    pub(super) appeared: bool,
+    pub(super) revoked: Revoked,
+    pub(super) known: Known,
 }
 
 impl Topic {
@@ -136,13 +165,10 @@ impl Topic {
         let Some(_claim) = self.claim().await else {
             return;
         };
-        // A topic that was re-created in another shape begins at its beginning.
-        let mut recreated = self.appeared;
-        while let Some((known, appeared)) = self.await_topic().await {
+        while let Some(found) = self.await_topic().await {
             let (stop, sources) = (self.stop.child_token(), TaskTracker::new());
             let shape = Shape { topic: &self, stop, sources, missing: Arc::default() };
-            shape.run(known, appeared || recreated).await;
-            recreated = true;
+            shape.run(found).await;
         }
     }
 
@@ -178,12 +204,10 @@ impl Topic {
         Progress::new(context.board.clone(), End::Source, &route.name, &topic, &route.from, &route.to)
     }
 
-    /// The number of partitions once the topic is there, and whether it was missing at first; `None` when the
-    /// route stops.
-    async fn await_topic(&self) -> Option<(u32, bool)> {
+    /// The number of partitions once the topic is there; `None` when the route stops.
+    async fn await_topic(&self) -> Option<u32> {
         let row = || self.row();
         let mut progress: Option<Progress> = None;
-        let mut appeared = false;
         loop {
             if self.stop.is_cancelled() {
                 progress.inspect(Progress::remove);
@@ -194,10 +218,10 @@ impl Topic {
                     if let Some(progress) = progress {
                         progress.remove();
                     }
-                    return Some((partitions, appeared));
+                    return Some(partitions);
                 }
                 Ok(None) => {
-                    appeared = true;
+                    self.known.missing(&self.topic);
                     progress.get_or_insert_with(row).halted(Reason::SourceMissing, "no such topic");
                 }
                 Err(error) => {
@@ -224,14 +248,15 @@ struct Shape<'a> {
 
 impl Shape<'_> {
     /// Runs until the topic has another shape or the route stops.
-    async fn run(self, found: u32, appeared: bool) {
+    async fn run(self, found: u32) {
         let Topic { context, topic, .. } = self.topic;
         let mut known = found;
+        self.topic.known.counted(topic, found);
         if found == 0 {
-            self.start(topic.clone(), 0, appeared);
+            self.start(topic.clone(), 0);
         }
         for index in 0..found {
-            self.start(topic.partition(index), found, appeared);
+            self.start(topic.partition(index), found);
         }
         loop {
             tokio::select! {
@@ -242,28 +267,34 @@ impl Shape<'_> {
             match context.cluster.client.partitions(topic).await {
                 Ok(Some(partitions)) if (partitions == 0) != (known == 0) || partitions < known => {
                     tracing::info!(%topic, known, partitions, "the source topic was re-created in another shape");
+                    // What it is now begins at its beginning.
+                    self.topic.known.missing(topic);
                     self.stop.cancel();
                     break;
                 }
                 // One that appears while we look begins at its beginning.
                 Ok(Some(partitions)) => {
+                    self.topic.known.counted(topic, partitions);
                     for index in known..partitions {
-                        self.start(topic.partition(index), partitions, true);
+                        self.start(topic.partition(index), partitions);
                     }
                     known = partitions;
                 }
                 // The sources say so themselves.
-                Ok(None) | Err(_) => {}
+                Ok(None) => self.topic.known.missing(topic),
+                Err(_) => {}
             }
         }
         self.sources.close();
         self.sources.wait().await;
     }
 
-    fn start(&self, partition: TopicName, partitions: u32, appeared: bool) {
-        let Topic { context, route, .. } = self.topic;
+    fn start(&self, partition: TopicName, partitions: u32) {
+        let Topic { context, route, known, topic, .. } = self.topic;
+        let appeared = known.has_appeared(topic) || known.has_appeared(&partition);
         let (context, route, missing) = (context.clone(), route.clone(), self.missing.clone());
-        let source = Source::new(context, route, partition, partitions, appeared, missing);
+        let revoked = self.topic.revoked.clone();
+        let source = Source::new(context, route, partition, partitions, appeared, missing, revoked);
         self.sources.spawn(source.run(self.stop.clone()));
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::context::RouteSpec;
 use crate::policy::Policies;
+use crate::pulsar::topic::TopicName;
 
 /// What holds at one time.
 #[derive(Clone, Debug)]
@@ -15,6 +16,15 @@ pub struct Ruling {
     pub declared: Vec<RouteSpec>,
     /// What each peer may do here.
     pub policies: Policies,
+}
+
+impl Ruling {
+    /// Whether a topic of this site may go to another: who declares it allows it for itself, and policy for others.
+    pub(super) fn lets_out(&self, topic: &TopicName, site: &str, to: &str) -> bool {
+        let carries = |route: &RouteSpec| route.from == site && route.to == to && route.carries(topic);
+        self.declared.iter().any(carries)
+            || self.policies.of(to).is_some_and(|policy| policy.send.allows(topic))
+    }
 }
 
 /// What holds now. Cheap to clone; all clones hold the same.

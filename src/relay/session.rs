@@ -23,6 +23,7 @@ use super::passed::Passed;
 use super::progress::Progress;
 use super::reason::Reason;
 use super::refused::Refused;
+use super::revoked::Revoked;
 use super::survey::Survey;
 use super::trace::Trace;
 use super::watching::{self, Looks};
@@ -78,6 +79,8 @@ pub struct Session<'a> {
     pub(super) lane: LaneHandle,
     /// Nothing new is read once it is cancelled.
     pub(super) stop: CancellationToken,
+    /// Whether that is because the topic may no longer go out.
+    pub(super) revoked: &'a Revoked,
     pub(super) subscription: &'a mut Subscription,
     pub(super) progress: &'a mut Progress,
     /// Where an earlier session's reading has to go on; left where the next one's has to.
@@ -205,15 +208,15 @@ impl Session<'_> {
         loop {
             let moves = lane.link().retiring.is_begun() && !drain.is_cancelled();
             let settles = drain.is_cancelled() || moves || flow.ends_with.is_some();
-            if settles && settle_by.is_none() {
-                settle_by = Some(Instant::now() + SETTLE_DEADLINE);
-            }
             if settles && flow.is_settled() {
-                return match self.acknowledge(flow).await {
-                    Ok(()) => flow.settled(moves),
-                    Err(end) => end,
-                };
+                return self.acknowledge(flow).await.err().unwrap_or_else(|| flow.settled(moves));
             }
+            if drain.is_cancelled() && !flow.is_withheld() && self.revoked.forbids(self.route, self.topic) {
+                settle_by = Some(Instant::now() + REVOKED_SETTLE_DEADLINE);
+                self.withhold(flow);
+                continue;
+            }
+            settle_by = settle_by.or(settles.then(|| Instant::now() + SETTLE_DEADLINE));
             if flow.window.is_catching_up() && last_position.is_none() {
                 // Answered in its time; entries go on being read meanwhile, and nothing is acknowledged.
                 last_position = match self.subscription.last_message_id().await {
@@ -230,13 +233,14 @@ impl Session<'_> {
             let step = tokio::select! {
                 biased;
                 () = drain.cancelled(), if !drain.is_cancelled() => Ok(()),
+                () = self.revoked.begun(self.route, self.topic), if drain.is_cancelled() && !flow.is_withheld() => Ok(()),
                 () = lane.ended().cancelled() => Err(SessionEnd::LaneLost),
                 () = lane.link().retiring.begun(), if !moves => Ok(()),
                 // Also while nothing is read for want of room: what is gone shall hold nobody's place.
                 () = source.closed() => Err(SessionEnd::ConsumerLost),
                 event = from_sink.recv() => self.on_sink(flow, event).await,
                 // A sink that confirms nothing keeps nobody from stopping: what is open is sent again some day.
-                () = at(settle_by), if settle_by.is_some() => Err(flow.unsettled(moves)),
+                () = at(settle_by), if settle_by.is_some() => self.acknowledge(flow).await.and(Err(flow.unsettled(moves))),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
                 grown = flow.fed.grown(self.context, self.route, self.topic), if !drain.is_cancelled() => Err(grown),
                 place = lane.entry_place(), if sends => match place {
@@ -267,6 +271,15 @@ impl Session<'_> {
         }
     }
 
+    /// The rules changed: nothing more leaves, and only for the answers to what has left there is a moment left.
+    fn withhold(&mut self, flow: &mut Flow) {
+        flow.withhold();
+        let remedy =
+            format!("add {} to a route or to the policy (`send`) here, if it may go out", self.topic);
+        let detail = "neither a route nor the policy (`send`) of this site lets the topic go out any more";
+        self.progress.halted_until(Reason::RefusedByPolicy, detail, &remedy);
+    }
+
     async fn on_sink(&mut self, flow: &mut Flow, event: Option<FromSink>) -> Result<(), SessionEnd> {
         match event {
             None => Err(SessionEnd::LaneLost),
@@ -289,13 +302,13 @@ impl Session<'_> {
                 }
                 Ok(())
             }
-            Some(FromSink::SchemaAsk(ask)) if ask.session == flow.session => {
+            Some(FromSink::SchemaAsk(ask)) if ask.session == flow.session && !flow.is_withheld() => {
                 self.answer_schema(flow, ask).await
             }
             Some(FromSink::Stop(stop)) if stop.session == flow.session => {
                 Err(self.stopped_by_peer(flow, &stop).await)
             }
-            // Of a session that is over, or out of turn.
+            // Of a session that is over, or out of turn; or for more of what may no longer go out.
             Some(_) => Ok(()),
         }
     }
@@ -470,5 +483,7 @@ const READY_DEADLINE: Duration = Duration::from_secs(10);
 const ACK_DELAY: Duration = Duration::from_millis(50);
 /// As long as a stop waits for what is on its way, whatever the process's own drain allows.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
+/// And of what may no longer go out: what is confirmed by then is not sent again, should it be allowed again.
+const REVOKED_SETTLE_DEADLINE: Duration = Duration::from_secs(1);
 /// A consumer that hears nothing asks whether there was something to hear.
 const SILENCE_CHECKED_AFTER: Duration = Duration::from_secs(30);

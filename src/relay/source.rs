@@ -20,6 +20,7 @@ use super::passed::Passed;
 use super::progress::Progress;
 use super::reason::{Reason, Verdict};
 use super::refused::Refused;
+use super::revoked::Revoked;
 use super::session::{self, Halt, SessionEnd};
 use super::status::{End, State};
 use super::survey::Survey;
@@ -39,6 +40,8 @@ pub struct Source {
     partitions: u32,
     /// Nothing new is read once it is cancelled; what is on its way is finished.
     stop: CancellationToken,
+    /// Whether that is because the topic may no longer go out.
+    revoked: Revoked,
     /// The topic did not exist when the route was first looked at.
     appeared: bool,
     /// Told when the topic is not there: it may have been re-created in another shape.
@@ -71,6 +74,7 @@ impl Source {
         partitions: u32,
         appeared: bool,
         missing: Arc<Notify>,
+        revoked: Revoked,
     ) -> Self {
         let mut progress = Progress::new(
             context.board.clone(),
@@ -92,6 +96,7 @@ impl Source {
             topic,
             partitions,
             stop: CancellationToken::new(),
+            revoked,
             appeared,
             missing,
             progress,
@@ -296,6 +301,7 @@ impl Source {
             partitions: self.partitions,
             lane: lane.clone(),
             stop: self.stop.clone(),
+            revoked: &self.revoked,
             subscription,
             progress: &mut self.progress,
             resume_at: &mut self.resume_at,

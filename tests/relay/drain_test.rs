@@ -1,12 +1,16 @@
 //! What is left unconfirmed when a source is told to stop: finished where that can be, else counted, whenever and
 //! however the link went.
 
+use std::time::{Duration, Instant};
+
+use pulsar_bridge::policy::{Policies, Policy};
 use pulsar_bridge::pulsar::proto::kind;
 use pulsar_bridge::relay::drained;
+use pulsar_bridge::relay::ruling::Ruling;
 use pulsar_bridge::relay::status::{End, PartitionStatus, State};
 
 use crate::broker::Answer;
-use crate::journal::acks;
+use crate::journal::{acks, commands};
 use crate::pair::{LEDGER, Pair};
 use crate::said::Said;
 
@@ -86,4 +90,22 @@ async fn a_clean_stop_says_nothing_alarming() {
     let alarming: Vec<_> =
         log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
     assert!(alarming.is_empty(), "{alarming:#?}");
+}
+
+#[tokio::test]
+async fn a_route_that_is_no_longer_allowed_ends_within_two_seconds_though_nobody_confirms() {
+    let pair = unanswered().await;
+    let since = Instant::now();
+    pair.riskfuel.rulings.replace(Ruling { declared: vec![], policies: Policies::One(Policy::default()) });
+    pair.append(5..10);
+    let gone = async {
+        while pair.riskfuel.row(End::Source).is_some() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    assert_eq!(commands(&pair.journal.events(), "sink", kind::SEND), 5, "nothing left after it");
+    assert!(acks(&pair.journal.events()).is_empty(), "what nobody confirmed is not acknowledged");
+    pair.stop().await;
 }

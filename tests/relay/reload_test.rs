@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pulsar_bridge::policy::{Policies, Policy};
+use pulsar_bridge::policy::{Pattern, Patterns, Policies, Policy};
 use pulsar_bridge::relay::context::RouteSpec;
 use pulsar_bridge::relay::ruling::Ruling;
 use pulsar_bridge::relay::status::{PartitionStatus, State};
@@ -128,4 +128,41 @@ async fn routes_that_are_added_taken_out_or_changed_begin_and_end_and_others_run
         assert_eq!(bank.read(A, 20).await, texts("a", 0, 20), "lost, repeated or out of order");
         assert_eq!(session(&bank, B), untouched);
     }
+}
+
+/// The topics of a pattern, of which a peer may read what is written from its grant on.
+fn granted_from_now() -> Ruling {
+    let send = rules(&["persistent://public/default/dg.*"]);
+    let policy = Policy { send, from_earliest: false, ..Policy::default() };
+    Ruling { declared: vec![], policies: Policies::One(policy) }
+}
+
+fn declaring(excluded: &[&str]) -> Ruling {
+    let pattern = Pattern::parse("persistent://public/default/dg.*").unwrap();
+    let patterns = Patterns::new(vec![pattern], rules(excluded));
+    let route = RouteSpec { patterns, ..carrying("dg", "riskfuel", "bank", &[]) };
+    ruling(&[route], &["persistent://public/default/dg.*"], &[])
+}
+
+#[tokio::test]
+async fn a_topic_that_came_up_before_its_route_was_changed_still_begins_at_its_beginning() {
+    const OLD: &str = "persistent://public/default/dg-old";
+    const NEW: &str = "persistent://public/default/dg-new";
+    let riskfuel = Site::start("riskfuel", vec![], &[]).await;
+    let bank = Site::start("bank", vec![], &[]).await;
+    riskfuel.side.rulings.replace(granted_from_now());
+    bank.side.rulings.replace(declaring(&[]));
+    riskfuel.publish(OLD, texts("before", 0, 3)).await;
+    riskfuel.join(&bank).await;
+    bank.until_row("the first listing is done", runs(OLD)).await;
+    riskfuel.publish(NEW, texts("new", 0, 10)).await;
+    bank.side.rulings.replace(declaring(&["persistent://public/default/other"]));
+    bank.until_row("the changed route has it", runs(NEW)).await;
+    assert_eq!(bank.read(NEW, 10).await, texts("new", 0, 10));
+    riskfuel.publish(OLD, texts("after", 0, 3)).await;
+    assert_eq!(
+        bank.read(OLD, 3).await,
+        texts("after", 0, 3),
+        "what was there at the grant begins at the grant"
+    );
 }

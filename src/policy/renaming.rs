@@ -1,7 +1,7 @@
 //! By what name a route's topic is written at its destination: whole topics renamed, or all of a namespace. Pure.
 //! The nearer rule wins: a topic's before its namespace's. A partition keeps its number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pulsar::topic::{Namespace, TopicName};
 
@@ -51,6 +51,27 @@ impl Renaming {
             (None, None) => base,
         };
         topic.partition_index().map_or(renamed.clone(), |index| renamed.partition(index))
+    }
+
+    /// What it says of one topic.
+    pub fn of(&self, topic: &TopicName) -> Self {
+        let own = self.topics.get_key_value(topic);
+        let all = self.namespaces.get_key_value(&topic.namespace()).filter(|_| own.is_none());
+        let (topics, namespaces) = (own.into_iter(), all.into_iter());
+        Self {
+            topics: topics.map(|(from, to)| (from.clone(), to.clone())).collect(),
+            namespaces: namespaces.map(|(from, to)| (from.clone(), to.clone())).collect(),
+        }
+    }
+
+    /// What it says of these topics, which lie in these namespaces.
+    pub fn within(&self, takes: impl Fn(&TopicName) -> bool, namespaces: &BTreeSet<&Namespace>) -> Self {
+        let topics = self.topics.iter().filter(|(from, _)| takes(from));
+        let all = self.namespaces.iter().filter(|(from, _)| namespaces.contains(from));
+        Self {
+            topics: topics.map(|(from, to)| (from.clone(), to.clone())).collect(),
+            namespaces: all.map(|(from, to)| (from.clone(), to.clone())).collect(),
+        }
     }
 
     /// Whether nothing is renamed.
@@ -108,6 +129,11 @@ mod tests {
             ("public/other/points", "persistent://public/other/points"),
         ] {
             assert_eq!(renaming.destination(&TopicName::parse(from).unwrap()).to_string(), to);
+        }
+        for topic in ["public/default/orders", "public/default/points", "public/other/points"] {
+            let topic = TopicName::parse(topic).unwrap();
+            assert_eq!(renaming.of(&topic).destination(&topic), renaming.destination(&topic));
+            assert!(renaming.of(&topic).rules().count() <= 1);
         }
         let mut again = Renaming::default();
         renaming.rules().for_each(|(from, to)| again.add(&from, &to).unwrap());

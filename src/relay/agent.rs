@@ -99,8 +99,8 @@ impl Agent {
     /// Runs what this site declares and has the topics of; what runs already is not touched.
     fn run_own(&self, ruling: &Arc<Ruling>) {
         let site = &self.context.site;
-        let own = ruling.declared.iter().filter(|route| route.from == *site).cloned().collect();
-        lock(&self.routes).apply(site, own, ruling);
+        let own: Vec<_> = ruling.declared.iter().filter(|route| route.from == *site).cloned().collect();
+        lock(&self.routes).apply(site, &own, ruling);
     }
 }
 

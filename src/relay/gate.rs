@@ -104,7 +104,7 @@ impl Gate {
             }
         };
         let before = held(&self.heard).insert(peer.to_owned(), declaration);
-        running.apply(peer, believed.routes, &ruling);
+        running.apply(peer, &believed.routes, &ruling);
         drop(running);
         if before.is_some() {
             // It speaks again: its rules may have changed, or it is back.
@@ -126,7 +126,7 @@ impl Gate {
         let ruling = self.ruling();
         // It was valid when it was heard.
         let believed = believe(&ruling, &self.context.site, peer, declaration).unwrap_or_default();
-        running.apply(peer, believed.routes, &ruling);
+        running.apply(peer, &believed.routes, &ruling);
         believed.refusals
     }
 

@@ -36,14 +36,14 @@ impl Known {
     /// Another route takes the place: what is about other topics than its own is forgotten.
     pub(super) fn keep_to(&self, route: &RouteSpec) {
         let Seen { listed, appeared, partitions } = &mut *self.lock();
-        let namespaces = route.patterns.namespaces();
+        let (named, namespaces) = (route.topics.iter().collect::<BTreeSet<_>>(), route.patterns.namespaces());
         listed.retain(|namespace, _| namespaces.contains(namespace));
         let is_there = |topic: &TopicName| {
             let taken = listed.get(&topic.namespace()).and_then(|listed| listed.taken.as_ref());
             taken.is_none_or(|taken| taken.contains(&topic.base()))
         };
         let keeps = |topic: &TopicName| {
-            route.topics.contains(&topic.base()) || route.patterns.take(topic) && is_there(topic)
+            named.contains(&topic.base()) || route.patterns.take(topic) && is_there(topic)
         };
         appeared.retain(|topic| keeps(topic));
         partitions.retain(|topic, _| keeps(topic));

@@ -62,7 +62,7 @@ impl Matching {
     }
 }
 
-/// Topics of one route: each has its own consumer, producer and window.
+/// Topics that the patterns of one route match and it relays: each has its own consumer, producer and window.
 pub(super) const TOPICS_MAX: usize = 1000;
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod claims;
 mod known;
 mod listing;
 mod matching;
+mod parts;
 mod revoked;
 mod routes;
 

@@ -62,7 +62,7 @@ reasons! {
     /// The source topic does not exist.
     SourceMissing "source_missing" Soon "none needed: it is picked up when it appears; if it never does, check the topic's name in the route";
     /// More topics match a route's patterns than one route may have.
-    TooManyTopics "too_many_topics" Later "a route relays at most 1000 topics, and the log names some of those that are left out: narrow its patterns, `exclude` topics, or make two routes of it";
+    TooManyTopics "too_many_topics" Later "a route's patterns take at most 1000 topics, and the log names some of those that are left out: narrow its patterns, `exclude` topics, or make two routes of it";
     /// Another replica of this site is active on the subscription.
     Standby "standby" Soon "none needed: this replica takes over when the active one goes";
     /// The source cluster cannot be reached.

@@ -2,7 +2,7 @@
 //! source for each, and stops those that are no longer declared. Looks again for missing topics, for new partitions
 //! and for another shape; which topics match a pattern is found in `listing.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::claims::{Claim, Claims};
 use super::context::{Context, RouteSpec};
 use super::known::Known;
 use super::listing::Listing;
+use super::parts::{Part, parts};
 use super::progress::Progress;
 use super::reason::Reason;
 use super::revoked::Revoked;
@@ -23,24 +24,24 @@ use super::source::{Source, broker_halt};
 use super::status::End;
 use crate::pulsar::topic::TopicName;
 
-/// The topics that run, by declarer and route name. Bounded by what the own configuration holds and by the
+/// What runs, by declarer and part of a route. Bounded by what the own configuration holds and by the
 /// bounds of a declaration, for each configured peer; what patterns find, by the topics there are, for each has one
 /// reader by a subscription.
 pub struct Routes {
     context: Arc<Context>,
     /// Every topic's task: a drain waits for them.
     tasks: TaskTracker,
-    running: BTreeMap<(String, String), Running>,
-    /// What was stopped and may not have ended; a successor waits for it.
-    leaving: Vec<Running>,
+    running: BTreeMap<(String, Part), Running>,
+    /// What was stopped and may not have ended, by the topic that it names; a successor waits for it.
+    leaving: BTreeMap<Option<TopicName>, Vec<Running>>,
     /// What was seen of a route's topics, by declarer and name; and for which subscription and site.
     known: BTreeMap<(String, String), (String, String, Known)>,
     claims: Arc<Claims>,
 }
 
-/// A route as it was declared, and its topics' tasks.
+/// A part of a route as it was declared, and its topics' tasks.
 struct Running {
-    spec: RouteSpec,
+    spec: Arc<RouteSpec>,
     stop: CancellationToken,
     revoked: Revoked,
     topics: TaskTracker,
@@ -49,90 +50,101 @@ struct Running {
 impl Routes {
     /// None yet.
     pub fn new(context: Arc<Context>, tasks: TaskTracker) -> Self {
-        let (running, leaving, known) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        let (running, leaving, known) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self { context, tasks, running, leaving, known, claims: Arc::default() }
     }
 
     /// Makes what runs for `declarer` equal to `routes`; what stays the same is not touched. What is new about a
     /// topic begins when everything that went about it and led to the same site has come to its end: another site
     /// that does not answer stops nobody. What `ruling` lets out no longer sends nothing more.
-    pub fn apply(&mut self, declarer: &str, routes: Vec<RouteSpec>, ruling: &Arc<Ruling>) {
-        let gone = self
-            .running
-            .extract_if(.., |(owner, _), running| owner == declarer && !routes.contains(&running.spec));
-        self.leaving.retain(|route| !route.topics.is_empty());
-        self.leaving.extend(gone.map(|(_, route)| route));
-        for route in &self.leaving {
-            route.revoked.judge(ruling);
-            route.stop.cancel();
+    pub fn apply(&mut self, declarer: &str, routes: &[RouteSpec], ruling: &Arc<Ruling>) {
+        let declared = parts(routes);
+        let gone = self.running.extract_if(.., |(owner, part), running| {
+            owner == declarer && declared.get(part) != Some(&*running.spec)
+        });
+        let mut changed = BTreeSet::new();
+        for ((_, (name, topic)), part) in gone {
+            self.leaving.entry(topic).or_default().push(part);
+            changed.insert(name);
+        }
+        self.leaving.retain(|_, left| {
+            left.retain(|part| !part.topics.is_empty());
+            !left.is_empty()
+        });
+        for part in self.leaving.values().flatten() {
+            part.revoked.judge(ruling);
+            part.stop.cancel();
         }
         let is_declared = |name: &String| routes.iter().any(|route| route.name == *name);
         self.known.retain(|(owner, name), _| owner != declarer || is_declared(name));
-        for route in routes {
-            let key = (declarer.to_owned(), route.name.clone());
-            if self.running.contains_key(&key) {
-                continue;
-            }
-            let (stop, topics) = (self.context.drain.child_token(), TaskTracker::new());
-            let revoked = Revoked::default();
-            let known = self.known_of(&key, &route);
-            let shared = Arc::new(route.clone());
-            for topic in &route.topics {
-                let task = Topic {
-                    context: self.context.clone(),
-                    route: shared.clone(),
-                    topic: topic.clone(),
-                    stop: stop.clone(),
-                    claims: self.claims.clone(),
-                    revoked: revoked.clone(),
-                    known: known.clone(),
-                };
-                let before = self.before(&route, |left| left.carries(topic));
-                let task = async move {
-                    if all_ended(before, &task.stop).await {
-                        task.run().await;
-                    }
-                };
-                self.tasks.spawn(topics.track_future(task));
-            }
-            if !route.patterns.is_empty() {
-                let (context, claims, stop) = (self.context.clone(), self.claims.clone(), stop.clone());
-                let tasks = (self.tasks.clone(), topics.clone());
-                let (revoked, known) = (revoked.clone(), known.clone());
-                let listing =
-                    Listing { context, route: shared, stop: stop.clone(), claims, revoked, known, tasks };
-                // Which of its topics may be ours is not known yet.
-                let may_share = |left: &RouteSpec| {
-                    !left.patterns.is_empty() || left.topics.iter().any(|topic| route.patterns.take(topic))
-                };
-                let before = self.before(&route, may_share);
-                let task = async move {
-                    if all_ended(before, &stop).await {
-                        listing.run().await;
-                    }
-                };
-                self.tasks.spawn(topics.track_future(task));
-            }
-            topics.close();
-            self.running.insert(key, Running { spec: route, stop, revoked, topics });
+        let is_new = |part: &Part| !self.running.contains_key(&(declarer.to_owned(), part.clone()));
+        let begin: Vec<_> = declared.into_iter().filter(|(part, _)| is_new(part)).collect();
+        changed.extend(begin.iter().map(|((name, _), _)| name.clone()));
+        for route in routes.iter().filter(|route| changed.contains(&route.name)) {
+            self.keep_known(declarer, route);
+        }
+        for (part, spec) in begin {
+            let key = (declarer.to_owned(), part);
+            let running = self.begin(&key, spec);
+            self.running.insert(key, running);
         }
     }
 
-    /// What was seen of its topics so far, also by the route whose place it takes.
-    fn known_of(&mut self, key: &(String, String), route: &RouteSpec) -> Known {
-        let of = (route.subscription.clone(), route.to.clone());
-        let entry = self.known.entry(key.clone()).or_default();
-        if (&entry.0, &entry.1) != (&of.0, &of.1) {
-            *entry = (of.0, of.1, Known::default());
+    /// Starts a part.
+    fn begin(&self, (declarer, (name, topic)): &(String, Part), spec: RouteSpec) -> Running {
+        let (spec, revoked) = (Arc::new(spec), Revoked::default());
+        let (stop, topics) = (self.context.drain.child_token(), TaskTracker::new());
+        let known = self.known.get(&(declarer.clone(), name.clone()));
+        let known = known.map(|(.., known)| known.clone()).unwrap_or_default();
+        let (context, route, claims) = (self.context.clone(), spec.clone(), self.claims.clone());
+        let before = self.before(&spec, topic);
+        let (ends, revokes) = (stop.clone(), revoked.clone());
+        if let Some(topic) = topic.clone() {
+            let task = Topic { context, route, topic, stop: ends.clone(), claims, revoked: revokes, known };
+            self.tasks.spawn(topics.track_future(async move {
+                if all_ended(before, &ends).await {
+                    task.run().await;
+                }
+            }));
+        } else {
+            let tasks = (self.tasks.clone(), topics.clone());
+            let listing =
+                Listing { context, route, stop: ends.clone(), claims, revoked: revokes, known, tasks };
+            self.tasks.spawn(topics.track_future(async move {
+                if all_ended(before, &ends).await {
+                    listing.run().await;
+                }
+            }));
+        }
+        topics.close();
+        Running { spec, stop, revoked, topics }
+    }
+
+    /// What was seen of a route's topics is known to the route that takes its place.
+    fn keep_known(&mut self, declarer: &str, route: &RouteSpec) {
+        let entry = self.known.entry((declarer.to_owned(), route.name.clone())).or_default();
+        if entry.0 != route.subscription || entry.1 != route.to {
+            *entry = (route.subscription.clone(), route.to.clone(), Known::default());
         }
         entry.2.keep_to(route);
-        entry.2.clone()
     }
 
     /// What leaves to the same site and shares something with it.
-    fn before(&self, route: &RouteSpec, shares: impl Fn(&RouteSpec) -> bool) -> Vec<TaskTracker> {
-        let before = self.leaving.iter().filter(|left| left.spec.to == route.to && shares(&left.spec));
-        before.map(|left| left.topics.clone()).collect()
+    fn before(&self, spec: &RouteSpec, topic: &Option<TopicName>) -> Vec<TaskTracker> {
+        let left: Vec<_> = match topic {
+            Some(named) => {
+                let found = self.leaving.get(&None).into_iter().flatten();
+                let found = found.filter(|left| left.spec.patterns.take(named));
+                self.leaving.get(topic).into_iter().flatten().chain(found).collect()
+            }
+            // Which topics patterns have found, nobody knows here.
+            None => {
+                let may_be_found = |named: &TopicName| spec.patterns.take(named);
+                let shares = self.leaving.iter().filter(|(it, _)| it.as_ref().is_none_or(may_be_found));
+                shares.flat_map(|(_, left)| left).collect()
+            }
+        };
+        left.into_iter().filter(|left| left.spec.to == spec.to).map(|left| left.topics.clone()).collect()
     }
 }
 

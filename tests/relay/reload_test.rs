@@ -130,6 +130,43 @@ async fn routes_that_are_added_taken_out_or_changed_begin_and_end_and_others_run
     }
 }
 
+#[tokio::test]
+async fn a_route_that_is_changed_for_one_of_its_topics_keeps_the_sessions_of_the_others() {
+    for by_source in [true, false] {
+        let both = carrying("both", "riskfuel", "bank", &[A, B]);
+        let one = carrying("both", "riskfuel", "bank", &[B]);
+        let everything: &[&str] = &["persistent://.*"];
+        let riskfuel = Site::start("riskfuel", vec![], &[A, B]).await;
+        let bank = Site::start("bank", vec![], &[A, B]).await;
+        for (topic, name) in [(A, "a"), (B, "b")] {
+            riskfuel.publish(topic, texts(name, 0, 10)).await;
+        }
+        riskfuel.join(&bank).await;
+        let (declarer, other) = if by_source { (&riskfuel, &bank) } else { (&bank, &riskfuel) };
+        other.side.rulings.replace(ruling(&[], everything, everything));
+        let declares = |route: &RouteSpec| {
+            declarer.side.rulings.replace(ruling(std::slice::from_ref(route), everything, everything));
+        };
+        declares(&both);
+        for topic in [A, B] {
+            bank.until_row("it runs", runs(topic)).await;
+        }
+        let untouched = session(&bank, B);
+        declares(&one);
+        until_gone(|| riskfuel.rows(|row| row.topic == A).len() + bank.rows(runs(A)).len()).await;
+        riskfuel.publish(A, texts("a", 10, 20)).await;
+        declares(&both);
+        bank.until_row("it runs again", runs(A)).await;
+        let pattern = Pattern::parse("persistent://public/default/x.*").unwrap();
+        declares(&RouteSpec { patterns: Patterns::new(vec![pattern], rules(&[])), ..both.clone() });
+        riskfuel.until_row("it is looked for", |row| row.topic.ends_with("x.*")).await;
+        assert_eq!(bank.read(A, 20).await, texts("a", 0, 20), "lost, repeated or out of order");
+        riskfuel.publish(B, texts("b", 10, 20)).await;
+        assert_eq!(bank.read(B, 20).await, texts("b", 0, 20));
+        assert_eq!(session(&bank, B), untouched);
+    }
+}
+
 /// The topics of a pattern, of which a peer may read what is written from its grant on.
 fn granted_from_now() -> Ruling {
     let send = rules(&["persistent://public/default/dg.*"]);

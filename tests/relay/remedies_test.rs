@@ -258,7 +258,7 @@ const NAMED: usize = 999;
 
 /// These topics by name, and all that match, but for what is excluded.
 fn carrying_feeds(name: &str, named: usize, pattern: &str, exclude: &[&str]) -> RouteSpec {
-    let named: Vec<String> = (0..named).map(|nth| format!("public/missing/t{nth}")).collect();
+    let named: Vec<String> = (0..named).map(|nth| format!("public/feeds/t{nth}")).collect();
     let patterns = Patterns::new(vec![Pattern::parse(pattern).unwrap()], rules(exclude));
     let named: Vec<&str> = named.iter().map(String::as_str).collect();
     RouteSpec { patterns, ..carrying(name, "riskfuel", "bank", &named) }

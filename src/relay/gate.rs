@@ -2,7 +2,7 @@
 //! session that a peer opens and may. Holds no socket; shows what is refused, and says it seldom.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -47,7 +47,11 @@ type Slots = HashMap<(String, String), Slot>;
 
 /// The sink of one source topic-partition; a newer session replaces an older one, never beside it.
 struct Slot {
-    open: Open,
+    route: String,
+    session: u64,
+    generation: u32,
+    /// As long as it is served: it is a peer's word, and long.
+    open: Weak<Open>,
     /// The entries that this generation stopped at.
     holes: Arc<Mutex<Refused>>,
     leave: Leave,
@@ -61,6 +65,16 @@ struct Entered {
     holes: Arc<Mutex<Refused>>,
     /// Has to be finished before the slot is really free.
     predecessor: Option<Slot>,
+}
+
+impl Entered {
+    /// It does not begin. Whoever comes next waits for its predecessor all the same, which is only about to leave.
+    async fn give_up(self) {
+        if let Some(predecessor) = self.predecessor {
+            predecessor.finished.cancelled().await;
+        }
+        self.finished.cancel();
+    }
 }
 
 impl Gate {
@@ -161,8 +175,10 @@ impl Gate {
         let rules = Rules { site: &self.context.site, ruling: &ruling };
         for (peer, slots) in held(&self.slots).iter() {
             for slot in slots.values().filter(|slot| !slot.finished.is_cancelled()) {
-                if let Err(refusal) = rules.admit(peer, &slot.open) {
-                    slot.leave.disallow(&refusal, self.remedy(peer, &slot.open, &refusal.halt));
+                if let Some(open) = slot.open.upgrade()
+                    && let Err(refusal) = rules.admit(peer, &open)
+                {
+                    slot.leave.disallow(&refusal, self.remedy(peer, &open, &refusal.halt));
                 }
             }
         }
@@ -312,7 +328,7 @@ impl Gate {
         allowance: Arc<Allowance>,
         from_source: mpsc::Receiver<FromSource>,
     ) {
-        let peer = lane.link().peer.clone();
+        let (peer, open) = (lane.link().peer.clone(), Arc::new(open));
         let _uses = lane.link().retiring.user();
         let ours = |route: &RouteSpec| route.name == open.route && route.from == open.from;
         let is_ours = self.ruling().declared.iter().any(ours);
@@ -331,16 +347,16 @@ impl Gate {
         if let Some(predecessor) = predecessor {
             predecessor.finished.cancelled().await;
             // One row for each partition, however many names a peer gives to its route.
-            if predecessor.open.route != open.route {
+            if predecessor.route != open.route {
                 let (topic, from, to) = (open.topic.clone(), open.from.clone(), open.to.clone());
-                let row = Key { route: predecessor.open.route, topic, from, to, end: End::Sink };
+                let row = Key { route: predecessor.route, topic, from, to, end: End::Sink };
                 self.context.board.remove(&row);
             }
         }
         self.forget_awaited(&open);
         let _feeds = self.context.feeders.feed(&destination, &open.from, &open.fed_by);
         let context = self.context.clone();
-        let sink = Sink { context, open: open.clone(), destination, lane, allowance, holes, leave };
+        let sink = Sink { context, open: (*open).clone(), destination, lane, allowance, holes, leave };
         // Also when the sink panics: the next session waits for it.
         let _finished = finished.drop_guard();
         sink.run(from_source).await;
@@ -348,7 +364,7 @@ impl Gate {
     }
 
     /// Judges a session, and gives it its slot.
-    fn admit(&self, peer: &str, open: &Open) -> Result<(TopicName, Entered), Refusal> {
+    fn admit(&self, peer: &str, open: &Arc<Open>) -> Result<(TopicName, Entered), Refusal> {
         let ruling = self.ruling();
         let destination = Rules { site: &self.context.site, ruling: &ruling }.admit(peer, open)?;
         let entered = self.enter(open)?;
@@ -357,27 +373,23 @@ impl Gate {
         if !Arc::ptr_eq(&ruling, &now)
             && let Err(refusal) = (Rules { site: &self.context.site, ruling: &now }).admit(peer, open)
         {
-            entered.finished.cancel();
+            tokio::spawn(entered.give_up());
             return Err(refusal);
         }
         Ok((destination, entered))
     }
 
     /// Takes the partition's slot; gives what to wait for before it is really free.
-    fn enter(&self, open: &Open) -> Result<Entered, Refusal> {
+    fn enter(&self, open: &Arc<Open>) -> Result<Entered, Refusal> {
         let mut all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // By peer, whose name is authenticated: one that takes all its places takes nobody else's.
         let slots = all.entry(open.from.clone()).or_default();
         let key = (open.topic.clone(), open.destination.clone());
         let previous = slots.get(&key);
-        if let Some(newer) = previous.filter(|slot| slot.open.generation > open.generation) {
-            return Err(generation_behind(
-                open.generation,
-                newer.open.generation,
-                "the destination has seen",
-            ));
+        if let Some(newer) = previous.filter(|slot| slot.generation > open.generation) {
+            return Err(generation_behind(open.generation, newer.generation, "the destination has seen"));
         }
-        let same = previous.filter(|slot| slot.open.generation == open.generation);
+        let same = previous.filter(|slot| slot.generation == open.generation);
         let holes = same.map_or_else(Arc::default, |slot| slot.holes.clone());
         // What the source names is marked there.
         let (refused, marked) = (held(&holes).clone(), Refused::of_pairs(&open.refused).unwrap_or_default());
@@ -397,13 +409,16 @@ impl Gate {
         }
         let (leave, finished) = (Leave::default(), CancellationToken::new());
         let slot = Slot {
-            open: open.clone(),
+            route: open.route.clone(),
+            session: open.session,
+            generation: open.generation,
+            open: Arc::downgrade(open),
             holes: holes.clone(),
             leave: leave.clone(),
             finished: finished.clone(),
         };
         let predecessor = slots.insert(key, slot).inspect(|previous| {
-            let (old, new) = (previous.open.session, open.session);
+            let (old, new) = (previous.session, open.session);
             tracing::debug!(topic = %open.topic, old, new, "session taken over");
             previous.leave.supersede();
         });

@@ -27,6 +27,7 @@ import case_flow  # noqa: E402
 import case_loss  # noqa: E402
 import case_quarantine  # noqa: E402
 import case_reasons  # noqa: E402
+import case_reload  # noqa: E402
 import case_remedies  # noqa: E402
 import case_replicas  # noqa: E402
 import case_rights  # noqa: E402
@@ -57,7 +58,7 @@ MEASURES = {
     for case in (
         case_compare.against_pulsar_rs, case_replicas.takeover, case_replicas.frozen, case_replicas.vanished,
         case_balanced.balanced,
-        case_upgrade.upgrade, case_routes.ring, case_loss.evicted,
+        case_upgrade.upgrade, case_routes.ring, case_loss.evicted, case_reload.reloaded,
     )
 }  # fmt: skip
 COLUMNS = (

@@ -77,9 +77,7 @@ impl Edge {
         trust: Arc<EdgeTrust>,
     ) -> Result<Dialled, Failed> {
         let dialled = timeout(HANDSHAKE_TIME_MAX, async {
-            if let Some(own) = trust.own_expires() {
-                self.metrics.certificate_expires.set(gauge(own));
-            }
+            self.metrics.certificate_expires.set(trust.own_expires().map_or(0, gauge));
             let tls = trust.connector.connect(url).await?;
             self.greet(tls, lane, trust).await
         });

@@ -62,15 +62,13 @@ impl HubCertificates {
 
     /// Publishes when it expires.
     pub fn measure(&self, metrics: &TunnelMetrics) {
-        match self {
-            Self::Issued(identity) => {
-                metrics.issuer_expires.set(gauge(identity.issuer_expires()));
-                metrics.root_expires.set(gauge(identity.root_expires()));
-            }
-            Self::Own(certificate) => {
-                metrics.certificate_expires.set(gauge(certificate.expires()));
-            }
-        }
+        let (issuer, root, certificate) = match self {
+            Self::Issued(identity) => (identity.issuer_expires(), identity.root_expires(), 0),
+            Self::Own(certificate) => (0, 0, certificate.expires()),
+        };
+        metrics.issuer_expires.set(gauge(issuer));
+        metrics.root_expires.set(gauge(root));
+        metrics.certificate_expires.set(gauge(certificate));
     }
 }
 

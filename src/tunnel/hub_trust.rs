@@ -96,9 +96,8 @@ impl HubTrust {
     /// Publishes when it expires.
     pub(super) fn measure(&self, metrics: &TunnelMetrics) {
         self.certificates.measure(metrics);
-        if let Some(expire) = self.book.authorities().and_then(Authorities::lists_expire) {
-            metrics.lists_expire.set(gauge(expire));
-        }
+        let lists = self.book.authorities().and_then(Authorities::lists_expire);
+        metrics.lists_expire.set(lists.map_or(0, gauge));
     }
 
     /// Whether it is still the edge that it was.

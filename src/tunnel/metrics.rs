@@ -1,6 +1,9 @@
 //! The tunnel's metrics: every bound of it can be seen from outside. Labels never carry a peer's words.
 
-use prometheus_client::encoding::EncodeLabelSet;
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -25,6 +28,31 @@ pub struct KindLabel {
 pub struct BoundLabel {
     /// `sockets`, `address` or `computing`.
     pub bound: &'static str,
+}
+
+/// When something expires, Unix seconds; there is no such series where there is no such thing: 0 would be 1970.
+#[derive(Clone, Debug, Default)]
+pub struct Expires(Gauge);
+
+impl Expires {
+    /// It is then; 0: there is no such thing.
+    pub fn set(&self, at: i64) {
+        self.0.set(at);
+    }
+}
+
+impl EncodeMetric for Expires {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        self.0.metric_type()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.get() == 0
+    }
 }
 
 /// All of them; clones count into the same.
@@ -55,13 +83,13 @@ pub struct TunnelMetrics {
     /// Streams of peers that were dropped: there were too many.
     pub streams_dropped: Counter,
     /// When the hub's issuer expires, Unix seconds.
-    pub issuer_expires: Gauge,
+    pub issuer_expires: Expires,
     /// When its root expires, Unix seconds.
-    pub root_expires: Gauge,
+    pub root_expires: Expires,
     /// When this side's own certificate expires, where it has one of an own PKI, Unix seconds.
-    pub certificate_expires: Gauge,
+    pub certificate_expires: Expires,
     /// When the first of the revocation lists is to be replaced, Unix seconds.
-    pub lists_expire: Gauge,
+    pub lists_expire: Expires,
     /// Wall clock of the peer against ours at the last handshake, milliseconds.
     pub clock_skew: Gauge,
 }
@@ -149,14 +177,16 @@ mod tests {
         let metrics = TunnelMetrics::default();
         metrics.count_end(&crate::tunnel::reason::Reason::Silence);
         metrics.unauthenticated.set(3);
+        metrics.issuer_expires.set(5);
         metrics.lists_expire.set(4);
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         assert!(text.contains("bridge_tunnel_unauthenticated_sockets 3"), "{text}");
-        for what in ["issuer", "root", "certificate"] {
-            assert!(text.contains(&format!("bridge_tunnel_{what}_expires_timestamp_seconds 0")), "{text}");
+        assert!(text.contains("bridge_tunnel_issuer_expires_timestamp_seconds 5"), "{text}");
+        for what in ["root", "certificate"] {
+            assert!(!text.contains(&format!("bridge_tunnel_{what}_expires")), "there is none: {text}");
         }
         assert!(text.contains("bridge_tunnel_revocation_lists_expire_timestamp_seconds 4"), "{text}");
         assert!(text.contains("bridge_tunnel_ended_total{reason=\"silence\"} 1"), "{text}");

@@ -217,6 +217,11 @@ impl Edge {
         (carried, over)
     }
 
+    /// A link has taken the place of the one before.
+    pub(super) fn settle(&self, link: &Link) {
+        self.processes().settle(link.instance);
+    }
+
     async fn carry_through(self: Arc<Self>, tls: Tls, lane_id: String, carried: Carried) -> Reason {
         let Carried { link, shown, url, .. } = &carried;
         let _ends_with_us = link.ended.clone().drop_guard();

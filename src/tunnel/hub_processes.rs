@@ -10,7 +10,21 @@ use super::handshake::Instance;
 /// The processes to which there are links, or soon will be.
 #[derive(Debug, Default)]
 pub struct HubProcesses {
-    rows: BTreeMap<Instance, CancellationToken>,
+    rows: BTreeMap<Instance, Place>,
+}
+
+/// What a place lives by.
+#[derive(Debug)]
+struct Place {
+    ended: CancellationToken,
+    /// The link before it, until it has all its lanes.
+    before: Option<CancellationToken>,
+}
+
+impl From<CancellationToken> for Place {
+    fn from(ended: CancellationToken) -> Self {
+        Self { ended, before: None }
+    }
 }
 
 impl HubProcesses {
@@ -22,20 +36,31 @@ impl HubProcesses {
             return None;
         }
         let reserved = CancellationToken::new();
-        self.rows.insert(process, reserved.clone());
+        self.rows.insert(process, reserved.clone().into());
         Some(reserved)
     }
 
     /// Enters a link that lives until `ended`. An older one to the same process ends, as it does there.
     pub fn enter(&mut self, process: Instance, ended: CancellationToken) {
-        if let Some(older) = self.rows.insert(process, ended) {
-            older.cancel();
+        if let Some(older) = self.rows.insert(process, ended.into()) {
+            older.ended.cancel();
+            older.before.iter().for_each(CancellationToken::cancel);
         }
     }
 
-    /// Enters a link that takes the place of one to the same process, which ends in its own time.
+    /// Enters a link that is to take the place of one to the same process: if it ends before [`Self::settle`], the place
+    /// is that one's as before.
     pub fn succeed(&mut self, process: Instance, ended: CancellationToken) {
-        self.rows.insert(process, ended);
+        self.sweep();
+        let before = self.rows.remove(&process).map(|place| place.ended);
+        self.rows.insert(process, Place { ended, before });
+    }
+
+    /// The link that was entered last has taken the place of the one before, which ends in its own time.
+    pub fn settle(&mut self, process: Instance) {
+        if let Some(place) = self.rows.get_mut(&process) {
+            place.before = None;
+        }
     }
 
     /// Whether there is any link, or soon will be.
@@ -45,7 +70,14 @@ impl HubProcesses {
     }
 
     fn sweep(&mut self) {
-        self.rows.retain(|_, ended| !ended.is_cancelled());
+        self.rows.retain(|_, place| {
+            if place.ended.is_cancelled()
+                && let Some(before) = place.before.take()
+            {
+                place.ended = before;
+            }
+            !place.ended.is_cancelled()
+        });
     }
 }
 
@@ -77,6 +109,30 @@ mod tests {
         processes.enter([1; 16], second.clone());
         assert!(first.is_cancelled() && !second.is_cancelled());
         second.cancel();
+        assert!(!processes.any());
+    }
+
+    #[test]
+    fn a_link_that_ends_before_it_has_taken_over_gives_the_place_back() {
+        let mut processes = HubProcesses::default();
+        let tokens: Vec<_> = (0..4).map(|_| CancellationToken::new()).collect();
+        let [first, cut, second, third] = &tokens[..] else { unreachable!() };
+        processes.enter([1; 16], first.clone());
+        processes.succeed([1; 16], cut.clone());
+        cut.cancel();
+        assert!(processes.any() && processes.reserve([1; 16]).is_none(), "the first one lives");
+        processes.succeed([1; 16], second.clone());
+        processes.settle([1; 16]);
+        assert!(!first.is_cancelled(), "it ends in its own time");
+        second.cancel();
+        assert!(!processes.any(), "one that is seen off keeps no place");
+        // One that dies while its successor comes.
+        processes.enter([1; 16], third.clone());
+        let fourth = CancellationToken::new();
+        processes.succeed([1; 16], fourth.clone());
+        third.cancel();
+        assert!(processes.any());
+        fourth.cancel();
         assert!(!processes.any());
     }
 

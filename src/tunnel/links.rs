@@ -28,18 +28,17 @@ struct Row {
     presented: Presented,
     /// Relay lanes by index.
     relay: BTreeMap<u16, Lane>,
-    /// The link whose place it takes, until all its lanes are up.
+    /// The link whose place it takes.
     renews: Option<Arc<Link>>,
+    /// Another took its place once: also if that one is gone, no later one ends it for being dead.
+    was_renewed: bool,
 }
 
 impl Row {
-    /// Once all its lanes are up, the link whose place it takes retires.
-    fn settle(&mut self) {
-        if self.relay.len() >= usize::from(self.link.relay_lanes)
-            && let Some(old) = self.renews.take()
-        {
-            old.retiring.begin();
-        }
+    /// The link whose place it has taken: all its own lanes are up.
+    fn has_renewed(&self) -> Option<u64> {
+        let has_lanes = self.relay.len() >= usize::from(self.link.relay_lanes);
+        self.renews.as_ref().filter(|_| has_lanes).map(|renewed| renewed.id)
     }
 }
 
@@ -119,9 +118,10 @@ impl Links {
         // One that is renewed ends in its own time, and so do those that retire already, up to a bound.
         let mut ends: Vec<&Row> =
             older.into_iter().filter(|row| Some(row.link.id) != joining.renews).collect();
-        ends.sort_by_key(|row| (row.link.retiring.is_begun(), row.attempt));
-        let retiring = ends.iter().rev().take_while(|row| row.link.retiring.is_begun()).count();
-        ends.truncate(ends.len() - retiring.min(RETIRING_MAX));
+        ends.sort_by_key(|row| (row.was_renewed, row.attempt));
+        let retiring = ends.iter().filter(|row| row.was_renewed).count();
+        let kept = ends.split_off(ends.len() - retiring.min(RETIRING_MAX));
+        kept.iter().for_each(|row| row.link.retiring.begin());
         ends.iter().for_each(|row| row.link.ended.cancel());
         let link = Arc::new(Link {
             id,
@@ -140,8 +140,10 @@ impl Links {
             presented: joining.presented.clone(),
             relay: BTreeMap::new(),
             renews: renewed,
+            was_renewed: false,
         };
-        self.rows.entry(id).or_insert(row).settle();
+        self.rows.entry(id).or_insert(row);
+        self.settle(id);
         self.sweep();
         Ok(Opened { link, new_instance, instances: instances.len() })
     }
@@ -174,8 +176,25 @@ impl Links {
         let ended = row.link.ended.child_token();
         let (attempt, presented) = (asked.attempt, presented.clone());
         row.relay.insert(index, Lane { attempt, presented, ended: ended.clone() });
-        row.settle();
-        Ok((row.link.clone(), ended))
+        let link = row.link.clone();
+        self.settle(link.id);
+        Ok((link, ended))
+    }
+
+    /// Once all its lanes are up, the link whose place it takes retires.
+    fn settle(&mut self, id: u64) {
+        let Some((row, renewed)) = self.rows.get(&id).and_then(|row| Some((row, row.has_renewed()?))) else {
+            return;
+        };
+        let (edge, instance) = (row.edge.clone(), row.link.instance);
+        let of_process = |row: &&mut Row| row.edge == edge && row.link.instance == instance;
+        for row in self.rows.values_mut().filter(of_process) {
+            row.was_renewed |= row.link.id == renewed;
+            // Also one that was taken back when its own successor went.
+            if row.was_renewed {
+                row.link.retiring.begin();
+            }
+        }
     }
 
     /// Ends the links and lanes of whoever is not known any more; gives the edges that lost some.
@@ -210,9 +229,17 @@ impl Links {
         self.rows.values().filter(|row| row.edge == edge).count()
     }
 
-    /// Forgets links that ended.
+    /// Forgets links that ended. One that retires for a link that is gone before it is as good as before: the edge may
+    /// not even have heard that the other one was up.
     pub fn sweep(&mut self) {
-        self.rows.retain(|_, row| !row.link.ended.is_cancelled());
+        let ended: Vec<_> = self.rows.extract_if(.., |_, row| row.link.ended.is_cancelled()).collect();
+        let lost = ended.iter().map(|(_, row)| row).filter(|row| !row.was_renewed);
+        for renewed in lost.filter_map(|row| row.renews.as_ref()) {
+            let is_renewed_by = |row: &Row| row.renews.as_ref().is_some_and(|other| other.id == renewed.id);
+            if !self.rows.values().any(is_renewed_by) {
+                renewed.retiring.take_back();
+            }
+        }
     }
 }
 
@@ -358,6 +385,37 @@ mod tests {
         assert!(old.link.retiring.is_begun() && !new.link.retiring.is_begun());
         let third = open(&mut links, Joining { attempt: 5, renews: Some(11), ..*ONE }, 12).unwrap();
         assert!([&old, &new, &third].iter().all(|it| !it.link.ended.is_cancelled()));
+    }
+
+    #[test]
+    fn a_link_whose_successor_ends_first_serves_as_before_until_another_takes_its_place() {
+        let mut links = Links::default();
+        let joining = |attempt, renews| Joining { attempt, renews, relay_lanes: 1, ..*ONE };
+        let up = |links: &mut Links, attempt, renews, id: u64| {
+            let link = open(links, joining(attempt, renews), id).unwrap().link;
+            links.attach("bank", &relay([1; 16], attempt, id, 0), id, &NOTHING).unwrap();
+            link
+        };
+        let first = up(&mut links, 1, None, 1);
+        let cut = up(&mut links, 2, Some(1), 2);
+        assert!(first.retiring.is_begun());
+        cut.ended.cancel();
+        links.sweep();
+        assert!(!first.retiring.is_begun(), "the edge goes on with it");
+        let second = up(&mut links, 3, Some(1), 3);
+        let third = up(&mut links, 4, Some(3), 4);
+        assert!(first.retiring.is_begun() && second.retiring.is_begun());
+        // One that was seen off leaves no place to anybody.
+        second.ended.cancel();
+        links.sweep();
+        assert!(first.retiring.is_begun() && !third.retiring.is_begun());
+        // What carries connections outlives a link that died, and retires for whoever comes then.
+        let fourth = up(&mut links, 5, Some(4), 5);
+        fourth.ended.cancel();
+        links.sweep();
+        assert!(!third.retiring.is_begun());
+        let fifth = up(&mut links, 6, None, 6);
+        assert!(!third.ended.is_cancelled() && third.retiring.is_begun() && !fifth.retiring.is_begun());
     }
 
     #[test]

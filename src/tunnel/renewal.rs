@@ -60,6 +60,7 @@ impl Edge {
                 }
                 () = next.shown.has_lanes(lanes) => {
                     let (old, _) = (replace(&mut now, next), replace(&mut over, next_over));
+                    self.settle(&now.link);
                     backoff.reset();
                     self.metrics.renewed.inc();
                     tracing::info!(

@@ -28,7 +28,7 @@ use super::link::{Link, LinkUp, RelayLane, TunnelEvent};
 use super::network::Ways;
 use super::probe::{self, Tried};
 use super::reason::Reason;
-use super::renewal::{Carried, due_after};
+use super::renewal::{Carried, due_after, is_routine};
 use super::retiring::Retiring;
 use super::said::Said;
 use super::shown::{ShownLink, link_id};
@@ -404,9 +404,7 @@ impl Edge {
     /// A link is not renewed yet; it is as good as before.
     pub(super) fn note_unrenewed(&self, link: &Link, url: &LinkUrl, reason: &Reason, tried: Duration) {
         self.metrics.count_end(reason);
-        // A load balancer leads to the right process sooner or later.
-        let routine = matches!(reason, Reason::NoSuchLink | Reason::Ended) && tried < ROUTINE_MAX;
-        if !routine && self.said().is_news(&link_id(link.id), reason.code()) {
+        if !is_routine(reason, tried) && self.said().is_news(&link_id(link.id), reason.code()) {
             let own_key = matches!(reason, Reason::RefusedUnknownKey);
             let own_key = own_key.then(|| self.trust.now().listed_as.clone());
             tracing::warn!(
@@ -485,5 +483,3 @@ pub(super) const DIAL_DELAY_FIRST: Duration = Duration::from_millis(100);
 pub(super) const DIAL_DELAY_MAX: Duration = Duration::from_secs(10);
 /// What lasted this long was no failure: the next one begins the backoff anew.
 const LASTED: Duration = Duration::from_secs(10);
-/// What is routine in a renewal is told when it goes on for this long.
-const ROUTINE_MAX: Duration = Duration::from_secs(300);

@@ -118,6 +118,11 @@ impl Edge {
     }
 }
 
+/// Whether a renewal that fails so needs no word: a load balancer leads to the right process sooner or later.
+pub(super) fn is_routine(reason: &Reason, tried: Duration) -> bool {
+    matches!(reason, Reason::NoSuchLink | Reason::Ended) && tried < ROUTINE_MAX
+}
+
 /// Ends a link once nobody uses it, at the latest after a while.
 async fn see_off(old: Carried) {
     old.link.retiring.begin();
@@ -133,3 +138,24 @@ async fn see_off(old: Carried) {
 const LINGERS: Duration = Duration::from_secs(2);
 /// How long what is forwarded may go on over a link that was renewed; then it is cut with it.
 const USED_MAX: Duration = Duration::from_secs(3600);
+/// What is routine in a renewal is told when it goes on for this long.
+const ROUTINE_MAX: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_that_finds_no_hub_process_is_told_of_once_it_takes_long() {
+        let (soon, late) = (Duration::from_secs(299), Duration::from_secs(300));
+        for (reason, tried, routine) in [
+            (Reason::NoSuchLink, soon, true),
+            (Reason::Ended, soon, true),
+            (Reason::NoSuchLink, late, false),
+            (Reason::Ended, late, false),
+            (Reason::RefusedUnknownKey, Duration::ZERO, false),
+        ] {
+            assert_eq!(is_routine(&reason, tried), routine, "{reason} after {tried:?}");
+        }
+    }
+}

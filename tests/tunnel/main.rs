@@ -23,6 +23,7 @@ mod malicious_hub_test;
 mod next_version_test;
 mod pki_test;
 mod records_test;
+mod reloads_test;
 mod roots_test;
 mod stolen_hub_test;
 mod transports_test;

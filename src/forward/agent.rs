@@ -143,6 +143,8 @@ impl Inner {
             while let Some(inbound) = inbound.recv().await {
                 self.tasks.spawn(serve(self.clone(), way.clone(), declares.clone(), inbound));
             }
+            // Its streams end a moment before it does, and whoever looked then would take it for alive.
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = link.ended.cancelled() => {}
@@ -290,3 +292,59 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 const REFUSED_TOLD_MAX: usize = 4;
 /// Streams by which a link's peer declares forwards: each replaces all that the link declared before.
 const DECLARATIONS_PER_LINK: usize = 1;
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::policy::{ForwardLimits, Policy};
+    use crate::tunnel::budget::Budget;
+    use crate::tunnel::features::STREAMS;
+    use crate::tunnel::retiring::Retiring;
+
+    #[tokio::test]
+    async fn an_address_does_not_listen_for_a_link_whose_streams_ended_a_moment_before_it() {
+        let own = ForwardSpec {
+            name: "kube".into(),
+            from: "bank".into(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            to: "riskfuel".into(),
+            target: Target::parse("kube:443").unwrap(),
+            limits: ForwardLimits::default(),
+        };
+        let rules =
+            Rules { site: "bank".into(), declared: vec![own], policies: Policies::One(Policy::default()) };
+        let (board, stop) = (Board::default(), CancellationToken::new());
+        let forwards = Forwards::new(rules, Vec::new(), board.clone(), stop.clone());
+        let (links, taken) = mpsc::channel(1);
+        tokio::spawn(forwards.run(taken));
+        let link = Arc::new(Link {
+            id: 1,
+            peer: "riskfuel".into(),
+            instance: [1; 16],
+            relay_lanes: 0,
+            features: STREAMS,
+            budget: Budget::between(0, 0),
+            retiring: Retiring::default(),
+            ended: CancellationToken::new(),
+        });
+        links.send(LinkStreams::of_ending(&link)).await.unwrap_or_else(|_| panic!("nobody takes links"));
+        let is = async |state: &str| {
+            while board.rows()[0].state != state {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(TELL_EVERY, async {
+            while board.rows().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            is("listening").await;
+            link.ended.cancel();
+            is("refusing").await;
+        })
+        .await
+        .unwrap();
+        stop.cancel();
+    }
+}

@@ -133,6 +133,14 @@ pub(super) fn streams(link: &Arc<Link>, metrics: &TunnelMetrics) -> (LinkStreams
     (LinkStreams { link: link.clone(), opener, inbound: received }, ends)
 }
 
+#[cfg(test)]
+impl LinkStreams {
+    /// Of a link whose control lane is gone a moment before it.
+    pub(crate) fn of_ending(link: &Arc<Link>) -> Self {
+        streams(link, &TunnelMetrics::default()).0
+    }
+}
+
 impl Opener {
     /// Opens a stream of this kind and writes its head. Waits for no answer of the peer.
     pub async fn open(&self, kind: u32, head: Vec<u8>) -> Result<LinkStream, OpenError> {

@@ -38,6 +38,16 @@ pub struct Way {
     pub carried: Arc<Carried>,
 }
 
+impl Way {
+    /// Counts a connection that a reload cut among those that the link's end cut, when it ends by the same reload: whose
+    /// key is taken away loses both.
+    pub async fn count_if_gone(&self, reason: Reason) {
+        if reason == Reason::NoLongerAllowed && is_lost(&self.link).await {
+            self.carried.count_cut();
+        }
+    }
+}
+
 /// The connections that one link carries, and how many its end cut.
 #[derive(Debug, Default)]
 pub struct Carried {

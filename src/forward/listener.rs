@@ -166,7 +166,10 @@ impl Listener {
         drop((one, place));
         tracing::debug!(forward, peer = %way.link.peer, link, stream = id, %client, ?ended, "connection ended");
         match ended {
-            Err(Cut::Refused(reason)) => self.note_reset(reason, client),
+            Err(Cut::Refused(reason)) => {
+                self.note_reset(reason, client);
+                way.count_if_gone(reason).await;
+            }
             Err(Cut::Stream) if is_lost(&way.link).await => {
                 way.carried.count_cut();
                 self.note_reset(Reason::LinkLost, client);

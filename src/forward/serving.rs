@@ -69,6 +69,7 @@ async fn reach(inner: &Arc<Inner>, way: &Way, head: &[u8], mut stream: LinkStrea
         () = flooded.cancelled() => Err(Reason::Malformed),
         connected = connected => connected,
     };
+    let mut carried = None;
     let refused = match connected {
         Err(reason) => {
             refuse(&mut stream, reason).await;
@@ -76,7 +77,8 @@ async fn reach(inner: &Arc<Inner>, way: &Way, head: &[u8], mut stream: LinkStrea
         }
         Ok((place, socket)) => {
             tracing::debug!(forward, peer = %link.peer, link = link_id, stream = id, %target, "connection opened");
-            let (one, _carried) = (row.opened(), way.carried.one());
+            let one = row.opened();
+            carried = Some(way.carried.one());
             let ended = tokio::select! {
                 biased;
                 ended = splice(socket, stream, Role::Target, &row, link) => ended,
@@ -101,6 +103,9 @@ async fn reach(inner: &Arc<Inner>, way: &Way, head: &[u8], mut stream: LinkStrea
             forward, peer = %link.peer, %target, count, reason = reason.code(), remedy = reason.remedy(),
             "connections were reset"
         );
+    }
+    if let (Some(_carried), Some(reason)) = (carried, refused) {
+        way.count_if_gone(reason).await;
     }
 }
 

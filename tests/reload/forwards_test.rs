@@ -202,3 +202,27 @@ fn another_budget_holds_at_once_for_connections_that_are_open() {
     }
     assert_eq!(lanes(&stage.hub.status(), "bank"), before);
 }
+
+#[test]
+fn a_revoked_edge_loses_its_connections_and_both_sides_say_how_many() {
+    let mut stage = Stage::set();
+    let target = echo();
+    stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([target]));
+    stage.bank.loads();
+    stage.hub_file.change(|hub| hub["forwards"] = json!([forward("a", &target)]));
+    stage.hub.loads();
+    let mut held = connected(&stage.hub, "a");
+    stage.hub_file.change(|hub| {
+        hub["tunnel"]["edges"].as_array_mut().unwrap().retain(|edge| edge["name"] != "bank");
+        hub["routes"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|route| route["to"] != "bank" && route["from"] != "bank");
+        hub["forwards"] = json!([]);
+    });
+    stage.hub.loads();
+    assert_eq!(end_of(&mut held), ErrorKind::ConnectionReset);
+    for (site, peer) in [(&stage.hub, "peer=bank"), (&stage.bank, "peer=riskfuel")] {
+        site.line(&["forwarded connections were cut by the end of their link", peer, "cut=1"]);
+    }
+}

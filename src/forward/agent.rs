@@ -15,7 +15,7 @@ use super::listener::{Listener, Listening};
 use super::places::Places;
 use super::reason::Reason;
 use super::rules::{ForwardSpec, Rules};
-use super::serving::{key, serve};
+use super::serving::{key, key_of, serve};
 use super::status::{Board, Row, Verdict};
 use super::target::Targets;
 use super::wishes::Wishes;
@@ -108,15 +108,21 @@ impl Inner {
                 policy.forward.iter().map(|(target, _)| (key(&rules, &peer, target), target.clone())),
             );
         }
-        for forward in rules.declared.iter().filter(|forward| forward.to == rules.site) {
-            wanted.push((key(&rules, &forward.from, &forward.target), forward.target.clone()));
-        }
         for (key, target) in wanted {
             self.board.row(key, &target.to_string(), None);
+        }
+        for forward in rules.declared.iter().filter(|forward| forward.to == rules.site) {
+            self.show_if_unlinked(&self.row_of(forward), &forward.from);
         }
         self.board.judge(|row, target| match Target::parse(target) {
             Ok(target) if rules.may_reach(&row.peer, &target).is_none() => Verdict::Refused,
             Ok(target) if key(&rules, &row.peer, &target) == *row => Verdict::Allowed,
+            // Another one that we declared leads there too.
+            Ok(target)
+                if rules.declared_to(&row.peer).any(|own| own.target == target && key_of(own) == *row) =>
+            {
+                Verdict::Allowed
+            }
             Ok(_) => Verdict::Renamed,
             Err(_) => Verdict::Refused,
         });
@@ -152,12 +158,48 @@ impl Inner {
             () = declaring => {}
         }
         self.links.sweep();
+        self.follow_unlinked(&link.peer);
         let cut = way.carried.ended().await;
         if cut > 0 {
             let (link_id, renewed) = (format!("{:016x}", link.id), link.retiring.is_begun());
             tracing::info!(
                 peer = %link.peer, link = link_id, cut, renewed, "forwarded connections were cut by the end of their link"
             );
+        }
+    }
+
+    /// The row of a forward that we declared for another site.
+    fn row_of(&self, forward: &ForwardSpec) -> Arc<Row> {
+        let row = self.board.row(key_of(forward), &forward.target.to_string(), None);
+        row.listens_at(forward.listen.to_string());
+        row
+    }
+
+    /// The same, unless a reload took it out.
+    pub(super) fn declared(&self, peer: &str, forward: &ForwardSpec) -> Option<Arc<Row>> {
+        // Held until it is there: what a reload takes out meanwhile must not come back.
+        let _places = lock(&self.places);
+        let rules = self.rules.borrow().clone();
+        rules.declared_to(peer).any(|own| own == forward).then(|| self.row_of(forward))
+    }
+
+    /// Shows what became of a forward that we declared.
+    pub(super) fn show_declared(&self, peer: &str, forward: &ForwardSpec, reason: Option<Reason>) {
+        if let Some(row) = self.declared(peer, forward) {
+            row.refuses(reason);
+        }
+    }
+
+    /// Where no link leads to a site any more, nobody there listens for us.
+    fn follow_unlinked(&self, peer: &str) {
+        let _places = lock(&self.places);
+        let rules = self.rules.borrow().clone();
+        rules.declared_to(peer).for_each(|forward| self.show_if_unlinked(&self.row_of(forward), peer));
+    }
+
+    fn show_if_unlinked(&self, row: &Row, peer: &str) {
+        if self.links.obstacle(peer) == Some(Reason::NoLink) {
+            row.refuses(Some(Reason::NoLink));
         }
     }
 
@@ -244,7 +286,7 @@ impl Inner {
         }
         let names: Vec<String> =
             listeners.keys().filter(|(owner, _)| owner == declarer).map(|(_, name)| name.clone()).collect();
-        drop(listeners);
+        // Still held: a row that comes meanwhile is not taken away.
         self.board.retain(|row| {
             row.end != super::status::End::Listen
                 || row.declared_by != declarer

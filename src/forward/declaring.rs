@@ -9,13 +9,14 @@ use futures::stream::FuturesUnordered;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::agent::Inner;
-use super::frames::{self, DECLARATION, HEADER_LEN, Nonsense, Said, States};
+use super::frames::{self, DECLARATION, Declared, HEADER_LEN, Nonsense, Said, States};
 use super::links::Way;
 use super::reason::Reason;
 use super::rules::ForwardSpec;
-use super::serving::key;
+use super::waiting::Waiting;
 use crate::policy::FORWARDS_MAX;
 use crate::tunnel::link::Link;
 use crate::tunnel::streams::LinkStream;
@@ -26,7 +27,10 @@ pub async fn declare(inner: &Arc<Inner>, way: &Way) {
     let mut rules = inner.rules.subscribe();
     let mut wanted: Vec<ForwardSpec> = rules.borrow_and_update().declared_to(peer).cloned().collect();
     while !way.opener.is_understood() {
-        show(inner, peer, &wanted, |_| Some(Reason::PeerTooOld));
+        for forward in &wanted {
+            inner.show_declared(peer, forward, Some(Reason::PeerTooOld));
+            tell_refused(inner, peer, forward, Reason::PeerTooOld);
+        }
         if rules.changed().await.is_err() {
             return;
         }
@@ -46,30 +50,33 @@ pub async fn declare(inner: &Arc<Inner>, way: &Way) {
     };
     let telling = async {
         // None at all is told too: it takes back what an earlier process of ours declared.
-        let mut told: Option<Vec<ForwardSpec>> = None;
+        let mut latest: Option<Told> = None;
         loop {
-            if told.as_ref() != Some(&wanted) {
-                let declaration = frames::declaration(wanted.iter());
-                let Some(words) = frames::words(&declaration) else {
-                    tracing::error!(%peer, "the declared forwards do not fit into one message: declare fewer");
-                    return;
-                };
-                if write.write_all(&words).await.is_err() {
-                    return;
+            let told = match latest.take_if(|told| told.forwards == wanted) {
+                Some(told) => told,
+                None => {
+                    let number = latest.take().map_or(1, |told| told.number + 1);
+                    let Some(words) = frames::words(&frames::declaration(wanted.iter(), number)) else {
+                        tracing::error!(%peer, "the declared forwards do not fit into one message: declare fewer");
+                        return;
+                    };
+                    if write.write_all(&words).await.is_err() {
+                        return;
+                    }
+                    Told { forwards: wanted.clone(), number, waiting: Waiting::default() }
                 }
-                told = Some(wanted.clone());
-            }
-            // Losing the race loses nothing: either is read again.
+            };
+            let told = latest.insert(told);
+            // Losing the race loses nothing: what was said is read again, and what is due stays so.
             tokio::select! {
                 biased;
                 words = states.recv() => {
-                    let Some(Ok(States { states })) = words.map(|words| States::decode(&words[..])) else {
+                    let Some(Ok(states)) = words.map(|words| States::decode(&words[..])) else {
                         return;
                     };
-                    show(inner, peer, told.as_deref().unwrap_or_default(), |at| {
-                        states.get(at).filter(|number| **number > 0).map(|number| Reason::from_wire(*number))
-                    });
+                    told.hear(inner, peer, &states);
                 }
+                () = until(told.waiting.next()) => told.tell_due(inner, peer),
                 changed = rules.changed() => {
                     if changed.is_err() {
                         return;
@@ -85,21 +92,51 @@ pub async fn declare(inner: &Arc<Inner>, way: &Way) {
     }
 }
 
-/// Shows at the target's end what became of what we declared.
-fn show(inner: &Inner, peer: &str, declared: &[ForwardSpec], reason: impl Fn(usize) -> Option<Reason>) {
-    let rules = inner.rules.borrow().clone();
-    for (at, forward) in declared.iter().enumerate() {
-        let row = inner.board.row(key(&rules, peer, &forward.target), &forward.target.to_string(), None);
-        row.listens_at(forward.listen.to_string());
-        let reason = reason(at);
-        if row.refuses(reason)
-            && let Some(reason) = reason
-        {
-            tracing::warn!(
-                forward = %forward.name, %peer, listen = %forward.listen,
-                reason = reason.code(), remedy = reason.remedy(), "the peer does not open a forward"
-            );
+/// What we declared last on a link.
+struct Told {
+    forwards: Vec<ForwardSpec>,
+    number: u32,
+    waiting: Waiting,
+}
+
+impl Told {
+    /// Shows what the peer says of it.
+    fn hear(&mut self, inner: &Inner, peer: &str, states: &States) {
+        // What it says of an earlier one is about other forwards, or was judged by what is over.
+        if !states.are_of(self.number, self.forwards.len()) {
+            return;
         }
+        let reasons = states.reasons(self.forwards.len());
+        for (forward, reason) in self.forwards.iter().zip(&reasons) {
+            inner.show_declared(peer, forward, *reason);
+        }
+        let names = self.forwards.iter().map(|forward| forward.name.as_str());
+        self.waiting.hear(names.zip(reasons), Instant::now());
+    }
+
+    /// Says what has stayed.
+    fn tell_due(&mut self, inner: &Inner, peer: &str) {
+        for (name, reason) in self.waiting.due(Instant::now()) {
+            let of_name = self.forwards.iter().filter(|forward| forward.name == name);
+            of_name.for_each(|forward| tell_refused(inner, peer, forward, reason));
+        }
+    }
+}
+
+async fn until(next: Option<Instant>) {
+    match next {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Says once of one that we declare that its peer does not open it, unless that is over.
+fn tell_refused(inner: &Inner, peer: &str, forward: &ForwardSpec, reason: Reason) {
+    if inner.declared(peer, forward).is_some_and(|row| row.is_untold(reason)) {
+        tracing::warn!(
+            forward = %forward.name, %peer, listen = %forward.listen,
+            reason = reason.code(), remedy = reason.remedy(), "the peer does not open a forward"
+        );
     }
 }
 
@@ -108,7 +145,7 @@ pub async fn hear(inner: &Arc<Inner>, link: &Link, stream: LinkStream) {
     let flooded = stream.flooded();
     let (mut read, mut write) = tokio::io::split(stream);
     let mut rules = inner.rules.subscribe();
-    let mut wanted: Vec<ForwardSpec> = Vec::new();
+    let mut wanted = Declared::default();
     let mut states: Vec<watch::Receiver<Option<Reason>>> = Vec::new();
     let mut moved = inner.wishes_moved.subscribe();
     let (heard, mut words) = tokio::sync::mpsc::channel(1);
@@ -145,17 +182,21 @@ pub async fn hear(inner: &Arc<Inner>, link: &Link, stream: LinkStream) {
                         }
                         None => return,
                     }
-                    states = inner.open_for(link, &wanted);
+                    states = inner.open_for(link, &wanted.forwards);
                 }
                 _ = rules.changed() => {
                     rules.mark_unchanged();
-                    states = inner.open_for(link, &wanted);
+                    states = inner.open_for(link, &wanted.forwards);
                 }
-                _ = moved.changed() => states = inner.states_of(&link.peer, &wanted),
+                _ = moved.changed() => states = inner.states_of(&link.peer, &wanted.forwards),
                 () = any => {}
             }
-            let numbers = states.iter_mut().map(|state| state.borrow_and_update().map_or(0, Reason::wire));
-            answer.send_replace(States { states: numbers.collect() });
+            let reasons: Vec<_> = states.iter_mut().map(|state| *state.borrow_and_update()).collect();
+            // One that has just begun, or ends, is not judged yet: nobody hears of it over a link that is none.
+            if !reasons.contains(&Some(Reason::NoLink)) {
+                let states = reasons.into_iter().map(|reason| reason.map_or(0, Reason::wire)).collect();
+                answer.send_replace(States { states, number: wanted.number });
+            }
         }
     };
     tokio::select! {

@@ -32,6 +32,18 @@ pub struct Declaration {
     /// The forwards.
     #[prost(message, repeated, tag = "1")]
     pub forwards: Vec<DeclaredForward>,
+    /// Its number on its stream, from 1. Earlier versions have none: 0.
+    #[prost(uint32, tag = "2")]
+    pub number: u32,
+}
+
+/// A declaration that was checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// The forwards.
+    pub forwards: Vec<ForwardSpec>,
+    /// Its number.
+    pub number: u32,
 }
 
 /// One of them.
@@ -60,6 +72,26 @@ pub struct States {
     /// The states.
     #[prost(uint32, repeated, tag = "1")]
     pub states: Vec<u32>,
+    /// Of which declaration.
+    #[prost(uint32, tag = "2")]
+    pub number: u32,
+}
+
+impl States {
+    /// Whether they are of the latest declaration, with this number and so many forwards, or may be: an earlier
+    /// version does not say.
+    pub fn are_of(&self, number: u32, forwards: usize) -> bool {
+        self.number == number || (self.number == 0 && self.states.len() == forwards)
+    }
+
+    /// What they are for so many forwards; one of which nothing is said listens.
+    pub fn reasons(&self, forwards: usize) -> Vec<Option<Reason>> {
+        let said = self
+            .states
+            .iter()
+            .map(|number| Some(*number).filter(|number| *number > 0).map(Reason::from_wire));
+        said.chain(std::iter::repeat(None)).take(forwards).collect()
+    }
 }
 
 /// The first four bytes of whatever is said.
@@ -126,7 +158,7 @@ pub fn words(message: &impl Message) -> Option<Vec<u8>> {
 }
 
 /// Our forwards that `peer` is to open, as a message.
-pub fn declaration<'a>(forwards: impl Iterator<Item = &'a ForwardSpec>) -> Declaration {
+pub fn declaration<'a>(forwards: impl Iterator<Item = &'a ForwardSpec>, number: u32) -> Declaration {
     let declared = |forward: &ForwardSpec| DeclaredForward {
         name: forward.name.clone(),
         listen: forward.listen.to_string(),
@@ -134,11 +166,11 @@ pub fn declaration<'a>(forwards: impl Iterator<Item = &'a ForwardSpec>) -> Decla
         connections: forward.limits.connections,
         rate: forward.limits.rate.unwrap_or(0),
     };
-    Declaration { forwards: forwards.map(declared).collect() }
+    Declaration { forwards: forwards.map(declared).collect(), number }
 }
 
 /// What `peer` wants opened at `site`, checked; an honest peer never sends anything else.
-pub fn check(words: &[u8], site: &str, peer: &str) -> Result<Vec<ForwardSpec>, Nonsense> {
+pub fn check(words: &[u8], site: &str, peer: &str) -> Result<Declared, Nonsense> {
     // An empty forward has two bytes on the wire and a hundred in memory: the length bounds that.
     let declaration = Declaration::decode(words).map_err(|_| Nonsense)?;
     if declaration.forwards.len() > FORWARDS_MAX {
@@ -162,7 +194,7 @@ pub fn check(words: &[u8], site: &str, peer: &str) -> Result<Vec<ForwardSpec>, N
             },
         });
     }
-    Ok(specs)
+    Ok(Declared { forwards: specs, number: declaration.number })
 }
 
 /// What a stream's head asks for.
@@ -246,8 +278,16 @@ mod tests {
 
     #[test]
     fn a_declaration_arrives_as_it_was_sent() {
-        let sent = declaration([&spec()].into_iter());
-        assert_eq!(check(&sent.encode_to_vec(), "bank", "riskfuel"), Ok(vec![spec()]));
+        let sent = declaration([&spec()].into_iter(), 7);
+        let declared = Declared { forwards: vec![spec()], number: 7 };
+        assert_eq!(check(&sent.encode_to_vec(), "bank", "riskfuel"), Ok(declared));
+    }
+
+    #[test]
+    fn states_are_of_the_declaration_that_they_name_and_an_earlier_version_names_none() {
+        let of = |number| States { states: vec![0, 6], number };
+        assert!(of(3).are_of(3, 2) && !of(2).are_of(3, 2));
+        assert!(of(0).are_of(3, 2) && !of(0).are_of(3, 1));
     }
 
     #[test]
@@ -260,13 +300,13 @@ mod tests {
             ..spec()
         };
         let all: Vec<_> = (0..FORWARDS_MAX).map(longest).collect();
-        let words = words(&declaration(all.iter())).unwrap();
-        assert_eq!(check(&words[HEADER_LEN..], "bank", "riskfuel").unwrap().len(), FORWARDS_MAX);
+        let words = words(&declaration(all.iter(), u32::MAX)).unwrap();
+        assert_eq!(check(&words[HEADER_LEN..], "bank", "riskfuel").unwrap().forwards.len(), FORWARDS_MAX);
     }
 
     #[test]
     fn what_no_configuration_would_accept_ends_it() {
-        let good = || declaration([&spec()].into_iter()).forwards.remove(0);
+        let good = || declaration([&spec()].into_iter(), 1).forwards.remove(0);
         let cases = [
             vec![DeclaredForward { name: "with\nnewline".into(), ..good() }],
             vec![DeclaredForward { name: String::new(), ..good() }],
@@ -278,7 +318,7 @@ mod tests {
             (0..=FORWARDS_MAX).map(|n| DeclaredForward { name: n.to_string(), ..good() }).collect(),
         ];
         for forwards in cases {
-            let words = Declaration { forwards }.encode_to_vec();
+            let words = Declaration { forwards, number: 1 }.encode_to_vec();
             assert_eq!(check(&words, "bank", "riskfuel"), Err(Nonsense));
         }
         assert_eq!(check(b"\xff", "bank", "riskfuel"), Err(Nonsense));

@@ -30,7 +30,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         b"abc",
         &Said::End.header(),
         &Said::Refused(Reason::TargetNotAllowed).header(),
-        &frames::words(&States { states: vec![0, 6] }).unwrap_or_default(),
+        &frames::words(&States { states: vec![0, 6], number: 0 }).unwrap_or_default(),
     ];
     let targets = ["kube.svc:443", "10.0.0.7:22", "[2001:db8::7]:22"].map(Target::parse);
     let specs = targets.into_iter().flatten().enumerate().map(|(number, target)| ForwardSpec {
@@ -46,8 +46,8 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("stream_head", head(FORWARD, open)),
         ("stream_head", head(frames::DECLARATION, Vec::new())),
         ("forward_words", words.concat()),
-        ("forward_declaration", frames::declaration(specs.iter()).encode_to_vec()),
-        ("forward_states", States { states: vec![0, 6, 7, u32::MAX] }.encode_to_vec()),
+        ("forward_declaration", frames::declaration(specs.iter(), 0).encode_to_vec()),
+        ("forward_states", States { states: vec![0, 6, 7, u32::MAX], number: 0 }.encode_to_vec()),
     ]
 }
 
@@ -87,20 +87,24 @@ fn words(bytes: &[u8]) {
 
 /// What a peer declares: what is accepted can be declared again, and is accepted again as the same.
 fn declaration(bytes: &[u8]) {
-    let Ok(specs) = frames::check(bytes, "bank", "hub") else {
+    let Ok(declared) = frames::check(bytes, "bank", "hub") else {
         return;
     };
+    let specs = &declared.forwards;
     assert!(specs.len() <= FORWARDS_MAX);
     let within = |spec: &ForwardSpec| (1..=CONNECTIONS_MAX).contains(&spec.limits.connections);
     assert!(specs.iter().all(within));
-    let again = frames::declaration(specs.iter());
+    let again = frames::declaration(specs.iter(), declared.number);
     assert!(frames::words(&again).is_some(), "what fitted does not fit");
-    assert!(frames::check(&again.encode_to_vec(), "bank", "hub") == Ok(specs), "a declaration that is none");
+    assert!(
+        frames::check(&again.encode_to_vec(), "bank", "hub") == Ok(declared),
+        "a declaration that is none"
+    );
 }
 
 /// What became of our own declaration, by the peer's word: a reason of our catalogue, whatever the number.
 fn states(bytes: &[u8]) {
-    if let Ok(States { states }) = States::decode(bytes) {
+    if let Ok(States { states, .. }) = States::decode(bytes) {
         for number in states {
             let reason = Reason::from_wire(number);
             assert!(reason.wire() == number || reason == Reason::Unknown);

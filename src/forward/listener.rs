@@ -50,7 +50,10 @@ impl Listener {
             peer: spec.to.clone(),
             end: End::Listen,
         };
-        let row = inner.board.row(key, &spec.target.to_string(), Some(spec.listen.to_string()));
+        let row = inner.board.row(key, &spec.target.to_string(), None);
+        row.listens_at(spec.listen.to_string());
+        // Also where another one had the row: that one no longer listens, and this one does not yet.
+        row.refuses(Some(Reason::NoLink));
         let stop = CancellationToken::new();
         let (state, seen) = watch::channel(Some(Reason::NoLink));
         let listener = Arc::new(Self {
@@ -69,7 +72,8 @@ impl Listener {
         let draining = self.inner.stop.clone();
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => {}
+            // Its row is gone, or another listener's by now.
+            () = self.stop.cancelled() => return,
             () = draining.cancelled() => {}
             () = self.listen() => {}
         }
@@ -80,17 +84,21 @@ impl Listener {
     async fn listen(self: &Arc<Self>) {
         let mut address = self.spec.listen;
         let mut changes = self.inner.links.changes();
-        let mut pause = BIND_PAUSE_MIN;
+        let (mut pause, mut tries) = (BIND_PAUSE_MIN, 0_u32);
         loop {
             let bound = match bind(address) {
                 Ok(bound) => bound,
                 Err(error) => {
-                    self.cannot(&error);
+                    tries = tries.saturating_add(1);
+                    if tries >= BIND_TRIES_UNTOLD {
+                        self.cannot(&error);
+                    }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(BIND_PAUSE_MAX);
                     continue;
                 }
             };
+            tries = 0;
             // Port 0 is any port, but the same one from then on.
             address = bound.local_addr().unwrap_or(address);
             self.row.listens_at(address.to_string());
@@ -201,6 +209,9 @@ impl Listener {
 
     /// Whether it is news.
     fn show(&self, reason: Option<Reason>) -> bool {
+        if self.stop.is_cancelled() {
+            return false;
+        }
         let is_news = self.row.refuses(reason);
         self.state.send_if_modified(|state| std::mem::replace(state, reason) != reason);
         if is_news && reason.is_none() {
@@ -233,4 +244,6 @@ fn reason_of(error: OpenError) -> Reason {
 const BACKLOG: u32 = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const BIND_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Before this one nothing is told: what a reload takes out may not have given its address back yet.
+const BIND_TRIES_UNTOLD: u32 = 3;
 const BIND_PAUSE_MAX: Duration = Duration::from_secs(2);

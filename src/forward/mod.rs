@@ -24,4 +24,5 @@ mod rate;
 mod serving;
 mod splice;
 mod target;
+mod waiting;
 mod wishes;

@@ -11,7 +11,7 @@ use super::declaring;
 use super::frames::{DECLARATION, FORWARD, Said, check_open};
 use super::links::{Way, is_lost};
 use super::reason::Reason;
-use super::rules::Rules;
+use super::rules::{ForwardSpec, Rules};
 use super::splice::{Cut, Guarded, Role, splice};
 use super::status::{End, Key};
 use crate::policy::Target;
@@ -109,14 +109,25 @@ async fn reach(inner: &Arc<Inner>, way: &Way, head: &[u8], mut stream: LinkStrea
     }
 }
 
-/// What the row of a target is found by: our own name for it, or its own.
+/// What the row of a forward that we declared for `forward.from` is found by.
+pub fn key_of(forward: &ForwardSpec) -> Key {
+    Key {
+        forward: forward.name.clone(),
+        declared_by: forward.to.clone(),
+        peer: forward.from.clone(),
+        end: End::Target,
+    }
+}
+
+/// What the connections to a target are counted by: our own name for it, or its own.
 pub fn key(rules: &Rules, peer: &str, target: &Target) -> Key {
     let declared = rules.declared_to(peer).find(|forward| forward.target == *target);
-    let (forward, declared_by) = match declared {
-        Some(forward) => (forward.name.clone(), rules.site.clone()),
-        None => (target.to_string(), peer.to_owned()),
-    };
-    Key { forward, declared_by, peer: peer.to_owned(), end: End::Target }
+    declared.map(key_of).unwrap_or_else(|| Key {
+        forward: target.to_string(),
+        declared_by: peer.to_owned(),
+        peer: peer.to_owned(),
+        end: End::Target,
+    })
 }
 
 async fn until_forbidden(rules: &mut watch::Receiver<Arc<Rules>>, peer: &str, target: &Target) {

@@ -1,7 +1,7 @@
 //! What the forwards publish; read by `admin`, written here. Plain counters; never a peer's words.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ pub struct ForwardStatus {
     /// What is reached.
     pub target: String,
     /// `listening` or `refusing` where it listens; at the target's end `allowed`, or `refusing` when the other side does
-    /// not open what we declared, or this one lets nobody reach it any more.
+    /// not open what we declared, or this one lets nobody reach it any more and a connection is still to end.
     pub state: String,
     /// Why it refuses connections: a code of the catalogue.
     pub reason: Option<String>,
@@ -63,6 +63,10 @@ pub struct Row {
     target: String,
     listen: Mutex<Option<String>>,
     reason: Mutex<Option<Reason>>,
+    /// The rules do not have it any more: it goes with its last connection.
+    is_leaving: AtomicBool,
+    /// The last reason that the log has; forgotten when it is over.
+    told: Mutex<Option<Reason>>,
     reset: Mutex<BTreeMap<Reason, Reset>>,
     open: AtomicU64,
     stuck: AtomicU64,
@@ -119,6 +123,8 @@ impl Row {
             target,
             listen: Mutex::new(listen),
             reason: Mutex::new(reason),
+            is_leaving: AtomicBool::new(false),
+            told: Mutex::default(),
             reset: Mutex::default(),
             open: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
@@ -135,19 +141,33 @@ impl Row {
 
     /// Why it refuses connections, if it does; whether that is news.
     pub fn refuses(&self, reason: Option<Reason>) -> bool {
+        if reason.is_none() {
+            *lock(&self.told) = None;
+        }
         std::mem::replace(&mut *lock(&self.reason), reason) != reason
     }
 
-    /// Whether this site's rules still let the other one reach it; whether they did before.
-    fn allow(&self, is_allowed: bool) -> bool {
+    /// Whether it refuses for this reason, and the log does not have that yet.
+    pub fn is_untold(&self, reason: Reason) -> bool {
+        *lock(&self.reason) == Some(reason) && lock(&self.told).replace(reason) != Some(reason)
+    }
+
+    /// What this site's rules say of it.
+    fn judged(&self, verdict: Verdict) {
         let mut reason = lock(&self.reason);
-        let was_allowed = *reason != Some(Reason::TargetNotAllowed);
-        match is_allowed {
-            false => *reason = Some(Reason::TargetNotAllowed),
-            true if !was_allowed => *reason = None,
-            true => {}
+        match verdict {
+            Verdict::Refused => *reason = Some(Reason::TargetNotAllowed),
+            Verdict::Allowed | Verdict::Renamed if *reason == Some(Reason::TargetNotAllowed) => {
+                *reason = None
+            }
+            Verdict::Allowed | Verdict::Renamed => {}
         }
-        was_allowed
+        self.is_leaving.store(verdict != Verdict::Allowed, Ordering::Relaxed);
+    }
+
+    /// Whether the rules have it, or somebody still uses it.
+    fn stays(&self) -> bool {
+        !self.is_leaving.load(Ordering::Relaxed) || self.open.load(Ordering::Relaxed) > 0
     }
 
     /// Counts a connection as long as the answer lives.
@@ -237,22 +257,14 @@ impl Board {
         row
     }
 
-    /// Judges every target's end anew, by its key and target, and keeps those that are in the rules or in use. What was
-    /// taken away just now is shown as refused until the next time.
+    /// Judges every target's end anew, by its key and target. What the rules do not have any more is kept, and shown,
+    /// as long as it has connections.
     pub fn judge(&self, judge: impl Fn(&Key, &str) -> Verdict) {
         lock(&self.rows).retain(|key, row| {
-            if key.end != End::Target {
-                return true;
+            if key.end == End::Target {
+                row.judged(judge(key, &row.target));
             }
-            let verdict = judge(key, &row.target);
-            let was_allowed = row.allow(verdict != Verdict::Refused);
-            let is_in_use = row.open.load(Ordering::Relaxed) > 0;
-            is_in_use
-                || match verdict {
-                    Verdict::Allowed => true,
-                    Verdict::Renamed => false,
-                    Verdict::Refused => was_allowed,
-                }
+            row.stays()
         });
     }
 
@@ -263,7 +275,9 @@ impl Board {
 
     /// All rows, in order.
     pub fn rows(&self) -> Vec<ForwardStatus> {
-        lock(&self.rows).values().map(|row| row.status()).collect()
+        let mut rows = lock(&self.rows);
+        rows.retain(|_, row| row.stays());
+        rows.values().map(|row| row.status()).collect()
     }
 }
 
@@ -298,6 +312,17 @@ mod tests {
         assert_eq!((status.state.as_str(), status.reason.as_deref()), ("refusing", Some("no_link")));
         drop(one);
         assert!(row.refuses(None) && !row.refuses(None));
+        let refused = Reason::AddressInUse;
+        assert!(!row.is_untold(refused), "it is over");
+        // A link that comes and goes says the same again.
+        for (reason, is_untold) in
+            [(Some(refused), true), (Some(Reason::NoLink), false), (Some(refused), false)]
+        {
+            row.refuses(reason);
+            assert_eq!(row.is_untold(refused), is_untold, "{reason:?}");
+        }
+        assert!(row.refuses(None) && row.refuses(Some(refused)) && row.is_untold(refused));
+        row.refuses(None);
         let again = board.row(key, "kube:443", None).status();
         assert_eq!((again.open, again.connections, again.state.as_str()), (0, 1, "listening"));
     }
@@ -325,11 +350,11 @@ mod tests {
             let rows = board.rows().into_iter();
             rows.map(|row| format!("{} {}", row.target, row.state)).collect::<Vec<_>>()
         };
-        let first = judged("kube:0", "kube:1");
-        assert!(first.len() == 8 && first[1..].iter().all(|row| row.ends_with(" refusing")), "{first:?}");
-        assert_eq!(judged("kube:0", ""), ["kube:0 allowed", "kube:7 refusing"]);
+        assert_eq!(judged("kube:0", "kube:1"), ["kube:0 allowed", "kube:7 refusing"]);
         assert_eq!(judged("kube:0", "kube:7"), ["kube:0 allowed", "kube:7 allowed"]);
+        assert_eq!(judged("kube:7", ""), ["kube:7 allowed"]);
+        assert_eq!(judged("", ""), ["kube:7 refusing"]);
         drop(one);
-        assert_eq!(judged("kube:7", ""), ["kube:0 refusing", "kube:7 allowed"]);
+        assert_eq!(board.rows(), []);
     }
 }

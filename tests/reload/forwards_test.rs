@@ -81,10 +81,11 @@ fn a_forward_that_policy_or_the_configuration_takes_away_ends_and_the_others_go_
     assert_eq!(end_of(&mut taken), ErrorKind::ConnectionReset);
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
     answers(&mut untouched);
-    stage.bank.until("it says so", |status| {
-        let state = |target: &str| row(status, target).unwrap()["state"].clone();
-        state(&targets[0]) == "allowed" && state(&targets[1]) == "refusing"
+    stage.bank.until("what is gone is shown no more", |status| {
+        row(status, &targets[0]).is_some_and(|row| row["state"] == "allowed")
+            && row(status, &targets[1]).is_none()
     });
+    assert!(!stage.bank.metrics().contains(&targets[1]));
 
     // The declaring side: one goes, one comes.
     stage.hub_file.change(|hub| hub["forwards"] = json!([all[0], all[2]]));
@@ -165,9 +166,7 @@ fn bounds_that_narrow_count_what_is_open_and_a_target_that_goes_is_shown_no_more
     answers(&mut connected(&stage.hub, "a"));
     stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([]));
     stage.bank.loads();
-    stage.bank.until("it is shown once", |status| own_row(status).is_some_and(|row| row["open"] == 0));
-    stage.bank.loads();
-    assert_eq!(own_row(&stage.bank.status()), None);
+    stage.bank.until("it is shown no more", |status| own_row(status).is_none());
 }
 
 #[test]
@@ -201,6 +200,68 @@ fn another_budget_holds_at_once_for_connections_that_are_open() {
         assert!((at_least..at_most).contains(&seconds), "{budget_mbit_s} Mbit/s: {seconds} s");
     }
     assert_eq!(lanes(&stage.hub.status(), "bank"), before);
+}
+
+/// An address of this machine where nothing listens, for a while.
+fn free() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn what_a_peer_declares_is_shown_and_told_as_it_is_and_goes_when_it_is_taken_back() {
+    let mut stage = Stage::set();
+    let (target, [before, after]) = (echo(), [free(), free()]);
+    let listens = |listen: &str| json!({ "name": "a", "from": "riskfuel", "listen": listen, "to": "bank", "target": target });
+    let is = |listen: &str, state: &str| {
+        let (listen, state) = (listen.to_owned(), state.to_owned());
+        move |status: &Value| {
+            row(status, "a").is_some_and(|row| row["listen"] == listen && row["state"] == state)
+        }
+    };
+    stage.hub_file.change(|hub| edge(hub, "bank")["policy"]["listen"] = json!([before]));
+    stage.hub.loads();
+    stage.bank_file.change(|bank| bank["forwards"] = json!([listens(&before)]));
+    stage.bank.loads();
+    stage.hub.until("it listens", is(&before, "listening"));
+    stage.bank.until("both know", is(&before, "allowed"));
+    // Both sides change it, one after the other: for a moment the old one is refused, and that is no news.
+    stage.hub_file.change(|hub| edge(hub, "bank")["policy"]["listen"] = json!([after]));
+    stage.hub.loads();
+    stage.bank.until("the old one is refused", is(&before, "refusing"));
+    stage.bank_file.change(|bank| bank["forwards"] = json!([listens(&after)]));
+    stage.bank.loads();
+    stage.hub.until("the new one listens", is(&after, "listening"));
+    stage.bank.until("both know", is(&after, "allowed"));
+    assert!(!stage.bank.text().contains("does not open a forward"), "{}", stage.bank.text());
+    // What stays is told, and is in the way of who declares it.
+    stage.hub_file.change(|hub| edge(hub, "bank")["policy"]["listen"] = json!([]));
+    stage.hub.loads();
+    stage.bank.line(&["the peer does not open a forward", "forward=a", "listen_not_allowed"]);
+    // Taken back, nothing of it is left at either side.
+    stage.bank_file.change(|bank| bank["forwards"] = json!([]));
+    stage.bank.loads();
+    for site in [&stage.hub, &stage.bank] {
+        site.until("no row", |status| status["forwards"] == json!([]));
+        assert!(!site.metrics().contains("bridge_forward_refusing{"));
+    }
+}
+
+#[test]
+fn a_forward_that_is_changed_at_its_address_is_never_told_to_be_in_its_own_way() {
+    let mut stage = Stage::set();
+    let (target, address) = (echo(), free());
+    stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([target]));
+    stage.bank.loads();
+    for max in 1..=10 {
+        let mut changed = forward("a", &target);
+        changed["listen"] = json!(address);
+        changed["max_connections"] = json!(max);
+        stage.hub_file.change(|hub| hub["forwards"] = json!([changed]));
+        stage.hub.loads();
+        answers(&mut connected(&stage.hub, "a"));
+    }
+    assert!(!stage.hub.text().contains("cannot listen"), "{}", stage.hub.text());
+    assert!(stage.hub.metrics().contains(r#"end="listen"} 0"#));
 }
 
 #[test]

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pulsar_bridge::forward::rules::ForwardSpec;
+use pulsar_bridge::forward::status::ForwardStatus;
 use pulsar_bridge::policy::ForwardLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::bridge::in_time;
+use crate::bridge::{in_time, row_of};
 use crate::forwarding::{
     EDGE, HUB, Ours, Pair, echo, forward, held, pair_to, reaching, read_out, says_back, silent,
 };
@@ -234,9 +235,15 @@ async fn the_targets_side_may_declare_and_the_listening_sides_policy_decides() {
     says_back(&mut TcpStream::connect(free).await.unwrap(), b"declared there").await;
     pair.hub.row(|row| row.forward == "busy" && row.reason.as_deref() == Some("address_in_use")).await;
     assert!(pair.hub.board.rows().iter().all(|row| row.forward != "unlisted"));
-    // All three lead to one target here, and have one row: the last that was told.
-    let row = pair.edge.row(|row| row.reason.is_some()).await;
-    assert_eq!((row.state.as_str(), row.peer.as_str()), ("refusing", HUB));
+    // All three lead to one target here, and each is shown as it is.
+    for (name, state, reason) in [
+        ("good", "allowed", None),
+        ("busy", "refusing", Some("address_in_use")),
+        ("unlisted", "refusing", Some("listen_not_allowed")),
+    ] {
+        let is = |row: &ForwardStatus| (row.state.as_str(), row.reason.as_deref()) == (state, reason);
+        pair.edge.row(|row| row.forward == name && row.peer == HUB && is(row)).await;
+    }
     let refused = TcpStream::connect(unlisted).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     drop(taken);
@@ -254,10 +261,13 @@ async fn a_declarer_that_comes_back_without_its_last_forward_takes_it_back() {
     let pair =
         Pair::new(Ours { policy, ..Ours::default() }, Ours { declared: vec![spec], ..Ours::default() }).await;
     assert_eq!(pair.hub.listening("app").await, free);
+    pair.edge.row(|row| row.forward == "app" && row.state == "allowed").await;
     // Between two links nobody else gets the address.
     pair.edge.side.stop.cancel();
     in_time(pair.edge.side.task).await.unwrap();
-    pair.hub.row(|row| row.reason.as_deref() == Some("no_link")).await;
+    for board in [&pair.hub.board, &pair.edge.board] {
+        row_of(|| board.rows(), |row| row.reason.as_deref() == Some("no_link")).await;
+    }
     assert_eq!(std::net::TcpListener::bind(free).unwrap_err().kind(), ErrorKind::AddrInUse);
     let edge = pair.keys.edge(pair.wire.address, Ours::default());
     let gone = async {
@@ -348,7 +358,12 @@ async fn new_rules_end_what_they_forbid_and_touch_nothing_else() {
     // The target's side takes its word back …
     pair.edge.forwards.apply(Ours { policy: reaching(&[kept]), ..Ours::default() }.rules(EDGE));
     reset_soon(&mut goes).await;
-    pair.edge.row(|row| row.reset.get("no_longer_allowed") == Some(&1)).await;
+    let shown_no_more = async {
+        while pair.edge.board.rows().iter().any(|row| row.target == gone.to_string()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    in_time(shown_no_more).await;
     says_back(&mut stays, b"untouched").await;
     // … and then the listening side no longer declares it.
     let mut less = ours;
@@ -369,7 +384,7 @@ async fn a_target_that_is_forbidden_while_it_is_being_found_is_given_up() {
     pair.hub.row(|row| row.open == 1).await;
     pair.edge.forwards.apply(Ours::default().rules(EDGE));
     reset_soon(&mut client).await;
-    pair.edge.row(|row| row.reset.get("no_longer_allowed") == Some(&1)).await;
+    pair.hub.row(|row| row.reset.get("no_longer_allowed") == Some(&1)).await;
 }
 
 async fn free_address() -> SocketAddr {

@@ -1,5 +1,6 @@
 //! Rows for this room's tests.
 
+use crate::forward::status::{End as ForwardEnd, ForwardStatus};
 use crate::relay::status::{End, PartitionStatus, State};
 use crate::tunnel::status::LinkStatus;
 
@@ -13,6 +14,27 @@ pub(super) fn link(peer: &str, state: &str) -> LinkStatus {
         remote: None,
         budget_mbit_s: 0,
         lanes: Vec::new(),
+    }
+}
+
+pub(super) fn forward(declared_by: &str, reason: Option<&str>) -> ForwardStatus {
+    ForwardStatus {
+        forward: "kube".into(),
+        declared_by: declared_by.into(),
+        end: ForwardEnd::Listen,
+        peer: "bank".into(),
+        listen: Some("127.0.0.1:6443".into()),
+        target: "kube:443".into(),
+        state: if reason.is_some() { "refusing" } else { "listening" }.into(),
+        reason: reason.map(str::to_owned),
+        remedy: reason.map(|_| "do this".into()),
+        open: 0,
+        stuck: 0,
+        connections: 0,
+        reset: Default::default(),
+        reset_remedies: Default::default(),
+        bytes_out: 0,
+        bytes_in: 0,
     }
 }
 

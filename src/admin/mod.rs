@@ -80,16 +80,17 @@ impl AdminState {
     pub fn status(&self) -> report::Status {
         let links = self.links.rows();
         let routes = self.routes.rows();
+        let forwards = self.forwards.rows();
         report::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             site: self.site.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: self.ready.load(Ordering::Relaxed),
-            progress: progress::judge(&self.names.peers(), &links, &routes),
+            progress: progress::judge(&self.site, &self.names.peers(), &links, &routes, &forwards),
             configuration: self.configuration.now(),
             links,
             routes,
-            forwards: self.forwards.rows(),
+            forwards,
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Healthy means progress: links are up, and each route's backlog is empty or its acknowledged position
-//! advances. A route that waits for its source topic is healthy. Pure.
+//! Healthy means progress: links are up, each route's backlog is empty or its acknowledged position advances, and the
+//! addresses of the forwards that this site declares accept connections. A route that waits for its source topic is
+//! healthy. Pure.
 
 use std::collections::BTreeSet;
 
 use super::report::{Obstacle, Progress};
+use crate::forward::status::ForwardStatus;
 use crate::relay::status::{PartitionStatus, State};
 use crate::tunnel::status::LinkStatus;
 
@@ -12,9 +14,18 @@ use crate::tunnel::status::LinkStatus;
 pub const STALL_MS_MAX: u64 = 30_000;
 
 /// What is in the way, if anything.
-pub fn judge(peers: &[String], links: &[LinkStatus], routes: &[PartitionStatus]) -> Progress {
+pub fn judge(
+    site: &str,
+    peers: &[String],
+    links: &[LinkStatus],
+    routes: &[PartitionStatus],
+    forwards: &[ForwardStatus],
+) -> Progress {
     let mut reasons = link_obstacles(peers, links);
     reasons.extend(routes.iter().filter_map(route_obstacle));
+    // What others declare is theirs to be told of: nobody makes this site's monitor ring by asking for what it has not.
+    let own = forwards.iter().filter(|row| row.declared_by == site);
+    reasons.extend(own.filter_map(forward_obstacle));
     Progress { ok: reasons.is_empty(), reasons }
 }
 
@@ -66,6 +77,22 @@ fn route_obstacle(row: &PartitionStatus) -> Option<Obstacle> {
     })
 }
 
+fn forward_obstacle(row: &ForwardStatus) -> Option<Obstacle> {
+    let reason = row.reason.as_deref()?;
+    // Without a link that is in the way; and what was taken out just now ends.
+    if matches!(reason, NO_LINK | TARGET_NOT_ALLOWED) {
+        return None;
+    }
+    let listen = row.listen.as_deref().unwrap_or("an address of the other site");
+    Some(Obstacle {
+        subject: format!("forward {}, {listen}", row.forward),
+        reason: reason.to_owned(),
+        remedy: row.remedy.clone(),
+    })
+}
+
+const NO_LINK: &str = "no_link";
+const TARGET_NOT_ALLOWED: &str = "target_not_allowed";
 const SOURCE_MISSING: &str = "source_missing";
 
 #[cfg(test)]
@@ -79,7 +106,7 @@ mod tests {
 
     fn reasons(peers: &[&str], links: &[LinkStatus], routes: &[PartitionStatus]) -> Vec<String> {
         let peers: Vec<_> = peers.iter().map(ToString::to_string).collect();
-        let progress = judge(&peers, links, routes);
+        let progress = judge("riskfuel", &peers, links, routes, &[]);
         assert_eq!(progress.ok, progress.reasons.is_empty());
         let tell = |obstacle: Obstacle| format!("{}: {}", obstacle.subject, obstacle.reason);
         progress.reasons.into_iter().map(tell).collect()
@@ -105,6 +132,27 @@ mod tests {
             route(State::Waiting, Some("broker_down"), STALL_MS_MAX),
         ] {
             assert_eq!(reasons(&["bank"], &up, &[healthy]), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_forward_that_this_site_declares_and_nobody_can_use_is_in_the_way() {
+        for (declared_by, reason, told) in [
+            ("riskfuel", None, false),
+            ("riskfuel", Some("no_link"), false),
+            ("riskfuel", Some("address_in_use"), true),
+            ("riskfuel", Some("listen_not_allowed"), true),
+            ("bank", Some("address_in_use"), false),
+        ] {
+            let row = fixture::forward(declared_by, reason);
+            let progress = judge("riskfuel", &["bank".to_owned()], &[link("bank", "up")], &[], &[row]);
+            let obstacle = reason.map(|reason| Obstacle {
+                subject: "forward kube, 127.0.0.1:6443".into(),
+                reason: reason.into(),
+                remedy: Some("do this".into()),
+            });
+            let expected: Vec<_> = obstacle.into_iter().filter(|_| told).collect();
+            assert_eq!(progress.reasons, expected, "{declared_by} {reason:?}");
         }
     }
 

@@ -21,7 +21,7 @@ pub struct Status {
     /// The configuration that it runs by.
     #[serde(default)]
     pub configuration: Loaded,
-    /// Whether links and routes get on.
+    /// Whether links, routes and own forwards get on.
     pub progress: Progress,
     /// Its links.
     pub links: Vec<LinkStatus>,
@@ -32,7 +32,7 @@ pub struct Status {
     pub forwards: Vec<ForwardStatus>,
 }
 
-/// Whether links are up and routes advance.
+/// Whether links are up, routes advance, and own forwards accept connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Nothing is in the way.
@@ -44,7 +44,7 @@ pub struct Progress {
 /// One thing that is in the way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Obstacle {
-    /// The link or the route with its topic.
+    /// The link, the route with its topic, or the forward with its address.
     pub subject: String,
     /// A code of the catalogue, or what was observed.
     pub reason: String,

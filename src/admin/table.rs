@@ -25,6 +25,7 @@ pub fn render(status: &Status) -> String {
     }
     quarantined(&mut page, status);
     noticed(&mut page, status);
+    were_reset(&mut page, status);
     if !status.progress.ok {
         page.push_str("\nin the way:\n");
     }
@@ -94,6 +95,24 @@ fn noticed(page: &mut String, status: &Status) {
             "  route {route}, {topic}: source_skipped: {skipped}, destination_forgotten: {forgotten}\n    {code}: {detail}"
         );
         let _ = writeln!(page, "    -> {}", plain(&last.remedy));
+    }
+}
+
+/// Why clients of forwards were reset, where somebody can do something about it.
+fn were_reset(page: &mut String, status: &Status) {
+    let with_row = |row| move |remedy| (row, remedy);
+    let mut rows =
+        status.forwards.iter().flat_map(|row| row.reset_remedies.iter().map(with_row(row))).peekable();
+    if rows.peek().is_some() {
+        page.push_str("\nconnections of forwards that were reset since the start:\n");
+    }
+    for (row, (code, remedy)) in rows {
+        let (forward, target, code, remedy) =
+            (plain(&row.forward), plain(&row.target), plain(code), plain(remedy));
+        let count = row.reset.get(&code).copied().unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = writeln!(page, "  forward {forward}, {target}: {code}: {count}");
+        let _ = writeln!(page, "    -> {remedy}");
     }
 }
 
@@ -355,9 +374,17 @@ in the way:
         let _open = row.opened();
         status.forwards = board.rows();
         status.forwards[0].reset.insert("rate_limited".into(), 3);
+        status.forwards[0].reset.insert("link_lost".into(), 1);
+        status.forwards[0].reset_remedies.insert("rate_limited".into(), "raise `rate`".into());
         let told = "\
-\nFORWARD   END     PEER  LISTEN          TARGET    STATE     OPEN  TOTAL   IN  OUT  RESET           REASON
-kube-api  listen  bank  127.0.0.1:6443  kube:443  refusing     1      1  0 B  0 B  rate_limited:3  no_link
+\nFORWARD   END     PEER  LISTEN          TARGET    STATE     OPEN  TOTAL   IN  OUT  RESET                       REASON
+kube-api  listen  bank  127.0.0.1:6443  kube:443  refusing     1      1  0 B  0 B  link_lost:1,rate_limited:3  no_link
+
+connections of forwards that were reset since the start:
+  forward kube-api, kube:443: rate_limited: 3
+    -> raise `rate`
+
+in the way:
 ";
         let page = render(&status);
         assert!(page.contains(told), "{page}");

@@ -102,6 +102,11 @@ impl Reason {
         }
     }
 
+    /// Whether somebody can do something about it.
+    pub fn asks_somebody(self) -> bool {
+        !matches!(self, Self::LinkLost | Self::NoLongerAllowed)
+    }
+
     /// What an operator can do about it.
     pub fn remedy(self) -> &'static str {
         match self {

@@ -51,6 +51,9 @@ pub struct ForwardStatus {
     pub connections: u64,
     /// Connections that were reset, by reason.
     pub reset: BTreeMap<String, u64>,
+    /// What to do about those of them about which somebody can do something.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reset_remedies: BTreeMap<String, String>,
     /// Bytes sent to the other site.
     pub bytes_out: u64,
     /// Bytes from the other site.
@@ -206,6 +209,9 @@ impl Row {
             (End::Target | End::Listen, Some(_)) => "refusing",
         };
         let counted = lock(&self.reset).clone();
+        let asks = counted.keys().filter(|reason| reason.asks_somebody());
+        let reset_remedies =
+            asks.map(|reason| (reason.code().to_owned(), reason.remedy().to_owned())).collect();
         let reset = counted.into_iter().map(|(reason, reset)| (reason.code().to_owned(), reset.count));
         ForwardStatus {
             forward: self.key.forward.clone(),
@@ -221,6 +227,7 @@ impl Row {
             stuck: self.stuck.load(Ordering::Relaxed),
             connections: self.connections.load(Ordering::Relaxed),
             reset: reset.collect(),
+            reset_remedies,
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
         }
@@ -309,6 +316,7 @@ mod tests {
         let one = row.opened();
         let status = board.rows().remove(0);
         assert_eq!((status.open, status.connections, status.reset["rate_limited"]), (1, 1, 101));
+        assert_eq!(status.reset_remedies.keys().collect::<Vec<_>>(), ["rate_limited"]);
         assert_eq!((status.state.as_str(), status.reason.as_deref()), ("refusing", Some("no_link")));
         drop(one);
         assert!(row.refuses(None) && !row.refuses(None));

@@ -237,6 +237,9 @@ fn what_a_peer_declares_is_shown_and_told_as_it_is_and_goes_when_it_is_taken_bac
     stage.hub_file.change(|hub| edge(hub, "bank")["policy"]["listen"] = json!([]));
     stage.hub.loads();
     stage.bank.line(&["the peer does not open a forward", "forward=a", "listen_not_allowed"]);
+    let status = stage.bank.status();
+    let obstacles = status["progress"]["reasons"].as_array().unwrap().clone();
+    assert!(obstacles.iter().any(|it| it["subject"] == format!("forward a, {after}")), "{status:#}");
     // Taken back, nothing of it is left at either side.
     stage.bank_file.change(|bank| bank["forwards"] = json!([]));
     stage.bank.loads();

@@ -92,7 +92,7 @@ impl Configuration {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        let help = "1 while the last configuration that was to be loaded, or a file of keys, is refused";
+        let help = "1 while the last configuration that was to be loaded, or a file of keys or of another secret, is refused";
         registry.register("bridge_config_reload_failed", help, self.failed.clone());
         let help = "Configurations loaded, the first included";
         registry.register("bridge_config_loads", help, self.loads.clone());

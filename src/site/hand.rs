@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::problems_of_files;
 use super::specs::{own_ports, policies, route, rules};
 use crate::admin::{Configuration, Names, Part};
-use crate::config::{Config, Problem, Tunnel};
+use crate::config::{Config, Problem, TokenSource, Tunnel};
 use crate::forward;
 use crate::forward::agent::Forwards;
 use crate::relay::ruling::{Ruling, Rulings};
@@ -144,12 +144,24 @@ impl Prepared {
     }
 }
 
-/// The files of keys and certificates that a site runs by.
+/// The files of keys and certificates that a site runs by, and those of other secrets.
 pub fn key_files(config: &Config) -> Vec<PathBuf> {
-    match &config.tunnel {
+    let mut files = match &config.tunnel {
         Tunnel::Hub(hub) => HubTrust::files(hub),
         Tunnel::Edge(edge) => EdgeTrust::files(edge),
+    };
+    // These are read at every use; that one cannot be, or that others may read it, is to be known before.
+    if let Tunnel::Edge(edge) = &config.tunnel {
+        let login = edge.egress.proxy.as_ref().and_then(|proxy| proxy.login.as_ref());
+        files.extend(login.map(|login| login.password_file.clone()));
     }
+    if let Some(pulsar) = &config.pulsar {
+        if let Some(TokenSource::File(file)) = &pulsar.token {
+            files.push(file.clone());
+        }
+        files.extend(pulsar.tls.key_file.clone());
+    }
+    files
 }
 
 /// The keys that differ and cannot change while a site runs.

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::running::lanes;
-use crate::stage::{Stage, TOPIC, edge, result};
+use crate::running::{File, Running, lanes};
+use crate::stage::{Stage, TOPIC, edge, init, result};
 
 #[test]
 fn twenty_reloads_and_a_revoked_edge_leave_other_lanes_and_their_messages_alone() {
@@ -126,6 +127,37 @@ fn keys_and_configuration_are_refused_and_excused_each_for_itself() {
     let said = stage.bank.text();
     assert!(said.contains("this looks like the secret itself"), "{said}");
     assert!(!said.contains("bt1.") && !said.contains("canary"), "{said}");
+}
+
+#[test]
+fn a_secret_that_others_may_read_is_told_while_it_is_so() {
+    let dir = tempfile::tempdir().unwrap();
+    init(&["--hub", "riskfuel", "--edge", "bank", "--url", "tls://127.0.0.1:1"], dir.path());
+    let mut file = File::read(dir.path().join("bank/edge.json"));
+    let secrets = ["token", "password", "pulsar-token"].map(|name| file.path.with_file_name(name));
+    let mode = |secret: &Path, mode| fs::set_permissions(secret, PermissionsExt::from_mode(mode)).unwrap();
+    for secret in &secrets[1..] {
+        fs::write(secret, "secret").unwrap();
+        mode(secret, 0o600);
+    }
+    file.change(|edge| {
+        edge["pulsar"] = json!({ "service_url": "pulsar://127.0.0.1:1", "deduplication": "asserted", "auth": { "token_file": secrets[2] } });
+        edge["tunnel"]["proxy"] = json!("http://127.0.0.1:1");
+        edge["tunnel"]["proxy_user"] = json!("bank");
+        edge["tunnel"]["proxy_password_file"] = json!(secrets[1]);
+        edge["admin"]["listen"] = json!("127.0.0.1:0");
+    });
+    let bank = Running::site(&file.path);
+    bank.line(&["bridge runs"]);
+    let refused = |status: &Value| status["configuration"]["refused"].clone();
+    for secret in &secrets {
+        mode(secret, 0o644);
+        bank.until("it is told", |status| refused(status).to_string().contains("chmod 0600"));
+        assert!(bank.metrics().contains("bridge_config_reload_failed 1"));
+        mode(secret, 0o600);
+        bank.until("it is well", |status| refused(status).is_null());
+        assert!(bank.metrics().contains("bridge_config_reload_failed 0"));
+    }
 }
 
 #[test]

@@ -142,6 +142,7 @@ fn links_reasons() -> Vec<LinkReason> {
         LinkReason::LaneAge,
         LinkReason::AddressGone,
         LinkReason::PeerClosed,
+        LinkReason::Checked,
         LinkReason::Displaced,
         LinkReason::Ended,
         LinkReason::RefusedUnknownCode(0),

@@ -40,7 +40,7 @@ impl From<Reason> for Failed {
 }
 
 /// An alert about a certificate is about the sender's peer: here about ours.
-fn of_own_certificate(reason: Reason) -> Reason {
+pub(super) fn of_own_certificate(reason: Reason) -> Reason {
     if reason == Reason::CertificateRefused { Reason::Unvouched(Unvouched::Untrusted) } else { reason }
 }
 
@@ -98,7 +98,7 @@ impl Edge {
         let proof = HubProof::of(&tls);
         self.believe(&trust, &proof)?;
         let hello = handshake::hello(
-            &self.site,
+            (&self.site, &self.hub),
             self.instance,
             lane,
             self.next_attempt(),

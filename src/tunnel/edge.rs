@@ -64,7 +64,7 @@ impl EdgeDialer {
     /// Tries each of its URLs once, all at a time, without making a link.
     pub async fn try_urls(&self) -> Vec<Tried> {
         let trust = self.trust.now();
-        let probe = |url| probe::probe(&trust.connector, &trust.small_hello, url);
+        let probe = |url| probe::probe(&trust, (&self.site, self.instance), url);
         futures::future::join_all(trust.cfg.connect.iter().map(probe)).await
     }
 

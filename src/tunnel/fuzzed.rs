@@ -35,7 +35,10 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let framed = |kind: u8, message: Vec<u8>| [vec![kind], message].concat();
     let lanes = [Lane::Control { relay_lanes: 2, renews: None }, Lane::Relay { link: 5, index: 1 }];
     let hellos = lanes.map(|lane| {
-        ("hello", framed(HELLO, handshake::hello("bank", [7; 16], &lane, 3, 40, 1).encode_to_vec()))
+        (
+            "hello",
+            framed(HELLO, handshake::hello(("bank", "riskfuel"), [7; 16], &lane, 3, 40, 1).encode_to_vec()),
+        )
     });
     let limits = Some(Limits { relay_lanes: 2, control_message_len: 1, budget_mbit_s: 3 });
     let welcome = Welcome {
@@ -61,7 +64,7 @@ fn hello(bytes: &[u8]) {
         return;
     };
     let frame = Frame { kind: *kind, body: Bytes::copy_from_slice(body) };
-    if let Ok(asked) = handshake::judge_hello(&frame, "bank") {
+    if let Ok(asked) = handshake::judge_hello(&frame, "bank", "riskfuel") {
         assert!(handshake::VERSIONS.contains(&asked.version));
         assert!(asked.features & !super::features::FEATURES == 0);
     }

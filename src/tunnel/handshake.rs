@@ -84,14 +84,15 @@ impl Lane {
     }
 }
 
-/// What the hub makes of a first frame from the edge that TLS authenticated as `edge`.
-pub fn judge_hello(frame: &Frame, edge: &str) -> Result<Asked, Refusal> {
+/// What the hub, whose name is `hub`, makes of a first frame from the edge that TLS authenticated as `edge`.
+pub fn judge_hello(frame: &Frame, edge: &str, hub: &str) -> Result<Asked, Refusal> {
     if frame.kind != HELLO {
         return Err(Refusal::Malformed);
     }
     let hello = Hello::decode(&frame.body[..]).map_err(|_| Refusal::Malformed)?;
     let version = common_version(&hello.versions).ok_or(Refusal::Version)?;
-    if hello.site != edge {
+    let takes_us_for_another = !hello.hub.is_empty() && hello.hub != hub;
+    if hello.site != edge || takes_us_for_another {
         return Err(Refusal::SiteMismatch);
     }
     let instance = Instance::try_from(&hello.instance[..]).map_err(|_| Refusal::Malformed)?;
@@ -115,6 +116,7 @@ fn judge_lane(asked: &LaneAsked) -> Result<Lane, Refusal> {
             Ok(Lane::Control { relay_lanes: small(asked.relay_lanes)?, renews })
         }
         (Ok(Kind::Relay), link) if link != 0 => Ok(Lane::Relay { link, index: small(asked.index)? }),
+        (Ok(Kind::Check), _) => Err(Refusal::Checked),
         (Ok(Kind::Control | Kind::Relay | Kind::Unset) | Err(_), _) => Err(Refusal::LaneRefused),
     }
 }
@@ -141,9 +143,9 @@ pub fn welcome(asked: &Asked, site: &str, instance: Instance, link: &Link, now_m
     }
 }
 
-/// The edge's Hello, ready to encode.
+/// The edge's Hello to the hub of this name, ready to encode.
 pub fn hello(
-    site: &str,
+    (site, hub): (&str, &str),
     instance: Instance,
     lane: &Lane,
     attempt: u32,
@@ -169,6 +171,24 @@ pub fn hello(
         policy_digest: Vec::new(),
         time_ms: now_ms,
         budget_mbit_s,
+        hub: hub.to_owned(),
+    }
+}
+
+/// A Hello that asks for nothing but the hub's judgement.
+pub fn check_hello(sites: (&str, &str), instance: Instance, now_ms: u64) -> Hello {
+    let lane = Lane::Control { relay_lanes: 0, renews: None };
+    let hello = hello(sites, instance, &lane, 0, 0, now_ms);
+    Hello { lane: hello.lane.map(|lane| LaneAsked { kind: Kind::Check.into(), ..lane }), ..hello }
+}
+
+/// What the hub of this name answered to it: `Ok` when it would welcome a link.
+pub fn judge_checked(frame: &Frame, hub: &str) -> Result<(), Reason> {
+    match judge_answer(frame, hub, &Lane::Control { relay_lanes: 0, renews: None }) {
+        // A hub of an earlier version knows no such lane, and looked at all the rest.
+        Err(Declined { reason: Reason::Checked | Reason::LaneRefused, .. }) => Ok(()),
+        Err(declined) => Err(declined.reason),
+        Ok(_) => Err(Reason::Malformed),
     }
 }
 
@@ -271,7 +291,7 @@ mod tests {
 
     use super::*;
     use crate::tunnel::budget::Budget;
-    use crate::tunnel::refusal::ALL_REFUSALS;
+    use crate::tunnel::refusal::{ALL_REFUSALS, refused};
     use crate::tunnel::retiring::Retiring;
 
     const CONTROL: Lane = Lane::Control { relay_lanes: 2, renews: None };
@@ -281,7 +301,7 @@ mod tests {
     }
 
     fn a_hello() -> Hello {
-        hello("bank", [7; 16], &CONTROL, 3, 40, 1_000)
+        hello(("bank", "riskfuel"), [7; 16], &CONTROL, 3, 40, 1_000)
     }
 
     fn link(relay_lanes: u16) -> Link {
@@ -298,7 +318,7 @@ mod tests {
     }
 
     fn asked() -> Asked {
-        judge_hello(&frame(HELLO, &a_hello()), "bank").unwrap()
+        judge_hello(&frame(HELLO, &a_hello()), "bank", "riskfuel").unwrap()
     }
 
     #[test]
@@ -316,32 +336,61 @@ mod tests {
             }
         );
         for lane in [Lane::Relay { link: 5, index: 1 }, Lane::Control { relay_lanes: 2, renews: Some(5) }] {
-            let hello = hello("bank", [7; 16], &lane, 4, 0, 0);
-            assert_eq!(judge_hello(&frame(HELLO, &hello), "bank").unwrap().lane, lane);
+            let hello = hello(("bank", "riskfuel"), [7; 16], &lane, 4, 0, 0);
+            assert_eq!(judge_hello(&frame(HELLO, &hello), "bank", "riskfuel").unwrap().lane, lane);
         }
         let relay = Lane::Relay { link: 5, index: 1 };
-        let asked = judge_hello(&frame(HELLO, &hello("bank", [7; 16], &relay, 4, 0, 0)), "bank").unwrap();
+        let asked = judge_hello(
+            &frame(HELLO, &hello(("bank", "riskfuel"), [7; 16], &relay, 4, 0, 0)),
+            "bank",
+            "riskfuel",
+        )
+        .unwrap();
         assert_eq!(asked.lane, relay);
     }
 
     #[test]
     fn an_edge_that_names_itself_after_another_is_refused() {
-        assert_eq!(judge_hello(&frame(HELLO, &a_hello()), "other"), Err(Refusal::SiteMismatch));
+        assert_eq!(judge_hello(&frame(HELLO, &a_hello()), "other", "riskfuel"), Err(Refusal::SiteMismatch));
+    }
+
+    #[test]
+    fn an_edge_that_takes_the_hub_for_another_is_refused_and_an_earlier_version_does_not_say() {
+        let hello = frame(HELLO, &a_hello());
+        assert_eq!(judge_hello(&hello, "bank", "elsewhere"), Err(Refusal::SiteMismatch));
+        let earlier = frame(HELLO, &Hello { hub: String::new(), ..a_hello() });
+        assert_eq!(judge_hello(&earlier, "bank", "elsewhere"), Ok(asked()));
+    }
+
+    #[test]
+    fn who_only_checks_is_told_the_judgement_and_gets_no_lane() {
+        let hello = check_hello(("bank", "riskfuel"), [7; 16], 1_000);
+        let judged = |edge, hub| judge_hello(&frame(HELLO, &hello), edge, hub).unwrap_err();
+        assert_eq!(judged("bank", "riskfuel"), Refusal::Checked);
+        assert_eq!(judged("other", "riskfuel"), Refusal::SiteMismatch);
+        assert_eq!(judged("bank", "elsewhere"), Refusal::SiteMismatch);
+        let told = |refusal| judge_checked(&frame(REFUSED, &refused(refusal, [9; 16])), "riskfuel");
+        for refusal in ALL_REFUSALS {
+            let fine = matches!(refusal, Refusal::Checked | Refusal::LaneRefused);
+            assert_eq!(told(refusal), if fine { Ok(()) } else { Err(refusal.reason()) });
+        }
     }
 
     #[test]
     fn versions_without_a_common_one_are_refused() {
         for versions in [vec![], vec![0], vec![2, 99]] {
             let hello = Hello { versions, ..a_hello() };
-            assert_eq!(judge_hello(&frame(HELLO, &hello), "bank"), Err(Refusal::Version));
+            assert_eq!(judge_hello(&frame(HELLO, &hello), "bank", "riskfuel"), Err(Refusal::Version));
         }
         let newer = Hello { versions: vec![1, 2, 3], ..a_hello() };
-        assert_eq!(judge_hello(&frame(HELLO, &newer), "bank").unwrap().version, 1);
+        assert_eq!(judge_hello(&frame(HELLO, &newer), "bank", "riskfuel").unwrap().version, 1);
     }
 
     #[test]
     fn what_only_one_side_has_is_not_counted_on() {
-        let of = |features| judge_hello(&frame(HELLO, &Hello { features, ..a_hello() }), "bank").unwrap();
+        let of = |features| {
+            judge_hello(&frame(HELLO, &Hello { features, ..a_hello() }), "bank", "riskfuel").unwrap()
+        };
         assert_eq!(of(0).features, 0);
         assert_eq!(of(u64::MAX).features, FEATURES);
         let older = welcome(&of(0), "riskfuel", [9; 16], &link(2), 1);
@@ -367,11 +416,11 @@ mod tests {
             (lane(LaneAsked { kind: Kind::Control.into(), index: 1, ..asked }), Refusal::LaneRefused),
         ];
         for (hello, refusal) in cases {
-            assert_eq!(judge_hello(&frame(HELLO, &hello), "bank"), Err(refusal), "{hello:?}");
+            assert_eq!(judge_hello(&frame(HELLO, &hello), "bank", "riskfuel"), Err(refusal), "{hello:?}");
         }
         let garbage = Frame { kind: HELLO, body: vec![0xff; 40].into() };
-        assert_eq!(judge_hello(&garbage, "bank"), Err(Refusal::Malformed));
-        assert_eq!(judge_hello(&frame(WELCOME, &a_hello()), "bank"), Err(Refusal::Malformed));
+        assert_eq!(judge_hello(&garbage, "bank", "riskfuel"), Err(Refusal::Malformed));
+        assert_eq!(judge_hello(&frame(WELCOME, &a_hello()), "bank", "riskfuel"), Err(Refusal::Malformed));
     }
 
     #[test]

@@ -230,6 +230,12 @@ impl Hub {
         let Some(edge) = edge else {
             return self.note_stranger(reason, remote);
         };
+        if *reason == Reason::Checked {
+            if self.said().is_news(edge, reason.code()) {
+                tracing::info!(%remote, edge, reason = reason.code(), "`bridge check`: {reason}");
+            }
+            return;
+        }
         let routine = matches!(reason, Reason::NoSuchLink | Reason::Superseded | Reason::Ended);
         if !routine {
             self.show_absent(edge, Some(reason));

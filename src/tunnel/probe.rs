@@ -1,15 +1,18 @@
-//! One try of a link's URL, for `bridge check`: whether the pinned hub is there, by which way, and who ends TLS on it.
-//! Makes no link: the hub sees a connection on which nobody says Hello.
+//! One try of a link's URL, for `bridge check`: whether the right hub is there, by which way, who ends TLS on it, and
+//! whether it would welcome this edge. Makes no link: the hub is asked for its judgement, and for no lane.
 
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::connect::Connector;
-use super::connection::{HANDSHAKE_TIME_MAX, reason_of};
+use super::connection::{HANDSHAKE_TIME_MAX, Tls, now_ms, receive, send};
+use super::dial::of_own_certificate;
+use super::edge_trust::EdgeTrust;
+use super::handshake::{Instance, check_hello, judge_checked};
 use super::reason::Reason;
+use super::wire::HELLO;
 use crate::config::LinkUrl;
 
 /// How far a URL got.
@@ -34,9 +37,9 @@ pub struct Tried {
     pub small_hello_passes: Option<bool>,
 }
 
-/// Tries a URL.
-pub(super) async fn probe(connector: &Connector, small_hello: &Connector, url: &LinkUrl) -> Tried {
-    let proxy = connector.egress.proxy_for(&url.host).map(ToString::to_string);
+/// Tries a URL, for a process of this site.
+pub(super) async fn probe(trust: &EdgeTrust, own: (&str, Instance), url: &LinkUrl) -> Tried {
+    let proxy = trust.connector.egress.proxy_for(&url.host).map(ToString::to_string);
     let mut tried = Tried {
         url: url.to_string(),
         proxy,
@@ -47,18 +50,15 @@ pub(super) async fn probe(connector: &Connector, small_hello: &Connector, url: &
         remedy: None,
         small_hello_passes: None,
     };
-    let connected = timeout(HANDSHAKE_TIME_MAX, connector.connect(url)).await.unwrap_or(Err(Reason::Timeout));
+    let connected =
+        timeout(HANDSHAKE_TIME_MAX, trust.connector.connect(url)).await.unwrap_or(Err(Reason::Timeout));
     let refused = match connected {
         Ok(mut tls) => {
             let way = tls.get_ref().0.way();
             tried.transport = Some(way.transport.to_owned());
             tried.outer_tls_ends_at.clone_from(&way.ended_by);
-            // A hub that does not take the key says so at once; one that does waits for a word.
-            match timeout(VERDICT_PATIENCE, tls.read_u8()).await {
-                Err(_) => None,
-                Ok(Err(error)) => Some(reason_of(&error)),
-                Ok(Ok(_)) => Some(Reason::Malformed),
-            }
+            let asked = timeout(HANDSHAKE_TIME_MAX, ask(&mut tls, own, &trust.hub)).await;
+            asked.unwrap_or(Err(Reason::Timeout)).err()
         }
         Err(reason) => Some(reason),
     };
@@ -66,7 +66,7 @@ pub(super) async fn probe(connector: &Connector, small_hello: &Connector, url: &
         // How a filter looks that does not know the larger ClientHello: silence, a reset, an alert.
         let may_be_filtered = matches!(reason, Reason::Timeout | Reason::PeerClosed | Reason::NotABridge);
         if tried.transport.is_none() && may_be_filtered {
-            let small = timeout(HANDSHAKE_TIME_MAX, small_hello.connect(url)).await;
+            let small = timeout(HANDSHAKE_TIME_MAX, trust.small_hello.connect(url)).await;
             tried.small_hello_passes = Some(matches!(small, Ok(Ok(_))));
         }
         tried.reason = Some(reason.code().to_owned());
@@ -76,5 +76,16 @@ pub(super) async fn probe(connector: &Connector, small_hello: &Connector, url: &
     tried
 }
 
-/// A round trip across the world, and the hub's judgement.
-const VERDICT_PATIENCE: Duration = Duration::from_millis(1500);
+/// Asks the hub for its judgement, and takes leave.
+async fn ask(tls: &mut Tls, (site, instance): (&str, Instance), hub: &str) -> Result<(), Reason> {
+    // A hub that refuses the key or certificate says so now, perhaps while we still write: its alert is what counts.
+    let sent = send(tls, HELLO, &check_hello((site, hub), instance, now_ms())).await;
+    let answer = receive(tls).await.map_err(of_own_certificate)?;
+    sent?;
+    // The judgement is there; how the connection ends changes nothing of it.
+    _ = timeout(LEAVE_MAX, tls.shutdown()).await;
+    judge_checked(&answer, hub)
+}
+
+/// For the last word to be written.
+const LEAVE_MAX: Duration = Duration::from_secs(1);

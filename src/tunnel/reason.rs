@@ -93,6 +93,8 @@ pub enum Reason {
     AddressGone,
     /// The other side ended the connection.
     PeerClosed,
+    /// An edge tried its way to the hub, and asked for no lane.
+    Checked,
     /// Too many unauthenticated sockets: one of the busiest address went.
     Displaced,
     /// We ended it.
@@ -133,6 +135,7 @@ impl Reason {
             Self::LaneAge => "lane_age",
             Self::AddressGone => "address_gone",
             Self::PeerClosed => "peer_closed",
+            Self::Checked => "checked",
             Self::Displaced => "displaced",
             Self::Ended => "ended",
             Self::RefusedUnknownCode(_) => "refused",
@@ -171,6 +174,7 @@ impl Reason {
             | Self::LaneAge
             | Self::AddressGone
             | Self::PeerClosed
+            | Self::Checked
             | Self::Displaced
             | Self::Ended => false,
         }
@@ -179,12 +183,7 @@ impl Reason {
     /// What an operator can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Intercepted { issuer, .. } if issuer.starts_with(ISSUER_OF_A_HUB) => {
-                "the token is of another `bridge init` than the hub: get a new one there; or the address leads to another hub, or to one that only calls itself so: compare the hash, exempt the hub's address from inspection"
-            }
-            Self::Intercepted { .. } => {
-                "something between ends the TLS, or the hub has another root: compare the issuer, exempt the hub's address from inspection, or get a new token; if it is the ingress of a wss:// URL, name its authority in tunnel.outer_ca_file"
-            }
+            Self::Intercepted { issuer, .. } => not_the_hub_remedy(issuer),
             Self::Clock { .. } => "set this machine's clock, or renew the hub's issuer if it has expired",
             Self::IssuerDistrusted => {
                 "renew the hub's issuer (`bridge init --renew-issuer`); if it has the new one, somebody else answers with the old one: check the address"
@@ -192,7 +191,9 @@ impl Reason {
             Self::RefusedUnknownKey => {
                 "list this edge's key (bk1.…) under tunnel.edges[].keys at the hub, or the name in its certificate as cert_name, or use the token that the hub knows"
             }
-            Self::RefusedSiteMismatch => "`site` in both configurations must be the names in the join token",
+            Self::RefusedSiteMismatch => {
+                "make the edge's `site` the name of its entry in the hub's tunnel.edges, and what the edge calls the hub (in its token, or hub_site) the hub's `site`"
+            }
             Self::Revoked => {
                 "none needed if it was meant: the edge joins again with a key that is listed at the hub"
             }
@@ -242,6 +243,7 @@ impl Reason {
             }
             Self::AddressGone => "none needed if it comes back: this machine changed its network",
             Self::PeerClosed => "none needed if it comes back: look into the other side's log",
+            Self::Checked => "none needed: somebody ran `bridge check` there",
             Self::Displaced => "see bridge_tunnel_unauthenticated_sockets: somebody floods the port",
             Self::Ended => "none needed",
             Self::RefusedUnknownCode(_) => "upgrade this side: the other one knows a newer reason",
@@ -264,7 +266,9 @@ impl fmt::Display for Reason {
             ),
             Self::IssuerDistrusted => f.write_str("the hub's issuer is from before `tunnel.trust_after`"),
             Self::RefusedUnknownKey => f.write_str("the hub does not know this key"),
-            Self::RefusedSiteMismatch => f.write_str("the site's name is not the authenticated one"),
+            Self::RefusedSiteMismatch => {
+                f.write_str("one of the two sites has another name than the other side knows it by")
+            }
             Self::Revoked => f.write_str("the key is no longer accepted"),
             Self::TooManyInstances => f.write_str("too many processes use this edge's key"),
             Self::NoSuchLink => f.write_str("the link does not live in this hub process"),
@@ -303,6 +307,7 @@ impl fmt::Display for Reason {
             Self::LaneAge => f.write_str("the connection is older than any may be"),
             Self::AddressGone => f.write_str("this machine no longer has the connection's address"),
             Self::PeerClosed => f.write_str("the other side closed the connection"),
+            Self::Checked => f.write_str("the edge tried its way here, and would be welcome"),
             Self::Displaced => f.write_str("given up for a newer unauthenticated connection"),
             Self::Ended => f.write_str("ended by this side"),
             Self::RefusedUnknownCode(code) => write!(f, "refused with the unknown code {code}"),
@@ -311,6 +316,14 @@ impl fmt::Display for Reason {
 }
 
 impl std::error::Error for Reason {}
+
+fn not_the_hub_remedy(issuer: &str) -> &'static str {
+    if issuer.starts_with(ISSUER_OF_A_HUB) {
+        "the token is of another `bridge init` than the hub: get a new one there; or the address leads to another hub, or to one that only calls itself so: compare the hash, exempt the hub's address from inspection"
+    } else {
+        "something between ends the TLS, or the hub has another root: compare the issuer, exempt the hub's address from inspection, or get a new token; if it is the ingress of a wss:// URL, name its authority in tunnel.outer_ca_file"
+    }
+}
 
 /// A peer's text as it may be shown: at most [`PEER_TEXT_LEN_MAX`] characters, control characters escaped.
 pub fn shown(text: &str) -> String {

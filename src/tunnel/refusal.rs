@@ -23,6 +23,8 @@ pub enum Refusal {
     LaneRefused,
     /// The key was taken away during the handshake.
     UnknownKey,
+    /// No lane was asked for, and one would be welcome.
+    Checked,
 }
 
 impl Refusal {
@@ -37,6 +39,7 @@ impl Refusal {
             Self::Superseded => 6,
             Self::LaneRefused => 7,
             Self::UnknownKey => 8,
+            Self::Checked => 9,
         }
     }
 
@@ -51,6 +54,7 @@ impl Refusal {
             Self::Superseded => Reason::Superseded,
             Self::LaneRefused => Reason::LaneRefused,
             Self::UnknownKey => Reason::RefusedUnknownKey,
+            Self::Checked => Reason::Checked,
         }
     }
 
@@ -71,14 +75,15 @@ pub fn refused(refusal: Refusal, instance: Instance) -> Refused {
         | Refusal::NoSuchLink
         | Refusal::Superseded
         | Refusal::LaneRefused
-        | Refusal::UnknownKey => 0,
+        | Refusal::UnknownKey
+        | Refusal::Checked => 0,
     };
     Refused { code: refusal.code(), retry_after_ms, instance: instance.to_vec() }
 }
 
 const TOO_MANY_RETRY_MS: u32 = 10_000;
 /// Each of them.
-pub const ALL_REFUSALS: [Refusal; 8] = [
+pub const ALL_REFUSALS: [Refusal; 9] = [
     Refusal::Malformed,
     Refusal::Version,
     Refusal::SiteMismatch,
@@ -87,4 +92,5 @@ pub const ALL_REFUSALS: [Refusal; 8] = [
     Refusal::Superseded,
     Refusal::LaneRefused,
     Refusal::UnknownKey,
+    Refusal::Checked,
 ];

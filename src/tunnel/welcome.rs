@@ -160,7 +160,7 @@ impl Hub {
         presented: &Presented,
         remote: &Caller,
     ) -> Result<(Asked, Entered), Refusal> {
-        let asked = judge_hello(hello, &known.edge)?;
+        let asked = judge_hello(hello, &known.edge, &self.site)?;
         self.note_clock(&asked, known);
         let entered = match asked.lane {
             Lane::Control { relay_lanes, .. } => {

@@ -35,6 +35,9 @@ pub struct Hello {
     /// The edge's budget for a link, Mbit/s; 0: none.
     #[prost(uint32, tag = "8")]
     pub budget_mbit_s: u32,
+    /// Whom the edge takes the hub for, its site's name; empty from an earlier version.
+    #[prost(string, tag = "9")]
+    pub hub: String,
 }
 
 /// What lane the edge asks for.
@@ -67,6 +70,8 @@ pub enum Kind {
     Control = 1,
     /// Relay frames directly on TLS.
     Relay = 2,
+    /// None at all: the edge only wants to know whether one would be welcome.
+    Check = 3,
 }
 
 impl Kind {
@@ -76,6 +81,7 @@ impl Kind {
             Self::Unset => "unset",
             Self::Control => "control",
             Self::Relay => "relay",
+            Self::Check => "check",
         }
     }
 }

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use pulsar_bridge::config::{
     CertificateFiles, ClientAuthorities, EdgeCredential, EdgePki, EdgeTunnel, HubCertificate, HubTunnel,
 };
+use pulsar_bridge::tunnel::EdgeDialer;
+use pulsar_bridge::tunnel::metrics::ReasonLabel;
 use rcgen::ExtendedKeyUsagePurpose;
 
-use crate::bridge::{Keys, edge, hub};
+use crate::bridge::{Keys, edge, hub, in_time};
 use crate::organisation::{CLIENT, Made, Organisation};
 
 const SERVER: Made<'static> = Made {
@@ -92,7 +94,9 @@ async fn an_edge_is_told_what_is_wrong_with_its_certificate() {
         (by.certify(Made { serial: 13, ..CLIENT }), "certificate_revoked"),
         (by.certify(Made { names: &["mint.example.com"], ..CLIENT }), "refused_unknown_key"),
     ] {
-        let edge = edge(edge_of(&keys, address, &by, files(own)), "bank");
+        let cfg = edge_of(&keys, address, &by, files(own));
+        assert_eq!(checked(&cfg).await.as_deref(), Some(code));
+        let edge = edge(cfg, "bank");
         assert_eq!(edge.reason(code).await.state, "refused", "{code}");
     }
     assert!(hub.events.try_recv().is_err(), "nobody joined");
@@ -114,10 +118,45 @@ async fn a_hub_of_another_name_authority_or_purpose_is_intercepted_and_an_old_on
         let edge = edge(edge_of(&keys, address, &by, files(by.certify(CLIENT))), "bank");
         assert_eq!(edge.reason(code).await.state, "refused", "{code}");
     }
-    let (_hub, address) = hub(&own_hub(&keys, &by, SERVER)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_is_called_by_another_name_says_so_to_a_check_and_on_its_own_side() {
+    let (keys, by) = (Keys::new(), Organisation::new());
+    let (hub, address) = hub(&own_hub(&keys, &by, SERVER)).await;
     let mut cfg = edge_of(&keys, address, &by, files(by.certify(CLIENT)));
+    assert_eq!(checked(&cfg).await, None);
     if let EdgeCredential::Certificate(pki) = &mut cfg.credential {
         pki.hub_site = "other".into();
     }
-    edge(cfg, "bank").reason("refused_site_mismatch").await;
+    assert_eq!(checked(&cfg).await.as_deref(), Some("refused_site_mismatch"));
+    let edge = edge(cfg, "bank");
+    edge.reason("refused_site_mismatch").await;
+    hub.row(|row| row.peer == "bank" && row.reason.as_deref() == Some("refused_site_mismatch")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_is_known_for_what_it_is_and_leaves_no_trace_of_a_failure() {
+    let keys = Keys::new();
+    let (mut hub, address) = hub(&keys.hub_tunnel()).await;
+    let dialer = EdgeDialer::load(&keys.edge_tunnel("bank", address, 1), "bank").unwrap();
+    let ended = |reason| hub.metrics.ended.get_or_create(&ReasonLabel { reason }).get();
+    for n in 1..=3 {
+        assert_eq!(in_time(dialer.try_urls()).await[0].reason, None);
+        in_time(async {
+            while ended("checked") < n {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    assert_eq!(ended("peer_closed"), 0);
+    let row = hub.row(|row| row.peer == "bank").await;
+    assert_eq!(row.reason.as_deref(), Some("not_dialled"), "as it was");
+    assert!(hub.events.try_recv().is_err(), "nobody joined");
+}
+
+/// Why a check of the edge's one URL is refused.
+async fn checked(cfg: &EdgeTunnel) -> Option<String> {
+    in_time(EdgeDialer::load(cfg, "bank").unwrap().try_urls()).await.remove(0).reason
 }

@@ -17,6 +17,7 @@ mod named;
 mod organisation;
 mod pinned;
 mod pki;
+mod revocation;
 mod tombstones;
 mod trust;
 

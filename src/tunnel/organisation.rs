@@ -39,6 +39,10 @@ pub const CLIENT: Made<'static> = Made {
 
 impl Organisation {
     pub fn new() -> Self {
+        Self::called("Example")
+    }
+
+    pub fn called(organisation: &str) -> Self {
         let authority = |name: &str| {
             let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
             params.distinguished_name.push(DnType::CommonName, name);
@@ -46,11 +50,17 @@ impl Organisation {
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
             params
         };
-        let root =
-            CertifiedIssuer::self_signed(authority("Example Root"), KeyPair::generate().unwrap()).unwrap();
-        let issuer =
-            CertifiedIssuer::signed_by(authority("Example Issuer"), KeyPair::generate().unwrap(), &root)
-                .unwrap();
+        let root = CertifiedIssuer::self_signed(
+            authority(&format!("{organisation} Root")),
+            KeyPair::generate().unwrap(),
+        )
+        .unwrap();
+        let issuer = CertifiedIssuer::signed_by(
+            authority(&format!("{organisation} Issuer")),
+            KeyPair::generate().unwrap(),
+            &root,
+        )
+        .unwrap();
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("ca.pem"), root.pem()).unwrap();
         Self { dir, root, issuer }

@@ -7,15 +7,16 @@ use std::time::Duration;
 use rustls::CertificateError;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationOptionsBuilder, anchor_from_trusted_cert,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationOptionsBuilder,
+    UnknownStatusPolicy, anchor_from_trusted_cert,
 };
-use x509_parser::prelude::{CertificateRevocationList, FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::key::sha256;
 use super::reason::{Reason, Unvouched};
+use super::revocation::RevocationLists;
 use super::trust::validity;
 
 /// Authorities and their revocation lists, as files gave them.
@@ -23,8 +24,7 @@ use super::trust::validity;
 pub struct Authorities {
     anchors: Vec<Anchor>,
     /// None: nobody revokes.
-    lists: Option<Vec<CertRevocationList<'static>>>,
-    lists_expire: Option<u64>,
+    lists: Option<RevocationLists>,
     fingerprint: [u8; 32],
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -63,7 +63,9 @@ impl PkiError {
     /// What to do about it.
     pub fn remedy(&self) -> &'static str {
         match self.key {
-            "crl_file" => "put the current list of each authority there, in PEM (openssl crl -outform pem)",
+            "crl_file" => {
+                "put the current list of each authority in client_ca_file there, and of those between them and certificates, in PEM (openssl crl -outform pem)"
+            }
             "key_file" => "put the key of the certificate in cert_file there, in PEM",
             _ => "put the certificates there, in PEM",
         }
@@ -82,9 +84,9 @@ pub enum Purpose {
 /// When a judgement is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// At the handshake: lists must be current.
+    /// At the handshake: lists must be current, and cover the whole path.
     Joining,
-    /// Of a lane that lives: lists that have expired since end nobody.
+    /// Of a lane that lives: only a list that names it ends it, not one that has expired since or is missing.
     Living,
 }
 
@@ -116,18 +118,12 @@ impl Authorities {
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Self, PkiError> {
         let refused = |wrong: String| PkiError { key: ca_key, file: ca_file.to_owned(), wrong };
-        let anchors = certificates(ca_key, ca_file)?;
-        let fingerprint = sha256(&bytes_of(&anchors));
-        let anchors = anchors.iter().map(Anchor::of).collect::<Option<_>>();
+        let authorities = certificates(ca_key, ca_file)?;
+        let fingerprint = sha256(&bytes_of(&authorities));
+        let anchors = authorities.iter().map(Anchor::of).collect::<Option<_>>();
         let anchors = anchors.ok_or_else(|| refused("one of its certificates is of no authority".into()))?;
-        let lists = crl_file.map(lists).transpose()?;
-        Ok(Self {
-            anchors,
-            lists_expire: lists.as_ref().map(|(_, expire)| *expire),
-            lists: lists.map(|(lists, _)| lists),
-            fingerprint,
-            algorithms,
-        })
+        let lists = crl_file.map(|file| RevocationLists::load(file, &authorities, algorithms));
+        Ok(Self { anchors, lists: lists.transpose()?, fingerprint, algorithms })
     }
 
     /// Of the authorities, so that another loading is known for the same.
@@ -142,7 +138,7 @@ impl Authorities {
 
     /// When the first of its lists is to be replaced, Unix seconds; `None` without lists.
     pub fn lists_expire(&self) -> Option<u64> {
-        self.lists_expire
+        self.lists.as_ref().map(|lists| lists.expire)
     }
 
     /// Whether they vouch for a certificate. Its names are not looked at.
@@ -181,18 +177,37 @@ impl Authorities {
         moment: Moment,
         at: UnixTime,
     ) -> Result<(), webpki::Error> {
+        let lists: Vec<_> = self.lists.iter().flat_map(|lists| &lists.lists).collect();
+        let judged = self.path_by(&lists, leaf, others, purpose, moment, at);
+        // A list with an authority's name and not its signature says nothing: nobody joins by it, and nobody ends.
+        let is_of_lists = |error: &webpki::Error| doubt_of(error) == Some(Doubt::Lists);
+        if moment == Moment::Living && judged.as_ref().is_err_and(is_of_lists) {
+            return self.path_by(&[], leaf, others, purpose, moment, at);
+        }
+        judged
+    }
+
+    fn path_by(
+        &self,
+        lists: &[&CertRevocationList<'static>],
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        purpose: Purpose,
+        moment: Moment,
+        at: UnixTime,
+    ) -> Result<(), webpki::Error> {
         let end_entity = EndEntityCert::try_from(leaf)?;
         let seconds = at.as_secs();
         let valid = self.anchors.iter().filter(|it| (it.validity.0..=it.validity.1).contains(&seconds));
         let anchors: Vec<_> = valid.map(|it| it.anchor.clone()).collect();
-        let lists: Vec<_> = self.lists.iter().flatten().collect();
-        let expiration = match moment {
-            Moment::Joining => ExpirationPolicy::Enforce,
-            Moment::Living => ExpirationPolicy::Ignore,
+        let (expiration, unknown) = match moment {
+            Moment::Joining => (ExpirationPolicy::Enforce, UnknownStatusPolicy::Deny),
+            Moment::Living => (ExpirationPolicy::Ignore, UnknownStatusPolicy::Allow),
         };
-        // By default the whole path is looked up, and what no list tells of is refused.
-        let revocation = RevocationOptionsBuilder::new(&lists).ok();
-        let revocation = revocation.map(|builder| builder.with_expiration_policy(expiration).build());
+        // By default the whole path is looked up.
+        let revocation = RevocationOptionsBuilder::new(lists).ok();
+        let revocation = revocation
+            .map(|builder| builder.with_expiration_policy(expiration).with_status_policy(unknown).build());
         let usage = match purpose {
             Purpose::ClientAuth => KeyUsage::client_auth(),
             Purpose::ServerAuth => KeyUsage::server_auth(),
@@ -311,27 +326,8 @@ pub fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer
     Ok(certificates)
 }
 
-/// The lists of a PEM file, and when the first of them is to be replaced.
-fn lists(file: &Path) -> Result<(Vec<CertRevocationList<'static>>, u64), PkiError> {
-    let refused = |wrong: String| PkiError { key: "crl_file", file: file.to_owned(), wrong };
-    let text = read(file, LISTS_LEN_MAX).map_err(refused)?;
-    let mut lists = Vec::new();
-    let mut expire = u64::MAX;
-    for der in CertificateRevocationListDer::pem_slice_iter(&text) {
-        let der = der.map_err(|error| refused(error.to_string()))?;
-        let list = OwnedCertRevocationList::from_der(&der).map_err(|error| refused(error.to_string()))?;
-        let next = CertificateRevocationList::from_der(&der).ok();
-        let next = next.and_then(|(_, list)| u64::try_from(list.next_update()?.timestamp()).ok());
-        expire = expire.min(next.unwrap_or(0));
-        lists.push(list.into());
-    }
-    if lists.is_empty() {
-        return Err(refused("it holds no revocation list in PEM".into()));
-    }
-    Ok((lists, expire))
-}
-
-fn read(file: &Path, len_max: u64) -> Result<Vec<u8>, String> {
+/// What a file holds, if it is not longer than this.
+pub(super) fn read(file: &Path, len_max: u64) -> Result<Vec<u8>, String> {
     let len = std::fs::metadata(file).map_err(|error| error.to_string())?.len();
     if len > len_max {
         return Err(format!("longer than {len_max} bytes"));
@@ -341,8 +337,6 @@ fn read(file: &Path, len_max: u64) -> Result<Vec<u8>, String> {
 
 /// Dozens of authorities.
 const CERTIFICATES_LEN_MAX: u64 = 1 << 20;
-/// Some hundred thousand revoked certificates.
-const LISTS_LEN_MAX: u64 = 32 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -369,6 +363,16 @@ mod tests {
         fn of(&self, made: Made<'_>) -> Result<(), Doubt> {
             self.judges(&presented(self.by, made))
         }
+    }
+
+    /// The list of the one's root, and of the other's issuer.
+    fn without_issuers_list(by: &Organisation, other: &Organisation) -> PathBuf {
+        let [ours, theirs] = [by, other].map(|it| std::fs::read_to_string(it.revokes(&[], 1)).unwrap());
+        let root = ours.rfind("-----BEGIN").unwrap();
+        let file = by.revokes(&[], 1);
+        std::fs::write(&file, theirs[..theirs.rfind("-----BEGIN").unwrap()].to_owned() + &ours[root..])
+            .unwrap();
+        file
     }
 
     fn presented(by: &Organisation, made: Made<'_>) -> Vec<CertificateDer<'static>> {
@@ -408,9 +412,14 @@ mod tests {
         let living = |lists| Judge { by: &by, lists: Some(lists), moment: Moment::Living };
         assert_eq!(living(by.revokes(&[], -1)).of(CLIENT), Ok(()));
         assert_eq!(living(by.revokes(&[7], -1)).of(CLIENT), Err(Doubt::Revoked));
-        // Lists of others say nothing of these.
-        let other = Organisation::new();
-        assert_eq!(joining(other.revokes(&[], 1)).of(CLIENT), Err(Doubt::Lists));
+        // Lists that do not cover what lies between say nothing of it: nobody joins, and nobody ends.
+        for other in [Organisation::new(), Organisation::called("Elsewhere")] {
+            let uncovered = without_issuers_list(&by, &other);
+            assert_eq!(joining(uncovered.clone()).of(CLIENT), Err(Doubt::Lists));
+            assert_eq!(living(uncovered.clone()).of(CLIENT), Ok(()));
+            let expired = Made { ends: -1, ..CLIENT };
+            assert!(matches!(living(uncovered).of(expired), Err(Doubt::Dates { .. })));
+        }
     }
 
     #[test]

@@ -152,7 +152,10 @@ fn trust_kind(config: &Config) -> String {
             let by_name = hub.edges.iter().filter(|edge| edge.cert_name.is_some()).count();
             let lists = hub.client_authorities.as_ref().map(|files| files.crl_file.is_some());
             let revoked = if lists == Some(false) { ", without a revocation list" } else { "" };
-            format!("{own}; edges by key: {by_key}, by certificate: {by_name}{revoked}")
+            let out: Vec<_> =
+                hub.edges.iter().filter(|edge| edge.is_shut_out()).map(|edge| edge.name.as_str()).collect();
+            let out = if out.is_empty() { String::new() } else { format!(", shut out: {}", out.join(", ")) };
+            format!("{own}; edges by key: {by_key}, by certificate: {by_name}{revoked}{out}")
         }
         Tunnel::Edge(edge) => match &edge.credential {
             EdgeCredential::Token(_) => "a token, which pins the hub's root".into(),

@@ -214,6 +214,13 @@ pub struct EdgeEntry {
     pub budget_mbit_s: u32,
 }
 
+impl EdgeEntry {
+    /// Whether nobody can join as it.
+    pub fn is_shut_out(&self) -> bool {
+        self.keys.is_empty() && self.cert_name.is_none()
+    }
+}
+
 /// Bounds on connections that have not yet proved who they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelLimits {

@@ -268,7 +268,7 @@ object! {
     "tunnel.edges[]" RawEdge as "Edge" [extend("anyOf" = known_by())] {
         /// Its site name.
         name: Text,
-        /// Its keys, `bk1.…`: one, or two while they rotate.
+        /// Its keys, `bk1.…`: one, or two while they rotate; an empty list shuts it out.
         #[serde(default)]
         keys: Vec<Field<Text>>,
         /// Instead of keys, or beside them: the DNS name in its certificate by `client_ca_file`, exactly.

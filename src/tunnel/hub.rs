@@ -338,8 +338,11 @@ impl Hub {
         for row in self.board.rows().iter().filter(|row| row.link.is_none() && gone(&row.peer)) {
             self.board.remove(&row.peer);
         }
+        let rows = self.board.rows();
         for edge in &trust.edges {
-            if !self.board.rows().iter().any(|row| row.peer == *edge) {
+            let row = rows.iter().find(|row| row.peer == *edge);
+            let is_shown_out = row.is_some_and(|row| row.reason.as_deref() == Some(SHUT_OUT));
+            if row.is_none() || is_shown_out != trust.shut_out.contains(edge) {
                 self.show_absent(edge, None);
             }
         }
@@ -352,15 +355,21 @@ impl Hub {
         if links.count_of(edge) > 0 {
             return;
         }
-        if !self.trust.now().edges.contains(edge) {
+        let trust = self.trust.now();
+        if !trust.edges.contains(edge) {
             return self.board.remove(edge);
         }
+        let (code, remedy) = match reason {
+            _ if trust.shut_out.contains(edge) => (SHUT_OUT, SHUT_OUT_REMEDY),
+            Some(reason) => (reason.code(), reason.remedy()),
+            None => ("not_dialled", NOT_DIALLED_REMEDY),
+        };
         let row = LinkStatus {
             peer: edge.to_owned(),
             link: None,
             state: "waiting".into(),
-            reason: Some(reason.map_or("not_dialled", Reason::code).to_owned()),
-            remedy: Some(reason.map_or(NOT_DIALLED_REMEDY, Reason::remedy).to_owned()),
+            reason: Some(code.to_owned()),
+            remedy: Some(remedy.to_owned()),
             remote: None,
             budget_mbit_s: 0,
             lanes: Vec::new(),
@@ -399,5 +408,9 @@ impl Drop for LiveLink {
 
 const NOT_DIALLED_REMEDY: &str = "start the edge, and see in its log whether it reaches this hub; an edge that \
                                   runs dials again within 10 s";
+/// Of an edge that the configuration lists without a key.
+const SHUT_OUT: &str = "shut_out";
+const SHUT_OUT_REMEDY: &str = "none needed if it was meant: nobody joins as this edge while its entry in tunnel.edges \
+                               has no key; `bridge init --rotate` makes one";
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);

@@ -25,6 +25,8 @@ pub type Presented = Arc<[CertificateDer<'static>]>;
 pub struct HubTrust {
     /// The configured edges, by name.
     pub(super) edges: BTreeSet<String>,
+    /// Those of them that have neither key nor certificate: nobody joins as one of them.
+    pub(super) shut_out: BTreeSet<String>,
     certificates: HubCertificates,
     book: Arc<EdgeBook>,
     pub(super) tls: Arc<ServerConfig>,
@@ -46,6 +48,12 @@ impl HubTrust {
         let book = Arc::new(EdgeBook::load(cfg)?);
         Ok(Self {
             edges: cfg.edges.iter().map(|edge| edge.name.clone()).collect(),
+            shut_out: cfg
+                .edges
+                .iter()
+                .filter(|edge| edge.is_shut_out())
+                .map(|edge| edge.name.clone())
+                .collect(),
             tls: connection::hub_tls(certificates.resolver(), book.clone())?,
             certificates,
             book,

@@ -65,7 +65,7 @@ impl TombstoneError {
             Self::Unreadable { .. } => "let the bridge's user read it".into(),
             Self::Malformed { .. } => "write each line as `bk1.… TIME`, or take it away".into(),
             Self::Revoked { edge, .. } => format!(
-                "give the edge a new key (`bridge init --rotate {edge}`), or take the line away if this key may join again"
+                "give the edge a new key (`bridge init --rotate {edge}`), write `\"keys\": []` to shut it out, or take the line away if this key may join again"
             ),
         }
     }

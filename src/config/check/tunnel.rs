@@ -179,13 +179,13 @@ impl Checker<'_> {
         let keys_place = place.key("keys");
         let by_certificate = is_there(&raw.cert_name);
         let cert_name = self.text(raw.cert_name, &place.key("cert_name"), dns_name);
-        let keys = match by_certificate {
-            true => Some(self.optional(raw.keys, &keys_place).unwrap_or_default()),
-            false => self.required(raw.keys, &keys_place),
-        };
-        let keys = keys.map(|keys| {
+        if !by_certificate && matches!(raw.keys, Field::Missing) && !self.mistyped.contains(&keys_place) {
+            let remedy = "list its key (bk1.…), or name its certificate of an own PKI (cert_name); [] lets nobody join as this edge";
+            self.refuse(&keys_place, Refusal::new("missing", remedy));
+        }
+        let keys = self.optional(raw.keys, &keys_place).map(|keys| {
             let count = keys.len();
-            if !(usize::from(!by_certificate)..=KEYS_MAX).contains(&count) {
+            if count > KEYS_MAX {
                 let refusal = Refusal::new(format!("{count} keys"), "list one, or two while they rotate");
                 self.refuse(&keys_place, refusal);
             }
@@ -195,7 +195,14 @@ impl Checker<'_> {
         let policy = policy.map(|raw| self.policy(raw, &place.key("policy"))).unwrap_or_default();
         let max_instances = self.number(raw.max_instances, &place.key("max_instances"), 1..=1000, 8);
         let budget_mbit_s = self.budget(raw.budget_mbit_s, place);
-        Some(EdgeEntry { name: name?, keys: keys?, cert_name, policy, max_instances, budget_mbit_s })
+        Some(EdgeEntry {
+            name: name?,
+            keys: keys.unwrap_or_default(),
+            cert_name,
+            policy,
+            max_instances,
+            budget_mbit_s,
+        })
     }
 
     fn limits(&mut self, raw: RawLimits, place: &Place) -> TunnelLimits {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pulsar_bridge::forward::reason::{Effect, Reason as ForwardReason};
 use pulsar_bridge::relay::notice::Notice;
 use pulsar_bridge::relay::reason::{Reason as RouteReason, Verdict};
-use pulsar_bridge::tunnel::reason::{Reason as LinkReason, Said, Unvouched};
+use pulsar_bridge::tunnel::reason::{KnownBy, Reason as LinkReason, Said, Unvouched};
 
 /// Code, what follows, remedy.
 type Row = (String, String, String);
@@ -111,7 +111,12 @@ fn no_reason_of_a_link_is_left_out() {
 
 fn links_reasons() -> Vec<LinkReason> {
     vec![
-        LinkReason::Intercepted { issuer: String::new(), leaf_sha256: String::new(), via: None },
+        LinkReason::Intercepted {
+            issuer: String::new(),
+            leaf_sha256: String::new(),
+            via: None,
+            known_by: KnownBy::Pin,
+        },
         LinkReason::Clock { skew: Duration::ZERO, ahead: false },
         LinkReason::IssuerDistrusted,
         LinkReason::RefusedUnknownKey,

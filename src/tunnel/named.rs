@@ -4,7 +4,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::pinned::intercepted;
 use super::pki::{Authorities, Doubt, Moment, Purpose, dns_names};
-use super::reason::Reason;
+use super::reason::{KnownBy, Reason, shown};
 
 /// A hub as `ca_file` and `hub_name` tell it.
 #[derive(Debug)]
@@ -26,13 +26,15 @@ impl NamedHub {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Reason> {
-        if !dns_names(leaf).contains(&self.name) {
-            return Err(intercepted(leaf));
+        let names = dns_names(leaf);
+        let not_the_hub = || intercepted(leaf, KnownBy::Name { presented: shown(&names.join(", ")).into() });
+        if !names.contains(&self.name) {
+            return Err(not_the_hub());
         }
         let judged = self.authorities.judge(leaf, others, Purpose::ServerAuth, Moment::Joining, now);
         judged.map_err(|doubt| match doubt {
             Doubt::Dates { skew, ahead } => Reason::Clock { skew, ahead },
-            Doubt::NoPath | Doubt::Purpose | Doubt::Revoked | Doubt::Lists => intercepted(leaf),
+            Doubt::NoPath | Doubt::Purpose | Doubt::Revoked | Doubt::Lists => not_the_hub(),
         })
     }
 }

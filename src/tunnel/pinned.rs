@@ -10,7 +10,7 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::key::{SpkiHash, hex, sha256, spki_sha256};
-use super::reason::{Reason, shown};
+use super::reason::{KnownBy, Reason, shown};
 use super::trust::{hub_dns_name, validity};
 
 /// A hub as a token tells it: a presented root with a pinned key is the only anchor; under it path, EKU
@@ -46,7 +46,7 @@ impl PinnedHub {
     ) -> Result<(), Reason> {
         // Leaf, issuer and root, and room for a second root; more only costs us work before anybody is known.
         if others.len() > CHAIN_LEN_MAX {
-            return Err(intercepted(leaf));
+            return Err(intercepted(leaf, KnownBy::Pin));
         }
         let mut why = None;
         for anchor in others.iter().filter(|other| self.is_pinned(other)) {
@@ -56,7 +56,7 @@ impl PinnedHub {
                 Err(reason) => why = why.or(reason),
             }
         }
-        Err(why.unwrap_or_else(|| intercepted(leaf)))
+        Err(why.unwrap_or_else(|| intercepted(leaf, KnownBy::Pin)))
     }
 
     /// The judgement under one pinned root; a reason only when the pinned key is behind the chain after all.
@@ -130,12 +130,12 @@ impl PinnedHub {
 }
 
 /// What is said of a certificate that is not the hub's.
-pub(super) fn intercepted(leaf: &CertificateDer<'_>) -> Reason {
+pub(super) fn intercepted(leaf: &CertificateDer<'_>, known_by: KnownBy) -> Reason {
     let issuer = match X509Certificate::from_der(leaf) {
         Ok((_, parsed)) => shown(&parsed.issuer().to_string()),
         Err(_) => "(unreadable)".to_owned(),
     };
-    Reason::Intercepted { issuer, leaf_sha256: hex(&sha256(leaf)), via: None }
+    Reason::Intercepted { issuer, leaf_sha256: hex(&sha256(leaf)), via: None, known_by }
 }
 
 /// How far `now` lies outside the certificates' validity at most; webpki does not look at an anchor's.

@@ -18,6 +18,8 @@ pub enum Reason {
         leaf_sha256: String,
         /// The proxy that the connection went through.
         via: Option<String>,
+        /// By what the hub would have been known.
+        known_by: KnownBy,
     },
     /// The hub is right, but its certificates are not valid at this machine's time.
     Clock {
@@ -103,6 +105,18 @@ pub enum Reason {
     RefusedUnknownCode(u32),
 }
 
+/// How an edge knows its hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KnownBy {
+    /// By the pins in its token.
+    Pin,
+    /// By a name and authorities of an own PKI.
+    Name {
+        /// The names in the certificate that was presented, as it says (capped, escaped).
+        presented: Box<str>,
+    },
+}
+
 impl Reason {
     /// The code: stable, for scripts and metrics.
     pub fn code(&self) -> &'static str {
@@ -183,7 +197,7 @@ impl Reason {
     /// What an operator can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Intercepted { issuer, .. } => not_the_hub_remedy(issuer),
+            Self::Intercepted { issuer, known_by, .. } => not_the_hub_remedy(issuer, known_by),
             Self::Clock { .. } => "set this machine's clock, or renew the hub's issuer if it has expired",
             Self::IssuerDistrusted => {
                 "renew the hub's issuer (`bridge init --renew-issuer`); if it has the new one, somebody else answers with the old one: check the address"
@@ -208,7 +222,7 @@ impl Reason {
             Self::Version => "upgrade the older side: version N speaks N-1",
             Self::Malformed => "upgrade the older side; if both are equal, report it with both logs",
             Self::CertificateRefused => {
-                "the edge's token pins another root than this hub's (it is of another `bridge init`), or the edge's clock is wrong: its log says which"
+                "the edge's log says why: its token pins another root (after a rotation of roots `bridge init --repin` there, else a token of this hub's `bridge init`); its trust_after is later than this hub's issuer (put the new one's issuer.key and chain.pem into tunnel.identity); its ca_file or hub_name is of another hub; or its clock is wrong"
             }
             Self::Unvouched(why) => why.remedy(),
             Self::NotABridge => "check host and port: something else listens or calls there",
@@ -254,8 +268,11 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Intercepted { issuer, leaf_sha256, via } => {
+            Self::Intercepted { issuer, leaf_sha256, via, known_by } => {
                 write!(f, "the certificate is not the hub's: issued by `{issuer}`, sha256 {leaf_sha256}")?;
+                if let KnownBy::Name { presented } = known_by {
+                    write!(f, ", for `{presented}`")?;
+                }
                 via.iter().try_for_each(|proxy| write!(f, ", through the proxy {proxy}"))
             }
             Self::Clock { skew, ahead } => write!(
@@ -276,9 +293,7 @@ impl fmt::Display for Reason {
             Self::LaneRefused => f.write_str("the link has no such lane"),
             Self::Version => f.write_str("no protocol version in common"),
             Self::Malformed => f.write_str("the peer sent what the protocol does not have"),
-            Self::CertificateRefused => {
-                f.write_str("the caller refused this hub's certificate: its token pins another root")
-            }
+            Self::CertificateRefused => f.write_str("the caller does not believe this hub's certificate"),
             Self::Unvouched(why) => why.fmt(f),
             Self::NotABridge => f.write_str("the other side is no bridge"),
             Self::Unreachable { error } => write!(f, "no connection: {error}"),
@@ -317,11 +332,17 @@ impl fmt::Display for Reason {
 
 impl std::error::Error for Reason {}
 
-fn not_the_hub_remedy(issuer: &str) -> &'static str {
-    if issuer.starts_with(ISSUER_OF_A_HUB) {
-        "the token is of another `bridge init` than the hub: get a new one there; or the address leads to another hub, or to one that only calls itself so: compare the hash, exempt the hub's address from inspection"
-    } else {
-        "something between ends the TLS, or the hub has another root: compare the issuer, exempt the hub's address from inspection, or get a new token; if it is the ingress of a wss:// URL, name its authority in tunnel.outer_ca_file"
+fn not_the_hub_remedy(issuer: &str, known_by: &KnownBy) -> &'static str {
+    match known_by {
+        KnownBy::Name { .. } => {
+            "compare tunnel.hub_name with the names in the certificate, and tunnel.ca_file with its issuer; if they are not the hub's, something between ends the TLS, or the address leads elsewhere: exempt the hub's address from inspection; if it is the ingress of a wss:// URL, name its authority in tunnel.outer_ca_file"
+        }
+        KnownBy::Pin if issuer.starts_with(ISSUER_OF_A_HUB) => {
+            "if the hub's root was replaced, give this edge's token the pin that the hub's operator tells (`bridge init --repin`); if the token is of another `bridge init` than the hub, get a new one there; else the address leads to another hub, or to one that only calls itself so: compare the hash, exempt the hub's address from inspection"
+        }
+        KnownBy::Pin => {
+            "something between ends the TLS, or the hub has another root: compare the issuer, exempt the hub's address from inspection, or get a new token; if it is the ingress of a wss:// URL, name its authority in tunnel.outer_ca_file"
+        }
     }
 }
 

@@ -84,7 +84,7 @@ async fn another_bridges_hub_of_the_same_name_gets_nothing() {
     let chain = chain_of(&others);
     let issuer = Issuer::from_ca_cert_der(&chain[0], KeyPair::from_pem(&pem).unwrap()).unwrap();
     let remedy = sees_through(&keys, leaf(&issuer, chain.clone())).await;
-    assert!(remedy.starts_with("the token is of another `bridge init`"), "{remedy}");
+    assert!(remedy.contains("the token is of another `bridge init` than the hub"), "{remedy}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +114,7 @@ async fn a_token_with_another_pin_does_not_join_the_hub() {
     let cfg = EdgeTunnel { credential, ..keys.edge_tunnel("bank", address, 1) };
     let edge = edge(cfg, "bank");
     let row = edge.reason("intercepted").await;
-    assert!(row.remedy.unwrap().starts_with("the token is of another `bridge init`"));
+    assert!(row.remedy.unwrap().contains("the token is of another `bridge init` than the hub"));
     let label = ReasonLabel { reason: "certificate_refused" };
     // The hub is told why; nothing wakes who waits for a metric.
     let told = async {

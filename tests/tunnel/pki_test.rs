@@ -116,7 +116,10 @@ async fn a_hub_of_another_name_authority_or_purpose_is_intercepted_and_an_old_on
     ] {
         let (_hub, address) = hub(&hub_cfg).await;
         let edge = edge(edge_of(&keys, address, &by, files(by.certify(CLIENT))), "bank");
-        assert_eq!(edge.reason(code).await.state, "refused", "{code}");
+        let row = edge.reason(code).await;
+        assert_eq!(row.state, "refused", "{code}");
+        let names_the_keys = row.remedy.unwrap().contains("tunnel.hub_name");
+        assert_eq!(names_the_keys, code == "intercepted");
     }
 }
 

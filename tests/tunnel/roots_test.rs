@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pulsar_bridge::config::credential::JoinToken;
 use pulsar_bridge::config::{EdgeCredential, EdgeTunnel, HubCertificate, HubTunnel};
+use pulsar_bridge::tunnel::EdgeDialer;
 use pulsar_bridge::tunnel::init::{self, InitError, Request, init};
 
 use crate::bridge::{Keys, edge, hub};
@@ -94,6 +95,11 @@ async fn a_root_is_replaced_in_three_steps_and_no_step_keeps_an_edge_out() {
     joins(&under_new, with(&token_of_both)).await;
     joins(&under_new, with(&token_of_new)).await;
     is_refused(&under_new, with(&keys.token_file("bank")), "intercepted").await;
+    // Whoever was left behind is told the way.
+    let (_hub, address) = hub(&under_new).await;
+    let left = EdgeDialer::load(&keys.edge_tunnel("bank", address, 0), "bank").unwrap();
+    let remedy = left.try_urls().await.remove(0).remedy.unwrap();
+    assert!(remedy.contains("bridge init --repin"), "{remedy}");
     is_refused(&keys.hub_tunnel(), with(&token_of_new), "intercepted").await;
 }
 

@@ -29,7 +29,7 @@ use crate::pulsar::transport::{Address, Dialer, TlsFiles, TransportError};
 use crate::relay::agent::Agent;
 use crate::relay::context::{Cluster, Context};
 use crate::relay::metrics::RelayMetrics;
-use crate::tunnel::hub_certificates::Expiry;
+use crate::tunnel::forewarning::Expiry;
 use crate::tunnel::link::TunnelEvent;
 use crate::tunnel::streams::LinkStreams;
 use crate::tunnel::{self, EdgeDialer, HubKeys, TunnelError, TunnelMetrics};
@@ -308,6 +308,8 @@ fn admin_state(config: &Config, registry: Registry, boards: &Boards, hand: &Hand
     let mut state = AdminState::new(&config.site, registry, links, routes, hand.configuration.clone());
     state.forwards = forwards;
     state.names = hand.names.clone();
+    let hand = hand.clone();
+    state.warnings = Arc::new(move || hand.warnings());
     state
 }
 

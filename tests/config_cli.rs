@@ -13,6 +13,9 @@ use pulsar_bridge::config::credential::JoinToken;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+#[path = "config/trust.rs"]
+mod trust;
+
 fn bridge(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bridge"));
     command.args(args).env_remove("BRIDGE_CONFIG").env_remove("BRIDGE_LOG").env_remove("RUST_LOG");
@@ -233,26 +236,6 @@ fn check_says_what_it_looked_at_and_what_not() {
                     routes against each other, the files that it names\n  not tried: the cluster, \
                     the other side's policy\n";
     assert_eq!((code, stdout, stderr.as_str()), (0, format!("{file}: {expected}"), ""));
-}
-
-#[test]
-fn check_says_what_a_hubs_trust_rests_on_and_when_that_ends() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().to_str().unwrap();
-    let init = ["init", "--hub", "riskfuel", "--edge", "bank", "--url", "tls://127.0.0.1:1", "--out", out];
-    assert_eq!(ended(&init).0, 0);
-    let file = format!("{out}/hub/hub.json");
-    let (code, stdout, _) = ended(&["check", "--config", &file]);
-    let line = stdout.lines().find(|line| line.starts_with("  trust: ")).unwrap();
-    let begin = "  trust: the hub's own issuer; edges by key: 1, by certificate: 0; the hub's issuer until ";
-    assert!(code == 0 && line.starts_with(begin), "{stdout}");
-    assert!(line.contains(" days), the hub's root until ") && line.ends_with(" days)"), "{line}");
-    let (_, stdout, _) = ended(&["check", "--config", &file, "--output", "json"]);
-    let told: Value = serde_json::from_str(&stdout).unwrap();
-    let [issuer, root] = [0, 1].map(|index| &told["trust"][0]["expire"][index]);
-    assert_eq!((&issuer["what"], &root["what"]), (&json!("the hub's issuer"), &json!("the hub's root")));
-    let years = (root["at"].as_u64().unwrap() - issuer["at"].as_u64().unwrap()) / (365 * 86_400);
-    assert_eq!(years, 9, "{told}");
 }
 
 #[test]

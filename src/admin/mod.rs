@@ -39,6 +39,8 @@ pub struct AdminState {
     pub routes: relay::status::Board,
     /// The forwards' board.
     pub forwards: forward::status::Board,
+    /// What an operator should know though nothing is wrong yet.
+    pub warnings: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// What `/metrics` shows.
     pub registry: Arc<Registry>,
     /// Whether this process serves: listening, configuration loaded.
@@ -69,6 +71,7 @@ impl AdminState {
             links,
             routes,
             forwards: forward::status::Board::default(),
+            warnings: Arc::new(Vec::new),
             registry: Arc::new(registry),
             ready: Arc::default(),
             started: Instant::now(),
@@ -88,6 +91,7 @@ impl AdminState {
             ready: self.ready.load(Ordering::Relaxed),
             progress: progress::judge(&self.site, &self.names.peers(), &links, &routes, &forwards),
             configuration: self.configuration.now(),
+            warnings: (self.warnings)(),
             links,
             routes,
             forwards,

@@ -52,6 +52,9 @@ fn configuration(page: &mut String, status: &Status) {
     for problem in refused {
         let _ = writeln!(page, "  {}", plain(problem));
     }
+    for warning in &status.warnings {
+        let _ = writeln!(page, "warning: {}", plain(warning));
+    }
 }
 
 /// What was refused and went elsewhere, for whom it may concern: rare, so that it has no column. What was replayed since
@@ -318,6 +321,7 @@ mod tests {
             uptime_seconds: 7_384,
             ready: true,
             configuration: Loaded::default(),
+            warnings: Vec::new(),
             progress: Progress {
                 ok: false,
                 reasons: vec![Obstacle {

@@ -133,12 +133,15 @@ fn site_text(config: &Config) -> String {
 fn trust_text(site: &Site) -> String {
     let expiries: Vec<_> = site.expiries().iter().map(|it| expiry_text(it.what, it.at)).collect();
     let ends = if expiries.is_empty() { "nothing of it expires".into() } else { expiries.join(", ") };
-    format!("  trust: {}; {ends}\n", trust_kind(site.config()))
+    let warnings = site.hand().warnings();
+    let warnings: String = warnings.iter().map(|text| format!("  warning: {text}\n")).collect();
+    format!("  trust: {}; {ends}\n{warnings}", trust_kind(site.config()))
 }
 
 fn trust_json(site: &Site) -> Value {
     let expire = site.expiries().iter().map(|it| json!({ "what": it.what, "at": it.at })).collect::<Value>();
-    json!({ "site": site.config().site, "by": trust_kind(site.config()), "expire": expire })
+    let warnings = site.hand().warnings();
+    json!({ "site": site.config().site, "by": trust_kind(site.config()), "expire": expire, "warnings": warnings })
 }
 
 fn trust_kind(config: &Config) -> String {

@@ -44,7 +44,7 @@ pub struct Prepared {
 }
 
 enum Loaded {
-    Hub(HubTrust),
+    Hub(Box<HubTrust>),
     Edge(Box<EdgeTrust>),
 }
 
@@ -82,6 +82,14 @@ impl Hand {
         self.lock().drain
     }
 
+    /// What an operator should know of what its side of the link trusts and presents.
+    pub fn warnings(&self) -> Vec<String> {
+        match &self.trust {
+            Trust::Hub(standing) => standing.now().warnings(),
+            Trust::Edge(standing) => standing.now().warnings(),
+        }
+    }
+
     /// The files of keys and certificates that it runs by.
     pub fn key_files(&self) -> Vec<PathBuf> {
         key_files(&self.lock())
@@ -91,9 +99,15 @@ impl Hand {
     /// nothing yet.
     pub fn prepare(&self, config: Config) -> Result<Prepared, Vec<Problem>> {
         let running = self.running();
+        if running.site != config.site {
+            // Whatever else is wrong then comes of it.
+            return Err(vec![of_another_site(&running.site)]);
+        }
         let mut problems: Vec<Problem> = fixed(&running, &config).map(needs_restart).collect();
         let trust = match (&config.tunnel, &self.trust) {
-            (Tunnel::Hub(hub), Trust::Hub(_)) => HubTrust::load(hub, &config.site).map(Loaded::Hub),
+            (Tunnel::Hub(hub), Trust::Hub(now)) => {
+                HubTrust::load(hub, &config.site, Some(&now.now())).map(|trust| Loaded::Hub(Box::new(trust)))
+            }
             (Tunnel::Edge(edge), Trust::Edge(now)) => {
                 let trust = EdgeTrust::load(edge, &config.site);
                 if trust.as_ref().is_ok_and(|trust| trust.hub() != now.now().hub()) {
@@ -124,7 +138,7 @@ impl Prepared {
         match (trust, &hand.trust) {
             (Loaded::Hub(next), Trust::Hub(standing)) => {
                 next.bury_keys_of(&standing.now());
-                standing.replace(next);
+                standing.replace(*next);
             }
             (Loaded::Edge(next), Trust::Edge(standing)) => standing.replace(*next),
             // `prepare` made it of the same kind.
@@ -174,7 +188,6 @@ fn fixed<'a>(running: &'a Config, next: &'a Config) -> impl Iterator<Item = &'st
         (Tunnel::Hub(_), Tunnel::Edge(_)) | (Tunnel::Edge(_), Tunnel::Hub(_)) => Some("tunnel"),
     };
     let others = [
-        ("site", running.site != next.site),
         ("pulsar", running.pulsar != next.pulsar),
         ("admin.listen", running.admin.listen != next.admin.listen),
     ];
@@ -187,6 +200,16 @@ fn needs_restart(path: &'static str) -> Problem {
         path: path.into(),
         message: "it cannot change while the bridge runs".into(),
         remedy: "restart to change it, or put back what it was".into(),
+    }
+}
+
+fn of_another_site(running: &str) -> Problem {
+    Problem {
+        path: "site".into(),
+        message: format!("it cannot change while the bridge runs, which is `{running}`"),
+        remedy: "put back what it was: keys and tokens, the other sites' configurations, and subscriptions and producers \
+                 at its cluster go by this name; a site of another name is another one, for `bridge init`"
+            .into(),
     }
 }
 

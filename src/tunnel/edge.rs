@@ -18,8 +18,8 @@ use super::connection::{Tls, meter_of, way_of};
 use super::control::{self, MESSAGES_MAX, Mailbox, Side, Words};
 use super::dial::{Dialled, Failed};
 use super::edge_trust::EdgeTrust;
+use super::forewarning::{self, Expiry};
 use super::handshake::{Declined, Instance, Lane};
-use super::hub_certificates::Expiry;
 use super::hub_processes::HubProcesses;
 use super::hub_proof::watch;
 use super::key;
@@ -112,6 +112,8 @@ impl EdgeDialer {
             relay_lanes_max: self.relay_lanes_max,
             stop,
         });
+        let expiries = |trust: &EdgeTrust| trust.expiries.clone();
+        edge.tasks.spawn(forewarning::tell(edge.trust.clone(), expiries, edge.stop.clone()));
         edge.keep_linked().await;
         edge.tasks.close();
         edge.tasks.wait().await;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 
-use super::hub_certificates::Expiry;
+use super::forewarning::Expiry;
+use super::hub_certificates::RENEW_CERTIFICATE;
 use super::key::{EdgeCertificate, sha256};
 use super::known_hub::{HubVerifier, KnownHub};
 use super::named::NamedHub;
@@ -88,22 +89,28 @@ impl EdgeCredentials {
         let authorities = Authorities::load(("ca_file", &pki.ca_file), None, algorithms)?;
         let own = OwnCertificate::load(&pki.own, &provider)?;
         let expiries = vec![
-            Expiry { what: "the certificate in cert_file", at: own.expires() },
-            Expiry { what: "the authorities in ca_file", at: authorities.expire() },
+            Expiry {
+                what: "the certificate in cert_file",
+                at: own.expires(),
+                warn_days: 14,
+                then: "the hub does not let this edge join",
+                remedy: RENEW_CERTIFICATE,
+            },
+            Expiry {
+                what: "the first of the authorities in ca_file",
+                at: authorities.expire(),
+                warn_days: 14,
+                then: "it vouches for no hub",
+                remedy: "put the one that follows it beside it, into tunnel.ca_file",
+            },
         ];
         let fingerprint = sha256(&[own.fingerprint(), authorities.fingerprint()].concat());
         let certified = own.certified();
         let names = certified.cert.first().map(dns_names).unwrap_or_default();
+        let listed_as = format!("cert_name {}", names.join(" or "));
         let hub = KnownHub::ByName(NamedHub::new(authorities, &pki.hub_name));
         let (tls, small_hello) = both(&provider, hub, certified)?;
-        Ok(Self {
-            hub: pki.hub_site.clone(),
-            tls,
-            small_hello,
-            listed_as: format!("cert_name {}", names.join(" or ")),
-            expiries,
-            fingerprint,
-        })
+        Ok(Self { hub: pki.hub_site.clone(), tls, small_hello, listed_as, expiries, fingerprint })
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::TunnelError;
 use super::connect::Connector;
 use super::edge_credentials::EdgeCredentials;
-use super::hub_certificates::Expiry;
+use super::forewarning::{Expiry, unix_now};
 use super::key::sha256;
 use super::outer::OuterTls;
 use crate::config::secret_file;
@@ -86,6 +86,11 @@ impl EdgeTrust {
     /// When its own certificate expires, Unix seconds, where it has one of an own PKI.
     pub(super) fn own_expires(&self) -> Option<u64> {
         self.expiries.first().map(|own| own.at)
+    }
+
+    /// What an operator should know of it.
+    pub fn warnings(&self) -> Vec<String> {
+        self.expiries.iter().filter_map(|expiry| expiry.warning(unix_now())).collect()
     }
 
     /// The hub that it leads to.

@@ -16,10 +16,10 @@ use super::accept::Arrival;
 use super::admission::Address;
 use super::connection::{meter_of, way_of};
 use super::control::{self, Side};
+use super::forewarning::{self, Expiry};
 use super::forwarded::{Caller, is_trusted};
 use super::gate::{Gate, Ticket};
 use super::handshake::Instance;
-use super::hub_certificates::Expiry;
 use super::hub_trust::{HubTrust, Presented};
 use super::key;
 use super::lane::{HandedOut, watch};
@@ -53,7 +53,7 @@ impl HubKeys {
             listen: cfg.listen,
             site: site.to_owned(),
             instance: key::random()?,
-            trust: Standing::new(HubTrust::load(cfg, site)?),
+            trust: Standing::new(HubTrust::load(cfg, site, None)?),
             streams: None,
             relay_lanes_max: RELAY_LANES_MAX,
         })
@@ -139,7 +139,11 @@ impl HubListener {
         // Not held while it is looked at: whoever waits to replace it would be waited for.
         let trust = replaced.borrow_and_update().clone();
         hub.hold_to(&trust);
+        if let Some(text) = trust.has_no_tombstones() {
+            tracing::warn!("{text}");
+        }
         let tasks = TaskTracker::new();
+        tasks.spawn(forewarning::tell(hub.trust.clone(), HubTrust::expiries, hub.stop.clone()));
         tasks.spawn(hub.clone().hold_to_each(replaced));
         hub.accept(&listener, &tasks).await;
         drop(listener);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustls::server::ResolvesServerCert;
 
+use super::forewarning::Expiry;
 use super::identity::{CHAIN_FILE, HubIdentity, ISSUER_KEY_FILE};
 use super::own_certificate::OwnCertificate;
 use super::{TunnelError, TunnelMetrics, connection};
@@ -51,12 +52,28 @@ impl HubCertificates {
     pub fn expiries(&self) -> Vec<Expiry> {
         match self {
             Self::Issued(identity) => vec![
-                Expiry { what: "the hub's issuer", at: identity.issuer_expires() },
-                Expiry { what: "the hub's root", at: identity.root_expires() },
+                Expiry {
+                    what: "the hub's issuer",
+                    at: identity.issuer_expires(),
+                    warn_days: 60,
+                    then: NOBODY_JOINS,
+                    remedy: "make another where the root is: bridge init --renew-issuer",
+                },
+                Expiry {
+                    what: "the hub's root",
+                    at: identity.root_expires(),
+                    warn_days: 60,
+                    then: NOBODY_JOINS,
+                    remedy: "replace it in steps that keep no edge out: bridge init --rotate-root",
+                },
             ],
-            Self::Own(certificate) => {
-                vec![Expiry { what: "the certificate in cert_file", at: certificate.expires() }]
-            }
+            Self::Own(certificate) => vec![Expiry {
+                what: "the certificate in cert_file",
+                at: certificate.expires(),
+                warn_days: 14,
+                then: NOBODY_JOINS,
+                remedy: RENEW_CERTIFICATE,
+            }],
         }
     }
 
@@ -72,14 +89,10 @@ impl HubCertificates {
     }
 }
 
-/// Something that ends at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expiry {
-    /// What.
-    pub what: &'static str,
-    /// When, Unix seconds.
-    pub at: u64,
-}
+const NOBODY_JOINS: &str = "no edge joins";
+/// For either side's own certificate.
+pub(super) const RENEW_CERTIFICATE: &str =
+    "put a renewed one and its key into tunnel.cert_file and key_file, they are found within a second";
 
 /// Seconds as a gauge takes them.
 pub fn gauge(seconds: u64) -> i64 {

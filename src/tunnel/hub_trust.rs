@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-use super::hub_certificates::{Expiry, HubCertificates, gauge};
+use super::forewarning::{Expiry, unix_now};
+use super::hub_certificates::{HubCertificates, gauge};
 use super::pki::{Authorities, Moment};
 use super::tombstones::Tombstones;
 use super::trust::{EdgeBook, KnownKey};
@@ -37,11 +38,17 @@ pub struct HubTrust {
 }
 
 impl HubTrust {
-    /// Loads the identity and the edges' keys; an error is one of the configuration.
-    pub fn load(cfg: &HubTunnel, site: &str) -> Result<Self, TunnelError> {
+    /// Loads the identity and the edges' keys, to take the place of what stood before, if anything did; an error is one
+    /// of the configuration.
+    pub fn load(cfg: &HubTunnel, site: &str, before: Option<&Self>) -> Result<Self, TunnelError> {
         let certificates = HubCertificates::load(&cfg.certificate, site)?;
         let tombstones = match &cfg.certificate {
-            HubCertificate::Issuer(dir) => Some(Tombstones::read(dir)?),
+            HubCertificate::Issuer(dir) => {
+                let mut tombstones = Tombstones::read(dir)?;
+                let before = before.and_then(|before| before.tombstones.as_ref());
+                before.into_iter().for_each(|before| tombstones.carry(before));
+                Some(tombstones)
+            }
             HubCertificate::Own(_) => None,
         };
         tombstones.iter().try_for_each(|tombstones| tombstones.judge(&cfg.edges))?;
@@ -94,11 +101,40 @@ impl HubTrust {
     pub(super) fn expiries(&self) -> Vec<Expiry> {
         let mut expiries = self.certificates.expiries();
         if let Some(authorities) = self.book.authorities() {
-            expiries.push(Expiry { what: "the authorities in client_ca_file", at: authorities.expire() });
-            let lists = authorities.lists_expire();
-            expiries.extend(lists.map(|at| Expiry { what: "the lists in crl_file", at }));
+            expiries.push(Expiry {
+                what: "the first of the authorities in client_ca_file",
+                at: authorities.expire(),
+                warn_days: 14,
+                then: "nobody joins by its certificates",
+                remedy: "put the one that follows it beside it, into tunnel.client_ca_file",
+            });
+            expiries.extend(authorities.lists_expire().map(|at| Expiry {
+                what: "the first of the lists in crl_file",
+                at,
+                // They are made for days, and told once they are late.
+                warn_days: 0,
+                then: "nobody whom it covers joins (crl_stale), who is in stays",
+                remedy: "put the current one in its place, it is found within a second",
+            }));
         }
         expiries
+    }
+
+    /// What an operator should know of it.
+    pub fn warnings(&self) -> Vec<String> {
+        let expiries = self.expiries();
+        let ends = expiries.iter().filter_map(|expiry| expiry.warning(unix_now()));
+        self.has_no_tombstones().into_iter().chain(ends).collect()
+    }
+
+    /// A word where the file of taken keys is not there.
+    pub(super) fn has_no_tombstones(&self) -> Option<String> {
+        let tombstones = self.tombstones.as_ref().filter(|tombstones| tombstones.is_missing())?;
+        Some(format!(
+            "{} is not there: a key that was taken away before is let in where the configuration lists it again; bring the \
+             file along from where this hub's keys were before, or make an empty one if none was ever taken away",
+            tombstones.file().display()
+        ))
     }
 
     /// Publishes when it expires.

@@ -11,7 +11,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::key::{sha256, spki_sha256};
+use super::reason::shown;
 use super::trust::{hub_dns_name, is_root, validity};
 use crate::config::secret_file::{self, SecretFileError};
 
@@ -29,6 +32,16 @@ pub enum IdentityError {
         /// What is wrong.
         wrong: String,
     },
+    /// The issuer is another hub's.
+    #[error("{file}: its issuer signs only for `{signs_for}`, and this site is `{site}`")]
+    OfAnother {
+        /// The chain's file.
+        file: PathBuf,
+        /// The name that it may sign for, as it says (capped, escaped).
+        signs_for: String,
+        /// This site.
+        site: String,
+    },
     /// A leaf could not be made.
     #[error("cannot mint the hub's certificate: {0}")]
     Mint(String),
@@ -43,6 +56,10 @@ impl IdentityError {
             }
             Self::Key(error) => error.remedy(),
             Self::Unusable { .. } => "copy the file that `bridge init` wrote again".into(),
+            Self::OfAnother { .. } => {
+                "make `site` the name that the keys were made for, or give this hub keys of its own (`bridge init`)"
+                    .into()
+            }
             Self::Mint(_) => {
                 "copy the files that `bridge init` wrote again; if that does not help, report it".into()
             }
@@ -81,8 +98,12 @@ impl HubIdentity {
         let [issuer, _root, ..] = &chain[..] else {
             return Err(unusable("it must hold the issuer and its root".into()));
         };
-        if super::key::spki_sha256(issuer) != Some(super::key::sha256(&key_spki(&key))) {
+        if spki_sha256(issuer) != Some(sha256(&key_spki(&key))) {
             return Err(unusable(format!("its first certificate is not of {ISSUER_KEY_FILE}")));
+        }
+        if let Some(signs_for) = signs_only_for(issuer).filter(|name| *name != hub_dns_name(hub)) {
+            let (signs_for, site) = (shown(&signs_for), hub.to_owned());
+            return Err(IdentityError::OfAnother { file: chain_file, signs_for, site });
         }
         let issuer = Issuer::from_ca_cert_der(issuer, key).map_err(|error| unusable(error.to_string()))?;
         let identity = Self { hub: hub.to_owned(), issuer, chain, provider, leaf: Mutex::new(None) };
@@ -114,7 +135,6 @@ impl HubIdentity {
         let minted = self.mint(now)?;
         let key = minted.key.clone();
         *leaf = Some(minted);
-        self.warn_of_expiry(now);
         Ok(key)
     }
 
@@ -142,24 +162,6 @@ impl HubIdentity {
             renew_at: now + LEAF_LIFE / 2,
         })
     }
-
-    /// Told with each new leaf, that is every few days and at the start.
-    fn warn_of_expiry(&self, now: SystemTime) {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        for (what, expires, remedy) in [
-            ("issuer", self.issuer_expires(), "bridge init --renew-issuer"),
-            ("root", self.root_expires(), "bridge init --rotate-root"),
-        ] {
-            let days = expires.saturating_sub(now) / 86_400;
-            match days {
-                0..=7 => {
-                    tracing::error!(days, remedy, "the hub's {what} expires: no edge will join after");
-                }
-                8..=60 => tracing::warn!(days, remedy, "the hub's {what} expires"),
-                _ => {}
-            }
-        }
-    }
 }
 
 impl ResolvesServerCert for HubIdentity {
@@ -172,6 +174,17 @@ impl ResolvesServerCert for HubIdentity {
             }
         }
     }
+}
+
+/// The one DNS name that an issuer is constrained to, where it is.
+fn signs_only_for(issuer: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(issuer).ok()?;
+    let constraints = parsed.name_constraints().ok()??;
+    let permitted = constraints.value.permitted_subtrees.as_ref()?;
+    let [only] = &permitted[..] else {
+        return None;
+    };
+    if let GeneralName::DNSName(name) = only.base { Some(name.to_owned()) } else { None }
 }
 
 fn key_spki(key: &KeyPair) -> Vec<u8> {

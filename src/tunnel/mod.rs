@@ -25,6 +25,7 @@ mod identity;
 mod own_certificate;
 
 mod edge_credentials;
+pub mod forewarning;
 pub mod hub_certificates;
 mod known_hub;
 

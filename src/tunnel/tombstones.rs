@@ -1,5 +1,6 @@
 //! Keys of edges that a reload took out of the configuration, in a file beside the issuer: an old configuration that is
-//! restored does not let them in again. Only an operator takes a line away.
+//! restored does not let them in again. Only an operator takes a line away. Another identity that takes the place of a
+//! running one's gets the lines too; at a start nothing is known but what the file says.
 //!
 //! ```text
 //! bk1.bank.<SHA-256 of its public key>.<crc32> 2026-11-23T00:30:00Z
@@ -8,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -23,8 +24,12 @@ use crate::config::credential::EdgeKey;
 #[derive(Debug)]
 pub struct Tombstones {
     file: PathBuf,
+    /// Whether there was none.
+    is_missing: bool,
     /// Each key's line.
     lines: BTreeMap<SpkiHash, String>,
+    /// Those among them that are not in the file yet.
+    carried: BTreeSet<SpkiHash>,
 }
 
 /// Why a hub does not run by a configuration.
@@ -75,22 +80,36 @@ impl Tombstones {
     /// Reads the file in an identity's directory; none is an empty one.
     pub fn read(dir: &Path) -> Result<Self, TombstoneError> {
         let file = dir.join(FILE);
-        let text = match read(&file) {
-            Ok(text) => text,
-            Err(source) if source.kind() == ErrorKind::NotFound => String::new(),
+        let (text, is_missing) = match read(&file) {
+            Ok(text) => (text, false),
+            Err(source) if source.kind() == ErrorKind::NotFound => (String::new(), true),
             Err(source) => return Err(TombstoneError::Unreadable { file, source }),
         };
-        let mut lines = BTreeMap::new();
-        for (index, line) in text.lines().enumerate() {
-            let Some(key) = line.split_whitespace().next().filter(|word| !word.starts_with('#')) else {
-                continue;
-            };
-            let Ok(key) = EdgeKey::parse(key) else {
-                return Err(TombstoneError::Malformed { file, line: index + 1 });
-            };
-            lines.insert(key.spki_sha256, line.to_owned());
+        let lines = match lines_of(&text) {
+            Ok(lines) => lines,
+            Err(line) => return Err(TombstoneError::Malformed { file, line }),
+        };
+        Ok(Self { file, is_missing, lines, carried: BTreeSet::new() })
+    }
+
+    /// Takes over what the ones before it know, where this is another file than theirs, or theirs is gone.
+    pub fn carry(&mut self, before: &Self) {
+        if self.file == before.file && !self.is_missing {
+            return;
         }
-        Ok(Self { file, lines })
+        // Written since they were read, most likely.
+        let now = read(&before.file).ok().and_then(|text| lines_of(&text).ok());
+        for (key, line) in now.as_ref().unwrap_or(&before.lines) {
+            if !self.lines.contains_key(key) {
+                self.lines.insert(*key, line.clone());
+                self.carried.insert(*key);
+            }
+        }
+    }
+
+    /// Whether there is no file: then none was ever written here, or the directory came without it.
+    pub fn is_missing(&self) -> bool {
+        self.is_missing && !self.file.exists()
     }
 
     /// Whether none of these edges' keys lies here.
@@ -106,7 +125,8 @@ impl Tombstones {
         }
     }
 
-    /// Writes down the keys that are in one configuration's edges and not in the next one's.
+    /// Writes down the keys that are in one configuration's edges and not in the next one's, and what was taken over;
+    /// how many lines that were.
     pub fn bury(
         &self,
         before: &BTreeSet<EdgeKey>,
@@ -115,25 +135,56 @@ impl Tombstones {
     ) -> std::io::Result<usize> {
         let hashes: BTreeSet<_> = after.iter().map(|key| key.spki_sha256).collect();
         let gone: Vec<_> = before.iter().filter(|key| !hashes.contains(&key.spki_sha256)).collect();
-        if gone.is_empty() {
+        if gone.is_empty() && self.carried.is_empty() {
             return Ok(0);
         }
-        let (now, text) = (OffsetDateTime::from(now), fs::metadata(&self.file).is_err());
-        let mut text = if text { HEAD.to_owned() } else { String::new() };
-        for key in &gone {
-            let (date, hour, minute, second) = (now.date(), now.hour(), now.minute(), now.second());
-            text += &format!("{key} {date}T{hour:02}:{minute:02}:{second:02}Z\n");
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.file)?;
+        // Another process of this hub may share the directory, and does the same now. Where locks are not known, a
+        // line may stand there twice.
+        _ = file.lock();
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        let known = lines_of(&text).unwrap_or_default();
+        let now = OffsetDateTime::from(now);
+        let (date, hour, minute, second) = (now.date(), now.hour(), now.minute(), now.second());
+        let gone = gone
+            .into_iter()
+            .map(|key| (&key.spki_sha256, format!("{key} {date}T{hour:02}:{minute:02}:{second:02}Z")));
+        let carried = self.carried.iter().filter_map(|key| Some((key, self.lines.get(key)?.clone())));
+        let written: BTreeMap<_, _> =
+            carried.chain(gone).filter(|(key, _)| !known.contains_key(*key)).collect();
+        if written.is_empty() {
+            return Ok(0);
         }
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.file)?;
-        file.write_all(text.as_bytes())?;
+        let mut added = match text.is_empty() {
+            true => HEAD.to_owned(),
+            // An editor may have left the last line open.
+            false => if text.ends_with('\n') { "" } else { "\n" }.to_owned(),
+        };
+        written.values().for_each(|line| added += &format!("{line}\n"));
+        file.write_all(added.as_bytes())?;
         file.sync_all()?;
-        Ok(gone.len())
+        Ok(written.len())
     }
 
     /// Where they lie.
     pub fn file(&self) -> &Path {
         &self.file
     }
+}
+
+/// Each key's line; otherwise the line, from 1, that begins with none.
+fn lines_of(text: &str) -> Result<BTreeMap<SpkiHash, String>, usize> {
+    let mut lines = BTreeMap::new();
+    for (index, line) in text.lines().enumerate() {
+        let Some(key) = line.split_whitespace().next().filter(|word| !word.starts_with('#')) else {
+            continue;
+        };
+        let key = EdgeKey::parse(key).map_err(|_| index + 1)?;
+        lines.insert(key.spki_sha256, line.to_owned());
+    }
+    Ok(lines)
 }
 
 fn read(file: &Path) -> std::io::Result<String> {
@@ -144,8 +195,9 @@ fn read(file: &Path) -> std::io::Result<String> {
 }
 
 /// Its name, in the identity's directory.
-const FILE: &str = "revoked";
-const HEAD: &str = "# Keys of edges that were taken out of the configuration: none of them joins again. Delete a line to let \
+pub const FILE: &str = "revoked";
+/// What it begins with.
+pub const HEAD: &str = "# Keys of edges that were taken out of the configuration: none of them joins again. Delete a line to let \
                     its key in.\n";
 /// Thousands of keys.
 const LEN_MAX: u64 = 1 << 20;
@@ -194,6 +246,47 @@ mod tests {
         let kept: Vec<_> = text.lines().filter(|line| !line.starts_with("bk1.bank")).collect();
         fs::write(two.file(), kept.join("\n")).unwrap();
         Tombstones::read(dir.path()).unwrap().judge(&listed(&[old])).unwrap();
+    }
+
+    fn taken(before: &[&EdgeKey], from: &Tombstones) -> usize {
+        let keys = before.iter().map(|key| (*key).clone()).collect();
+        from.bury(&keys, &BTreeSet::new(), SystemTime::UNIX_EPOCH).unwrap()
+    }
+
+    #[test]
+    fn two_processes_that_share_the_file_write_a_key_once_and_an_open_line_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (Tombstones::read(dir.path()).unwrap(), Tombstones::read(dir.path()).unwrap());
+        assert!(one.is_missing());
+        assert_eq!([taken(&[&key("bank", 1)], &one), taken(&[&key("bank", 1)], &other)], [1, 0]);
+        let text = fs::read_to_string(one.file()).unwrap();
+        assert_eq!(text.matches("bk1.bank").count(), 1, "{text}");
+        fs::write(one.file(), text.trim_end()).unwrap();
+        assert_eq!(taken(&[&key("bank", 2)], &one), 1);
+        let now = Tombstones::read(dir.path()).unwrap();
+        assert!(!now.is_missing() && now.lines.len() == 2);
+    }
+
+    #[test]
+    fn another_identity_takes_the_keys_over_and_a_line_that_was_deleted_stays_deleted() {
+        let [old, new] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let before = Tombstones::read(old.path()).unwrap();
+        taken(&[&key("bank", 1), &key("fund", 2)], &before);
+        let mut now = Tombstones::read(new.path()).unwrap();
+        now.carry(&before);
+        assert!(now.judge(&listed(&[key("bank", 1)])).is_err(), "before it is written, too");
+        assert_eq!(taken(&[], &now), 2);
+        let again = Tombstones::read(new.path()).unwrap();
+        assert!(again.judge(&listed(&[key("bank", 1)])).is_err());
+        // The folder was put in the place of the other, without the file.
+        fs::remove_file(again.file()).unwrap();
+        let mut replaced = Tombstones::read(new.path()).unwrap();
+        replaced.carry(&again);
+        assert_eq!(taken(&[], &replaced), 2);
+        fs::write(new.path().join(FILE), HEAD).unwrap();
+        let mut deleted = Tombstones::read(new.path()).unwrap();
+        deleted.carry(&again);
+        deleted.judge(&listed(&[key("bank", 1)])).unwrap();
     }
 
     #[test]

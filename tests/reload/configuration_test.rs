@@ -58,6 +58,12 @@ fn a_file_that_is_wrong_changes_nothing_and_everything_wrong_with_it_is_told() {
     {
         assert!(told.iter().any(|told| told.starts_with(place)), "{place} {told:?}");
     }
+    // Another name makes it another site: of what follows from that nothing is told.
+    stage.bank_file.change(|bank| bank["site"] = json!("banque"));
+    assert!(stage.bank.reload().contains("is refused"));
+    let told = stage.bank.status()["configuration"]["refused"].clone();
+    let begin = "site: it cannot change while the bridge runs, which is `bank`; put back what it was";
+    assert!(told.as_array().unwrap().len() == 1 && told[0].as_str().unwrap().starts_with(begin), "{told}");
     // What is right in itself, and cannot change while it runs.
     stage.hub_file.value = whole.clone();
     stage.hub_file.change(|hub| {

@@ -55,7 +55,7 @@ fn every_file_is_its_owners_alone() {
     let dir = tempfile::tempdir().unwrap();
     new(dir.path(), &["bank"]).unwrap();
     let files = files_of(dir.path());
-    assert_eq!(files.len(), 7);
+    assert_eq!(files.len(), 8);
     for file in files {
         let mode = file.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{}", file.display());

@@ -64,7 +64,7 @@ fn no_token_and_no_root_key_lies_in_the_hubs_folder() {
         assert!(!text.contains(&root_key_body), "{}", file.display());
         looked_at += 1;
     }
-    assert_eq!(looked_at, 3, "hub.json, issuer.key, chain.pem");
+    assert_eq!(looked_at, 4, "hub.json, issuer.key, chain.pem, revoked");
 }
 
 pub fn files_of(folder: &Path) -> Vec<std::path::PathBuf> {

@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::identity::{CHAIN_FILE, ISSUER_KEY_FILE, read_chain};
 use super::key::{self, EdgeCertificate, SpkiHash, spki_sha256};
+use super::tombstones;
 use super::trust::is_root;
 use crate::config::LinkUrl;
 use crate::config::credential::{EdgeKey, JoinToken, is_site_name};
@@ -234,6 +235,7 @@ fn new_bridge(
     files.add(&format!("offline/{ROOT_FILE}"), root.certificate());
     files.add(&format!("hub/keys/{ISSUER_KEY_FILE}"), identity.issuer_key);
     files.add(&format!("hub/keys/{CHAIN_FILE}"), identity.chain);
+    files.add(&format!("hub/keys/{}", tombstones::FILE), tombstones::HEAD.to_owned());
     let mut keys = Vec::new();
     for edge in edges {
         let made = make_edge(hub, edge, vec![root.pin], url)?;
@@ -249,6 +251,10 @@ fn new_bridge(
         ),
         "in hub.json and edge.json set each side's own Pulsar addresses".to_owned(),
         format!("on the hub: bridge run --config {}", out.join("hub/hub.json").display()),
+        format!(
+            "keep {} with the keys beside it, wherever they go and whenever they are restored, in its latest form: it keeps out the edges' keys that were taken away",
+            out.join("hub/keys").join(tombstones::FILE).display()
+        ),
     ];
     for edge in edges {
         next_steps.push(format!(
@@ -305,7 +311,9 @@ fn rotate(edge: &str, out: &Path) -> Result<Outcome, InitError> {
         format!(
             "reload the hub (SIGHUP), then put {file} in the place of the edge's token: it finds it by itself"
         ),
-        "when the edge is linked by it, remove the old key from hub.json and reload the hub".to_owned(),
+        format!(
+            "when `bridge status` at the hub shows the edge's link by the new key, and none as `retiring` (what is forwarded on such a link goes with the old key): remove the old key of `{edge}` from hub.json and reload the hub"
+        ),
     ];
     Ok(Outcome { written, next_steps })
 }

@@ -17,6 +17,7 @@ use crate::config::credential::is_site_name;
 use crate::config::secret_file;
 use crate::tunnel::identity::{CHAIN_FILE, ISSUER_KEY_FILE, read_chain};
 use crate::tunnel::key::{SpkiHash, sha256, spki_sha256};
+use crate::tunnel::tombstones;
 
 /// A root where it is kept.
 struct Offline {
@@ -67,11 +68,16 @@ pub(super) fn renew_issuer(folders: &[PathBuf], out: &Path, now: SystemTime) -> 
     let mut files = Files::in_folder(out);
     add(&mut files, "", &made);
     let written = files.write()?;
+    let pins: Vec<_> = roots.iter().map(|root| URL_SAFE_NO_PAD.encode(root.pin)).collect();
     let next_steps = vec![
         replace_identity(out),
         format!(
             "if the old issuer's key was stolen: \"trust_after\": \"{}\" under `tunnel` of every edge",
             made.since
+        ),
+        format!(
+            "edges join whose tokens pin {}: a root that was replaced is not to sign again",
+            pins.join(" or ")
         ),
     ];
     Ok(Outcome { written, next_steps })
@@ -113,8 +119,9 @@ fn add(files: &mut Files, folder: &str, made: &Identity) {
 
 fn replace_identity(keys: &Path) -> String {
     format!(
-        "put {} in the place of those in the hub's `tunnel.identity` (and of hub/keys where `bridge init` adds edges), {CHAIN_FILE} last: it finds them within a second, and no edge is touched",
-        keys.join(format!("{{{ISSUER_KEY_FILE},{CHAIN_FILE}}}")).display()
+        "put {} in the place of those in the hub's `tunnel.identity` (and of hub/keys where `bridge init` adds edges), {CHAIN_FILE} last: it finds them within a second, and no edge is touched; the file `{}` stays there",
+        keys.join(format!("{{{ISSUER_KEY_FILE},{CHAIN_FILE}}}")).display(),
+        tombstones::FILE
     )
 }
 

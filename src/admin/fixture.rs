@@ -13,6 +13,8 @@ pub(super) fn link(peer: &str, state: &str) -> LinkStatus {
         remedy: None,
         remote: None,
         budget_mbit_s: 0,
+        edge_key: None,
+        hub_root: None,
         lanes: Vec::new(),
     }
 }

@@ -120,7 +120,8 @@ fn were_reset(page: &mut String, status: &Status) {
 }
 
 fn link_rows(status: &Status) -> Vec<Vec<String>> {
-    let mut rows = vec![titles(&["LINK", "STATE", "ID", "REMOTE", "LANES", "IN", "OUT", "REASON"])];
+    let mut rows =
+        vec![titles(&["LINK", "STATE", "ID", "REMOTE", "LANES", "IN", "OUT", "KEY", "ROOT", "REASON"])];
     for link in &status.links {
         let sum = |of: fn(&crate::tunnel::status::LaneStatus) -> u64| link.lanes.iter().map(of).sum::<u64>();
         rows.push(vec![
@@ -131,10 +132,22 @@ fn link_rows(status: &Status) -> Vec<Vec<String>> {
             link.lanes.len().to_string(),
             bytes(sum(|lane| lane.bytes_in)),
             bytes(sum(|lane| lane.bytes_out)),
+            link.edge_key.as_deref().map_or_else(|| optional(None), fingerprint),
+            link.hub_root.as_deref().map_or_else(|| optional(None), fingerprint),
             optional(link.reason.as_deref()),
         ]);
     }
     rows
+}
+
+/// The beginning of each key's hash: enough to tell two of them apart. A name stays whole.
+fn fingerprint(text: &str) -> String {
+    let short = |part: &str| {
+        let hash = part.strip_prefix("bk1.").and_then(|rest| rest.split('.').nth(1)).unwrap_or(part);
+        let is_hash = hash.len() == HASH_TEXT_LEN && hash.is_ascii() && !hash.contains('.');
+        plain(if is_hash { &hash[..FINGERPRINT_LEN] } else { part })
+    };
+    text.split(',').map(short).collect::<Vec<_>>().join(",")
 }
 
 fn route_rows(status: &Status) -> Vec<Vec<String>> {
@@ -237,6 +250,9 @@ fn section(page: &mut String, rows: &[Vec<String>], numbers: std::ops::RangeIncl
     }
 }
 
+/// 32 bytes in base64url.
+const HASH_TEXT_LEN: usize = 43;
+const FINGERPRINT_LEN: usize = 8;
 const LINK_NUMBERS: std::ops::RangeInclusive<usize> = 4..=6;
 const ROUTE_NUMBERS: std::ops::RangeInclusive<usize> = 5..=10;
 const FORWARD_NUMBERS: std::ops::RangeInclusive<usize> = 6..=9;
@@ -333,6 +349,8 @@ mod tests {
             links: vec![LinkStatus {
                 link: Some("42".into()),
                 remote: Some("10.0.0.7:5123".into()),
+                edge_key: Some(format!("bk1.bank.{}.9a0b1c2d", "Kq3x-9Zt".repeat(6).split_at(43).0)),
+                hub_root: Some(format!("{0},{0}", "b".repeat(43))),
                 lanes: vec![lane(0, 1 << 20), lane(1, 512)],
                 ..fixture::link("bank", "up")
             }],
@@ -350,8 +368,8 @@ mod tests {
         let expected = "\
 riskfuel  bridge 0.1.0, up 2 h 3 m, ready, NOT making progress
 
-LINK  STATE  ID  REMOTE         LANES       IN   OUT  REASON
-bank  up     42  10.0.0.7:5123      2  1.0 MiB  24 B  -
+LINK  STATE  ID  REMOTE         LANES       IN   OUT  KEY       ROOT               REASON
+bank  up     42  10.0.0.7:5123      2  1.0 MiB  24 B  Kq3x-9Zt  bbbbbbbb,bbbbbbbb  -
 
 ROUTE     TOPIC                              WAY              END     STATE    ENTRIES    BYTES  CONFIRMED  FLYING  AGAIN   STALLED  PROMISE           REASON
 requests  public/default/orders-partition-3  riskfuel > bank  source  running  1000000  1.5 GiB     999990      10      0  1 m 30 s  effectively-once  -

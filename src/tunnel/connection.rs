@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use prost::Message;
 use rustls::client::Resumption;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
@@ -58,7 +57,7 @@ pub struct EdgeTls {
     /// For a handshake with the hub, and with nobody else.
     pub config: Arc<ClientConfig>,
     /// Who the hub is.
-    pub verifier: Arc<dyn ServerCertVerifier>,
+    pub verifier: Arc<HubVerifier>,
 }
 
 /// The edge's half of TLS.

@@ -211,7 +211,8 @@ impl Edge {
         }
         self.said().forget(&self.hub);
         self.board.remove(&self.hub);
-        let shown = ShownLink::new(&self.board, &self.metrics, &link, remote_of(&tls, url));
+        let shown =
+            ShownLink::new(&self.board, &self.metrics, &link, remote_of(&tls, url), trust.rests_on(&proof));
         let due = due_after(trust.cfg.lane_age, jitter());
         *self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(trust.clone());
         let carried = Carried { link, shown, url: url.clone(), trust, proof: Arc::new(proof), due };
@@ -445,6 +446,8 @@ impl Edge {
             },
             remote: Some(url.to_string()),
             budget_mbit_s: 0,
+            edge_key: None,
+            hub_root: None,
             lanes: Vec::new(),
         };
         self.board.put(&self.hub, row);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 
 use super::forewarning::Expiry;
@@ -106,12 +107,16 @@ impl EdgeCredentials {
         ];
         let fingerprint = sha256(&[own.fingerprint(), authorities.fingerprint()].concat());
         let certified = own.certified();
-        let names = certified.cert.first().map(dns_names).unwrap_or_default();
-        let listed_as = format!("cert_name {}", names.join(" or "));
+        let listed_as = certified.cert.first().map(listed_by_name).unwrap_or_default();
         let hub = KnownHub::ByName(NamedHub::new(authorities, &pki.hub_name));
         let (tls, small_hello) = both(&provider, hub, certified)?;
         Ok(Self { hub: pki.hub_site.clone(), tls, small_hello, listed_as, expiries, fingerprint })
     }
+}
+
+/// How a hub lists an edge with this certificate.
+pub fn listed_by_name(leaf: &CertificateDer<'_>) -> String {
+    format!("cert_name {}", dns_names(leaf).join(" or "))
 }
 
 fn both(

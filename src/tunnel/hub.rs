@@ -376,6 +376,8 @@ impl Hub {
             remedy: Some(remedy.to_owned()),
             remote: None,
             budget_mbit_s: 0,
+            edge_key: None,
+            hub_root: None,
             lanes: Vec::new(),
         };
         self.board.put(edge, row);

@@ -8,6 +8,7 @@ use rustls::server::ResolvesServerCert;
 use super::forewarning::Expiry;
 use super::identity::{CHAIN_FILE, HubIdentity, ISSUER_KEY_FILE};
 use super::own_certificate::OwnCertificate;
+use super::pki::dns_names;
 use super::{TunnelError, TunnelMetrics, connection};
 use crate::config::HubCertificate;
 
@@ -45,6 +46,16 @@ impl HubCertificates {
         match self {
             Self::Issued(identity) => identity.clone(),
             Self::Own(certificate) => certificate.clone(),
+        }
+    }
+
+    /// By what edges know it: pins, or the names in its certificate.
+    pub fn known_by(&self) -> String {
+        match self {
+            Self::Issued(identity) => identity.pins().join(","),
+            Self::Own(certificate) => {
+                certificate.certified().cert.first().map(dns_names).unwrap_or_default().join(",")
+            }
         }
     }
 

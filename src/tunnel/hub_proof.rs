@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{ServerName, UnixTime};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +13,7 @@ use super::hub_trust::Presented;
 use super::lane;
 use super::meter::Meter;
 use super::reason::Reason;
-use super::shown::ShownLink;
+use super::shown::{RestsOn, ShownLink};
 use super::standing::Standing;
 use super::trust::hub_dns_name;
 
@@ -39,6 +40,17 @@ impl EdgeTrust {
         let verifier = &self.connector.tls.verifier;
         let judged = verifier.verify_server_cert(leaf, others, &name, &[], proof.at);
         judged.map(|_| ()).map_err(|error| reason_of_tls(&error))
+    }
+}
+
+impl EdgeTrust {
+    /// What a link rests on whose hub proved itself by this.
+    pub(super) fn rests_on(&self, proof: &HubProof) -> RestsOn {
+        let known_by = |(leaf, others)| self.connector.tls.verifier.known_by(leaf, others, proof.at);
+        RestsOn {
+            edge_key: Some(self.listed_as.clone()),
+            hub_root: proof.chain.split_first().and_then(known_by),
+        }
     }
 }
 

@@ -9,9 +9,12 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
+use super::edge_credentials::listed_by_name;
 use super::forewarning::{Expiry, unix_now};
 use super::hub_certificates::{HubCertificates, gauge};
+use super::key::spki_sha256;
 use super::pki::{Authorities, Moment};
+use super::shown::RestsOn;
 use super::tombstones::Tombstones;
 use super::trust::{EdgeBook, KnownKey};
 use super::{TunnelError, TunnelMetrics, connection};
@@ -95,6 +98,17 @@ impl HubTrust {
     /// The edge that presented this.
     pub(super) fn edge_of(&self, presented: &Presented) -> Option<KnownKey> {
         self.book.edge_of(presented, Moment::Living, UnixTime::now()).ok().cloned()
+    }
+
+    /// What a link rests on whose edge presented this.
+    pub(super) fn rests_on(&self, presented: &Presented) -> RestsOn {
+        let edge_key = self.edge_of(presented).zip(presented.first()).and_then(|(known, leaf)| {
+            Some(match known.key_index {
+                Some(_) => EdgeKey { edge: known.edge, spki_sha256: spki_sha256(leaf)? }.to_string(),
+                None => listed_by_name(leaf),
+            })
+        });
+        RestsOn { edge_key, hub_root: Some(self.certificates.known_by()) }
     }
 
     /// What expires of it, and when.

@@ -13,7 +13,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::key::{sha256, spki_sha256};
+use super::key::{pin_text, sha256, spki_sha256};
 use super::reason::shown;
 use super::trust::{hub_dns_name, is_root, validity};
 use crate::config::secret_file::{self, SecretFileError};
@@ -119,6 +119,12 @@ impl HubIdentity {
     /// When the first of its roots expires, Unix seconds.
     pub fn root_expires(&self) -> u64 {
         self.expires(is_root)
+    }
+
+    /// The pins of its roots, the newest first.
+    pub fn pins(&self) -> Vec<String> {
+        let roots = self.chain.iter().rev().filter(|certificate| is_root(certificate));
+        roots.filter_map(spki_sha256).map(|pin| pin_text(&pin)).collect()
     }
 
     fn expires(&self, is_meant: impl Fn(&CertificateDer<'_>) -> bool) -> u64 {

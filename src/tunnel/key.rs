@@ -2,6 +2,8 @@
 //! their SPKI. Keeps no seed and shows none.
 
 use aws_lc_rs::{digest, hkdf};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ED25519, PublicKeyData, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use webpki::EndEntityCert;
@@ -52,6 +54,11 @@ impl EdgeCertificate {
 pub fn spki_sha256(certificate: &CertificateDer<'_>) -> Option<SpkiHash> {
     let parsed = EndEntityCert::try_from(certificate).ok()?;
     Some(sha256(&parsed.subject_public_key_info()))
+}
+
+/// A root's pin as `bridge init` prints it.
+pub fn pin_text(pin: &SpkiHash) -> String {
+    URL_SAFE_NO_PAD.encode(pin)
 }
 
 /// SHA-256.

@@ -7,6 +7,7 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 
+use super::key::pin_text;
 use super::named::NamedHub;
 use super::pinned::PinnedHub;
 use super::reason::Reason;
@@ -32,6 +33,19 @@ impl HubVerifier {
     /// A verifier of this hub.
     pub fn new(hub: KnownHub, algorithms: WebPkiSupportedAlgorithms) -> Self {
         Self { hub, algorithms }
+    }
+
+    /// By what the hub of a chain that was believed is known, for showing it.
+    pub fn known_by(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        at: UnixTime,
+    ) -> Option<String> {
+        match &self.hub {
+            KnownHub::ByPin(hub) => hub.pin_of(leaf, others, at).map(|pin| pin_text(&pin)),
+            KnownHub::ByName(hub) => Some(hub.name().to_owned()),
+        }
     }
 
     fn judge(

@@ -121,6 +121,7 @@ const MISSED_MAX: u32 = 2;
 
 #[cfg(test)]
 mod tests {
+    use super::super::shown::RestsOn;
     use super::*;
     use crate::tunnel::budget::Budget;
     use crate::tunnel::link::Link;
@@ -140,7 +141,13 @@ mod tests {
             retiring: Retiring::default(),
             ended: ended.clone(),
         };
-        let shown = ShownLink::new(&Board::default(), &TunnelMetrics::default(), &link, String::new());
+        let shown = ShownLink::new(
+            &Board::default(),
+            &TunnelMetrics::default(),
+            &link,
+            String::new(),
+            RestsOn::default(),
+        );
         let since = Instant::now();
         let reason = watch(meter, &shown, &ended).await;
         assert!(ended.is_cancelled());

@@ -19,6 +19,11 @@ impl NamedHub {
         Self { authorities, name: name.to_ascii_lowercase() }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The judgement on a presented chain at a time.
     pub fn judge(
         &self,

@@ -59,6 +59,17 @@ impl PinnedHub {
         Err(why.unwrap_or_else(|| intercepted(leaf, KnownBy::Pin)))
     }
 
+    /// The pin by which it vouches for a chain at a time.
+    pub fn pin_of(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Option<SpkiHash> {
+        let mut pinned = others.iter().filter(|other| self.is_pinned(other));
+        pinned.find(|anchor| self.judge_under(leaf, others, anchor, now).is_ok()).and_then(spki_sha256)
+    }
+
     /// The judgement under one pinned root; a reason only when the pinned key is behind the chain after all.
     fn judge_under(
         &self,

@@ -25,6 +25,15 @@ pub struct ShownLink {
     count: watch::Sender<usize>,
 }
 
+/// What the trust in a link rests on, both ways.
+#[derive(Debug, Default)]
+pub struct RestsOn {
+    /// By what the hub knows the edge.
+    pub edge_key: Option<String>,
+    /// By what the edge knows the hub.
+    pub hub_root: Option<String>,
+}
+
 struct Shown {
     lane_id: String,
     transport: String,
@@ -40,7 +49,13 @@ pub struct ShownLane {
 
 impl ShownLink {
     /// Puts a link that is up on the board.
-    pub fn new(board: &Board, metrics: &TunnelMetrics, link: &Link, remote: String) -> Arc<Self> {
+    pub fn new(
+        board: &Board,
+        metrics: &TunnelMetrics,
+        link: &Link,
+        remote: String,
+        rests_on: RestsOn,
+    ) -> Arc<Self> {
         let id = link_id(link.id);
         metrics.links.inc();
         let shown = Arc::new(Self {
@@ -55,6 +70,8 @@ impl ShownLink {
                 remedy: None,
                 remote: Some(remote),
                 budget_mbit_s: link.budget.mbit_s(),
+                edge_key: rests_on.edge_key,
+                hub_root: rests_on.hub_root,
                 lanes: Vec::new(),
             },
             budget: link.budget.clone(),

@@ -41,6 +41,13 @@ pub struct LinkStatus {
     /// What it may send each way, Mbit/s; 0: no bound.
     #[serde(default)]
     pub budget_mbit_s: u32,
+    /// By what the hub knows the edge on it: its key, `bk1.…`, or the name in its certificate.
+    #[serde(default)]
+    pub edge_key: Option<String>,
+    /// By what the edge knows the hub on it: the pin of its root or, with an own PKI, its name. At a hub whose roots rotate
+    /// both pins: which of them the edge goes by only the edge knows.
+    #[serde(default)]
+    pub hub_root: Option<String>,
     /// Lanes that live.
     pub lanes: Vec<LaneStatus>,
 }

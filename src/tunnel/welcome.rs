@@ -205,7 +205,13 @@ impl Hub {
             );
         }
         let link = opened.link;
-        let shown = ShownLink::new(&self.board, &self.metrics, &link, remote.to_string());
+        let shown = ShownLink::new(
+            &self.board,
+            &self.metrics,
+            &link,
+            remote.to_string(),
+            self.trust.now().rests_on(presented),
+        );
         self.board.remove(&known.edge);
         self.shown_links().insert(id, shown.clone());
         let (outbound, to_write) = mpsc::channel(MESSAGES_MAX);

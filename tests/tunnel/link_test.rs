@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use futures::FutureExt;
 use pulsar_bridge::tunnel::KEEPALIVE;
@@ -33,6 +35,10 @@ async fn a_link_comes_up_and_carries_control_messages_both_ways() {
         |row: LinkStatus| row.lanes.into_iter().map(|lane| (lane.kind, lane.lane_id)).collect::<Vec<_>>();
     let (hub_row, edge_row) = (hub.row(both).await, edge.row(both).await);
     assert_eq!(hub_row.link, edge_row.link);
+    let told = |row: &LinkStatus| [row.edge_key.clone(), row.hub_root.clone()].map(Option::unwrap);
+    let pin = URL_SAFE_NO_PAD.encode(keys.token("bank").pins[0]);
+    assert_eq!(told(&hub_row), [keys.edge_keys()[0].to_string(), pin], "what the trust rests on");
+    assert_eq!(told(&hub_row), told(&edge_row));
     assert_eq!(ids(hub_row), ids(edge_row), "lane ids are the evidence that nobody sat between");
 }
 

@@ -1,13 +1,16 @@
 //! The arguments of the binary, typed. Does nothing with them.
 
+mod init;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use pulsar_bridge::config::LinkUrl;
 #[cfg(feature = "load")]
 use pulsar_bridge::config::ServiceUrl;
 use pulsar_bridge::pulsar::topic::TopicName;
+
+pub use init::InitArgs;
 
 /// Joins two organisations' Apache Pulsar clusters through a link that only one of them may dial.
 #[derive(Debug, Parser)]
@@ -80,42 +83,6 @@ impl ConfigArg {
     pub fn file(&self) -> Option<&Path> {
         self.flagged.as_deref().or(self.bare.as_deref())
     }
-}
-
-/// Arguments of `bridge init`.
-#[derive(Debug, Args)]
-#[command(after_help = INIT_FORMS)]
-pub struct InitArgs {
-    /// The hub's site name
-    #[arg(long, value_name = "NAME")]
-    pub hub: Option<String>,
-    /// The edges' site names
-    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', required_unless_present_any = ["rotate", "renew_issuer", "rotate_root", "repin"])]
-    pub edge: Vec<String>,
-    /// Where edges reach the hub: tls://host:port
-    #[arg(long, value_parser = LinkUrl::parse)]
-    pub url: Option<LinkUrl>,
-    /// Where to write; for a new edge or key, where the hub was made
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Give this edge a second key
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["hub", "edge", "url"])]
-    pub rotate: Option<String>,
-    /// Make a new issuer for a hub, signed by the root in this folder; two folders while roots rotate
-    #[arg(long, value_name = "OFFLINE[,OFFLINE]", value_delimiter = ',', conflicts_with_all = ["hub", "edge", "url", "rotate"])]
-    pub renew_issuer: Vec<PathBuf>,
-    /// Make a new root beside the one in this folder, and an issuer that both vouch for
-    #[arg(long, value_name = "OFFLINE", conflicts_with_all = ["hub", "edge", "url", "rotate", "renew_issuer"])]
-    pub rotate_root: Option<PathBuf>,
-    /// At the edge: make its token anew with other pins and the same key
-    #[arg(long, value_name = "TOKEN", requires = "pin", conflicts_with_all = ["hub", "edge", "url", "rotate", "renew_issuer", "rotate_root"])]
-    pub repin: Option<PathBuf>,
-    /// At the edge: make a key that nobody else ever sees, and print its public half
-    #[arg(long, conflicts_with_all = ["rotate", "url", "renew_issuer", "rotate_root", "repin"])]
-    pub own_key: bool,
-    /// With --own-key and --hub, or --repin: the pin of the hub's root, as its operator told it; two while roots rotate
-    #[arg(long, value_name = "PIN[,PIN]", value_delimiter = ',', conflicts_with_all = ["url", "rotate", "renew_issuer", "rotate_root"])]
-    pub pin: Vec<String>,
 }
 
 /// Arguments of `bridge check`.
@@ -437,15 +404,6 @@ fn partitions(text: &str) -> Result<(TopicName, u32), String> {
     let topic = TopicName::parse(topic).map_err(|error| error.to_string())?;
     Ok((topic, count.parse().map_err(|_| refused())?))
 }
-
-const INIT_FORMS: &str = "\
-A hub and its edges:   bridge init --hub NAME --edge NAME[,NAME] --url tls://HOST:PORT --out DIR
-One more edge:         bridge init --edge NAME --out DIR
-A second key:          bridge init --rotate NAME --out DIR
-A hub's new issuer:    bridge init --renew-issuer OFFLINE[,OFFLINE] --out DIR
-A hub's new root:      bridge init --rotate-root OFFLINE --out DIR
-A token's other pins:  bridge init --repin TOKEN --pin PIN[,PIN] --out DIR
-An edge's own key:     bridge init --own-key --edge NAME --out DIR [--hub NAME --pin PIN[,PIN]]";
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 69 the other side unavailable, 70 our own fault, \
                           75 an address in use, 77 not permitted, 78 configuration refused";

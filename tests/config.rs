@@ -104,7 +104,13 @@ fn every_file_that_ships_loads() {
 
 fn made_trust(dir: &Path, hub: &str, edges: &[String], url: &LinkUrl) -> Result<PathBuf, String> {
     let out = dir.join("trust");
-    let request = Request::New { hub: hub.into(), edges: edges.to_vec(), url: url.clone(), out: out.clone() };
+    let request = Request::New {
+        hub: hub.into(),
+        edges: edges.to_vec(),
+        url: url.clone(),
+        out: out.clone(),
+        forwards_only: false,
+    };
     init::init(&request, SystemTime::now()).map_err(|error| error.to_string())?;
     Ok(out)
 }

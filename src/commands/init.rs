@@ -27,8 +27,19 @@ pub fn init(args: InitArgs) -> Exit {
 }
 
 fn request(args: InitArgs) -> Result<Request, String> {
-    let InitArgs { hub, edge: edges, url, out, rotate, renew_issuer, rotate_root, repin, own_key, pin } =
-        args;
+    let InitArgs {
+        hub,
+        edge: edges,
+        url,
+        out,
+        rotate,
+        renew_issuer,
+        rotate_root,
+        repin,
+        own_key,
+        pin,
+        forwards_only,
+    } = args;
     if let Some(edge) = rotate {
         return Ok(Request::Rotate { edge, out });
     }
@@ -55,9 +66,9 @@ fn request(args: InitArgs) -> Result<Request, String> {
         return Err("--pin goes with --own-key or --repin".into());
     }
     match (hub, url) {
-        (Some(hub), Some(url)) => Ok(Request::New { hub, edges, url, out }),
+        (Some(hub), Some(url)) => Ok(Request::New { hub, edges, url, out, forwards_only }),
         (Some(_), None) => Err("--hub needs --url tls://HOST:PORT, where edges reach it".into()),
-        (None, url) => Ok(Request::AddEdge { edge: only(edges)?, out, url }),
+        (None, url) => Ok(Request::AddEdge { edge: only(edges)?, out, url, forwards_only }),
     }
 }
 

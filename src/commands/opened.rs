@@ -101,6 +101,7 @@ fn make_trust(hub: &str, edges: &[String], url: &LinkUrl) -> Result<TempDir, Str
         .tempdir()
         .map_err(|error| error.to_string())?;
     let request = Request::New {
+        forwards_only: false,
         hub: hub.to_owned(),
         edges: edges.to_vec(),
         url: url.clone(),

@@ -29,6 +29,7 @@ impl Keys {
     pub fn at(now: SystemTime) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let request = Request::New {
+            forwards_only: false,
             hub: "riskfuel".into(),
             edges: vec!["bank".into(), "other".into()],
             url: LinkUrl::parse("tls://127.0.0.1:8001").unwrap(),

@@ -17,6 +17,7 @@ fn url() -> LinkUrl {
 
 fn new(out: &Path, edges: &[&str]) -> Result<Outcome, InitError> {
     let request = Request::New {
+        forwards_only: false,
         hub: "riskfuel".into(),
         edges: edges.iter().map(|edge| (*edge).to_owned()).collect(),
         url: url(),
@@ -100,7 +101,12 @@ fn told_key(outcome: &Outcome) -> EdgeKey {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_added_edge_and_a_rotated_key_join_once_the_hub_lists_them() {
     let keys = Keys::new();
-    let add = Request::AddEdge { edge: "fund".into(), out: keys.path().to_owned(), url: None };
+    let add = Request::AddEdge {
+        edge: "fund".into(),
+        out: keys.path().to_owned(),
+        url: None,
+        forwards_only: false,
+    };
     let added = init(&add, SystemTime::now()).unwrap();
     assert!(matches!(init(&add, SystemTime::now()), Err(InitError::Exists(_))));
     let rotate = Request::Rotate { edge: "bank".into(), out: keys.path().to_owned() };
@@ -157,7 +163,8 @@ fn only_an_edge_that_was_made_gets_a_second_key() {
     assert_eq!(files_of(dir.path()), before);
     // One whose folder went to the edge is known by hub.json, one added since by its folder.
     std::fs::remove_dir_all(dir.path().join("fund")).unwrap();
-    let add = Request::AddEdge { edge: "mint".into(), out: dir.path().to_owned(), url: None };
+    let add =
+        Request::AddEdge { edge: "mint".into(), out: dir.path().to_owned(), url: None, forwards_only: false };
     init(&add, SystemTime::now()).unwrap();
     for edge in ["fund", "mint"] {
         assert_eq!(rotate(edge).unwrap().written, [dir.path().join(edge).join("token-2")]);
@@ -167,7 +174,38 @@ fn only_an_edge_that_was_made_gets_a_second_key() {
 #[test]
 fn an_edge_is_not_added_where_no_hub_was_made() {
     let dir = tempfile::tempdir().unwrap();
-    let add = Request::AddEdge { edge: "fund".into(), out: dir.path().to_owned(), url: Some(url()) };
+    let add = Request::AddEdge {
+        edge: "fund".into(),
+        out: dir.path().to_owned(),
+        url: Some(url()),
+        forwards_only: false,
+    };
     let error = init(&add, SystemTime::now()).unwrap_err();
     assert!(error.to_string().contains("hub/hub.json"), "{error}");
+}
+
+#[test]
+fn sites_without_clusters_get_a_forward_that_both_sides_take() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = Request::New {
+        hub: "riskfuel".into(),
+        edges: vec!["bank".into(), "fund".into()],
+        url: url(),
+        out: dir.path().to_owned(),
+        forwards_only: true,
+    };
+    init(&request, SystemTime::now()).unwrap();
+    // As its hub has no cluster, one that is added has none.
+    let add =
+        Request::AddEdge { edge: "mint".into(), out: dir.path().to_owned(), url: None, forwards_only: false };
+    let added = init(&add, SystemTime::now()).unwrap().next_steps;
+    assert!(added[1].contains("`forwards` of hub.json"), "{added:?}");
+    let hub = config::load(&dir.path().join("hub/hub.json")).unwrap();
+    assert!(hub.pulsar.is_none() && hub.routes.is_empty());
+    let places: Vec<_> = hub.forwards.iter().map(|forward| forward.listen.port()).collect();
+    assert_eq!(places, [8080, 8081]);
+    for edge in ["bank", "fund", "mint"] {
+        let edge = config::load(&dir.path().join(edge).join("edge.json")).unwrap();
+        assert!(edge.pulsar.is_none() && edge.policy.forward.of(&hub.forwards[0].target).is_some());
+    }
 }

@@ -22,6 +22,7 @@ use crate::config::LinkUrl;
 use crate::config::credential::{EdgeKey, JoinToken, is_site_name};
 use crate::config::secret_file;
 use certificates::{Root, issue};
+use configuration::Carries;
 use files::Files;
 use offline::{ROOT_FILE, ROOT_KEY_FILE};
 
@@ -40,6 +41,8 @@ pub enum Request {
         url: LinkUrl,
         /// Where to write.
         out: PathBuf,
+        /// Whether the sites have no clusters.
+        forwards_only: bool,
     },
     /// One more edge for a hub that was made in `out`.
     AddEdge {
@@ -49,6 +52,8 @@ pub enum Request {
         out: PathBuf,
         /// Where the edge reaches the hub; otherwise as the other edges do.
         url: Option<LinkUrl>,
+        /// Whether it has no cluster; as the hub, otherwise.
+        forwards_only: bool,
     },
     /// A second key for an edge.
     Rotate {
@@ -200,8 +205,12 @@ impl From<rustls::Error> for InitError {
 /// Makes what was asked; `now` dates the certificates.
 pub fn init(request: &Request, now: SystemTime) -> Result<Outcome, InitError> {
     match request {
-        Request::New { hub, edges, url, out } => new_bridge(hub, edges, url, out, now),
-        Request::AddEdge { edge, out, url } => add_edge(edge, out, url.as_ref()),
+        Request::New { hub, edges, url, out, forwards_only } => {
+            new_bridge(hub, edges, (url, Carries::of(*forwards_only)), out, now)
+        }
+        Request::AddEdge { edge, out, url, forwards_only } => {
+            add_edge(edge, out, url.as_ref(), *forwards_only)
+        }
         Request::Rotate { edge, out } => rotate(edge, out),
         Request::RenewIssuer { offline, out } => offline::renew_issuer(offline, out, now),
         Request::RotateRoot { offline, out } => offline::rotate_root(offline, out, now),
@@ -213,7 +222,7 @@ pub fn init(request: &Request, now: SystemTime) -> Result<Outcome, InitError> {
 fn new_bridge(
     hub: &str,
     edges: &[String],
-    url: &LinkUrl,
+    (url, carries): (&LinkUrl, Carries),
     out: &Path,
     now: SystemTime,
 ) -> Result<Outcome, InitError> {
@@ -238,18 +247,21 @@ fn new_bridge(
     files.add(&format!("hub/keys/{}", tombstones::FILE), tombstones::HEAD.to_owned());
     let mut keys = Vec::new();
     for edge in edges {
-        let made = make_edge(hub, edge, vec![root.pin], url)?;
+        let made = make_edge(hub, edge, vec![root.pin], (url, carries))?;
         keys.push(made.key);
         files.add(&format!("{edge}/edge.json"), made.configuration);
         files.add(&format!("{edge}/token"), made.token);
     }
-    files.add("hub/hub.json", configuration::hub(hub, url, &keys));
+    files.add("hub/hub.json", configuration::hub(hub, url, &keys, carries));
     let mut next_steps = vec![
         format!(
             "move {} away from here, to where no network is: it signs issuers only, the hub does not need it",
             out.join("offline").display()
         ),
-        "in hub.json and edge.json set each side's own Pulsar addresses".to_owned(),
+        match carries {
+            Carries::Topics => "in hub.json and edge.json set each side's own Pulsar addresses".to_owned(),
+            Carries::Ports => "in hub.json say what the forward is to reach and where to listen, and in edge.json the same target in policy.forward".to_owned(),
+        },
         format!("on the hub: bridge run --config {}", out.join("hub/hub.json").display()),
         format!(
             "keep {} with the keys beside it, wherever they go and whenever they are restored, in its latest form: it keeps out the edges' keys that were taken away",
@@ -270,7 +282,12 @@ fn new_bridge(
     Ok(Outcome { written, next_steps })
 }
 
-fn add_edge(edge: &str, out: &Path, url: Option<&LinkUrl>) -> Result<Outcome, InitError> {
+fn add_edge(
+    edge: &str,
+    out: &Path,
+    url: Option<&LinkUrl>,
+    forwards_only: bool,
+) -> Result<Outcome, InitError> {
     edge_name(edge)?;
     let hub = Hub::read(out)?;
     if hub.name == edge {
@@ -280,14 +297,22 @@ fn add_edge(edge: &str, out: &Path, url: Option<&LinkUrl>) -> Result<Outcome, In
         Some(url) => url.clone(),
         None => configuration::url_of_siblings(out).ok_or_else(|| InitError::NoUrl(out.to_owned()))?,
     };
-    let made = make_edge(&hub.name, edge, hub.pins, &url)?;
+    let carries = Carries::of(forwards_only || configuration::has_no_cluster(&out.join("hub/hub.json")));
+    let made = make_edge(&hub.name, edge, hub.pins, (&url, carries))?;
     let mut files = Files::in_folder(out);
     files.add(&format!("{edge}/edge.json"), made.configuration);
     files.add(&format!("{edge}/token"), made.token);
     let written = files.write()?;
     let next_steps = vec![
-        format!("add to tunnel.edges of hub.json: {}", configuration::edge_entry(&made.key)),
-        "add its routes to `routes` of hub.json, then reload the hub (SIGHUP)".to_owned(),
+        format!("add to tunnel.edges of hub.json: {}", configuration::edge_entry(&made.key, carries)),
+        match carries {
+            Carries::Topics => {
+                "add its routes to `routes` of hub.json, then reload the hub (SIGHUP)".to_owned()
+            }
+            Carries::Ports => {
+                "add its forwards to `forwards` of hub.json, then reload the hub (SIGHUP)".to_owned()
+            }
+        },
         format!("bring {} to the edge by a way that nobody else can read", out.join(edge).display()),
     ];
     Ok(Outcome { written, next_steps })
@@ -363,12 +388,17 @@ struct MadeEdge {
     configuration: String,
 }
 
-fn make_edge(hub: &str, edge: &str, pins: Vec<SpkiHash>, url: &LinkUrl) -> Result<MadeEdge, InitError> {
+fn make_edge(
+    hub: &str,
+    edge: &str,
+    pins: Vec<SpkiHash>,
+    (url, carries): (&LinkUrl, Carries),
+) -> Result<MadeEdge, InitError> {
     let token = JoinToken::new(hub, edge, key::random()?, pins).map_err(malformed)?;
     Ok(MadeEdge {
         key: EdgeCertificate::of_token(&token)?.edge_key,
         token: token.encode().expose().to_owned() + "\n",
-        configuration: configuration::edge(edge, url),
+        configuration: configuration::edge(edge, url, carries),
     })
 }
 

@@ -7,6 +7,8 @@
 //!   END     this direction ended as TCP ends: the other one goes on. Without it an end is a reset
 //!   ANSWER  value = 0: the target took the connection; else why not
 //!   WORDS   value = length of a declaration or of its answer
+//!   MOVED   on the stream: what else this direction says comes on the stream's own lane
+//!   ALIVE   on a lane: this side is there and has nothing to say
 //! ```
 
 use prost::Message;
@@ -107,6 +109,10 @@ pub enum Said {
     Refused(Reason),
     /// So many bytes of a message follow.
     Words(usize),
+    /// This direction goes on over a lane of its own.
+    Moved,
+    /// The lane is not dead.
+    Alive,
 }
 
 /// What is none of it.
@@ -126,6 +132,8 @@ impl Said {
             (ANSWER, 0) => Ok(Self::Opened),
             (ANSWER, _) => Ok(Self::Refused(Reason::from_wire(u32::try_from(value).unwrap_or_default()))),
             (WORDS, 0..=WORDS_LEN_MAX) => Ok(Self::Words(value)),
+            (MOVED, 0) => Ok(Self::Moved),
+            (ALIVE, 0) => Ok(Self::Alive),
             // What the tunnel answers for a kind of stream that it does not know.
             (0, _) => Ok(Self::Refused(Reason::PeerTooOld)),
             (_, _) => Err(Nonsense),
@@ -140,6 +148,8 @@ impl Said {
             Self::Opened => (ANSWER, 0),
             Self::Refused(reason) => (ANSWER, reason.wire() as usize),
             Self::Words(len) => (WORDS, len),
+            Self::Moved => (MOVED, 0),
+            Self::Alive => (ALIVE, 0),
         };
         let [.., high, middle, low] = (value as u32).to_be_bytes();
         [kind, high, middle, low]
@@ -224,6 +234,8 @@ pub const HEADER_LEN: usize = 4;
 /// What is read from a socket or a stream at once: of each direction of each connection that stands still, one such
 /// piece waits. A TLS record holds no more.
 pub const PIECE_LEN_MAX: usize = 16 << 10;
+/// The same on a lane that the connection has for itself: with its header four records of TLS.
+pub const LANE_PIECE_LEN_MAX: usize = CHUNK_LEN_MAX - HEADER_LEN;
 /// Longest piece of data that is taken from the other side.
 pub const CHUNK_LEN_MAX: usize = 64 << 10;
 /// Longest message: [`FORWARDS_MAX`] forwards with the longest names.
@@ -234,6 +246,8 @@ const DATA: u8 = 0x10;
 const END: u8 = 0x11;
 const ANSWER: u8 = 0x12;
 const WORDS: u8 = 0x13;
+const MOVED: u8 = 0x14;
+const ALIVE: u8 = 0x15;
 
 #[cfg(test)]
 mod tests {
@@ -250,6 +264,8 @@ mod tests {
             Said::Refused(Reason::TargetNotAllowed),
             Said::Words(0),
             Said::Words(WORDS_LEN_MAX),
+            Said::Moved,
+            Said::Alive,
         ] {
             assert_eq!(Said::parse(said.header()), Ok(said));
         }
@@ -257,8 +273,14 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_bound_is_refused_before_anything_is_reserved() {
-        for header in [[DATA, 1, 0, 1], [DATA, 0, 0, 0], [WORDS, 0, 0x80, 1], [END, 0, 0, 1], [0x20, 0, 0, 0]]
-        {
+        for header in [
+            [DATA, 1, 0, 1],
+            [DATA, 0, 0, 0],
+            [WORDS, 0, 0x80, 1],
+            [END, 0, 0, 1],
+            [MOVED, 0, 0, 1],
+            [0x20, 0, 0, 0],
+        ] {
             assert_eq!(Said::parse(header), Err(Nonsense), "{header:?}");
         }
         assert_eq!(Said::parse([ANSWER, 9, 9, 9]), Ok(Said::Refused(Reason::Unknown)));

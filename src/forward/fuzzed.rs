@@ -28,6 +28,8 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         &Said::Opened.header()[..],
         &Said::Data(3).header(),
         b"abc",
+        &Said::Moved.header(),
+        &Said::Alive.header(),
         &Said::End.header(),
         &Said::Refused(Reason::TargetNotAllowed).header(),
         &frames::words(&States { states: vec![0, 6], number: 0 }).unwrap_or_default(),
@@ -79,7 +81,7 @@ fn words(bytes: &[u8]) {
                 assert!(len <= WORDS_LEN_MAX);
                 len
             }
-            Said::End | Said::Opened | Said::Refused(_) => 0,
+            Said::End | Said::Opened | Said::Refused(_) | Said::Moved | Said::Alive => 0,
         };
         rest = behind.get(len..).unwrap_or_default();
     }

@@ -25,4 +25,5 @@ mod serving;
 mod splice;
 mod target;
 mod waiting;
+mod ways;
 mod wishes;

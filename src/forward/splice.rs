@@ -1,4 +1,4 @@
-//! Carries the bytes of one TCP connection over one stream, both ways, until both directions ended as TCP ends. Whatever
+//! Carries the bytes of one TCP connection to the other side and back, until both directions ended as TCP ends. Whatever
 //! else ends it becomes a reset at the socket, and at the stream's other side. Asks nobody.
 
 use std::io;
@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf as SocketReader, WriteHalf as SocketWriter};
 use tokio::time::timeout;
 
-use super::frames::{HEADER_LEN, PIECE_LEN_MAX, Said};
+use super::frames::{HEADER_LEN, LANE_PIECE_LEN_MAX, PIECE_LEN_MAX, Said};
 use super::reason::Reason;
 use super::status::Row;
+use super::ways::{Inward, Outward, Pace, Wish, ways};
 use crate::tunnel::budget::{Budget, Class};
 use crate::tunnel::link::Link;
 use crate::tunnel::streams::LinkStream;
@@ -91,18 +92,18 @@ async fn carry(
     budget: &Budget,
 ) -> Result<(), Cut> {
     let (from_socket, mut to_socket) = socket.split();
-    let (mut from_stream, mut to_stream) = tokio::io::split(stream);
+    let (mut outward, mut inward, wish) = ways(stream);
     let out = async {
         if role == Role::Target {
-            say(&mut to_stream, Said::Opened).await?;
+            outward.say(Said::Opened).await?;
         }
-        carry_out(&from_socket, &mut to_stream, &row.bytes_out, budget).await
+        carry_out(&from_socket, &mut outward, &wish, &row.bytes_out, budget).await
     };
     let back = async {
         if role == Role::Listener {
-            answer(&mut from_stream).await?;
+            answer(&mut inward).await?;
         }
-        carry_back(&mut from_stream, &mut to_socket, row).await
+        carry_back(&mut inward, &mut to_socket, &wish, row).await
     };
     tokio::pin!(out);
     let back_ended = {
@@ -121,32 +122,41 @@ async fn carry(
     tokio::select! {
         biased;
         ended = out => ended,
-        cut = until_gone(&mut from_stream) => Err(cut),
+        cut = inward.until_gone() => Err(cut),
     }
 }
 
-/// From the socket to the stream, and its end as an end.
+/// From the socket to the other side, and its end as an end.
 async fn carry_out(
     socket: &SocketReader<'_>,
-    stream: &mut WriteHalf<LinkStream>,
+    outward: &mut Outward,
+    wish: &Wish,
     bytes: &AtomicU64,
     budget: &Budget,
 ) -> Result<(), Cut> {
+    let mut pace = Pace::new();
     loop {
         // Idle connections hold no buffer.
-        socket.readable().await.map_err(|_| Cut::Socket)?;
+        outward.meanwhile(socket.readable()).await?.map_err(|_| Cut::Socket)?;
         let mut frame = BytesMut::with_capacity(HEADER_LEN + PIECE_LEN_MAX);
         loop {
+            // Of a budget, nobody takes much at a time.
+            let piece_len = match outward.has_lane() && budget.mbit_s() == 0 {
+                true => LANE_PIECE_LEN_MAX,
+                false => PIECE_LEN_MAX,
+            };
             frame.clear();
+            frame.reserve(HEADER_LEN + piece_len);
             frame.put_bytes(0, HEADER_LEN);
-            match socket.try_read_buf(&mut (&mut frame).limit(PIECE_LEN_MAX)) {
-                Ok(0) => return say(stream, Said::End).await,
+            match socket.try_read_buf(&mut (&mut frame).limit(piece_len)) {
+                Ok(0) => return outward.say(Said::End).await,
                 Ok(len) => {
                     frame[..HEADER_LEN].copy_from_slice(&Said::Data(len).header());
-                    budget.turn(Class::Forwards).await;
+                    outward.meanwhile(budget.turn(Class::Forwards)).await?;
                     budget.sent(frame.len());
-                    stream.write_all(&frame).await.map_err(|_| Cut::Stream)?;
+                    outward.write(&frame).await?;
                     bytes.fetch_add(len as u64, Ordering::Relaxed);
+                    wish.carried(&mut pace, len);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return Err(Cut::Socket),
@@ -155,33 +165,40 @@ async fn carry_out(
     }
 }
 
-/// From the stream to the socket, and its end as an end.
+/// From the other side to the socket, and its end as an end.
 async fn carry_back(
-    stream: &mut ReadHalf<LinkStream>,
+    inward: &mut Inward,
     socket: &mut SocketWriter<'_>,
+    wish: &Wish,
     row: &Row,
 ) -> Result<(), Cut> {
+    let mut pace = Pace::new();
     loop {
-        match heard(stream).await? {
+        match inward.heard().await? {
             Said::Data(mut left) => {
-                let mut chunk = BytesMut::with_capacity(left.min(PIECE_LEN_MAX));
+                let piece_len = if inward.has_lane() { LANE_PIECE_LEN_MAX } else { PIECE_LEN_MAX };
+                let mut chunk = BytesMut::with_capacity(left.min(piece_len));
                 while left > 0 {
                     chunk.clear();
+                    let room = left.min(piece_len);
                     let len =
-                        stream.read_buf(&mut (&mut chunk).limit(left)).await.map_err(|_| Cut::Stream)?;
+                        inward.read_buf(&mut (&mut chunk).limit(room)).await.map_err(|_| Cut::Stream)?;
                     if len == 0 {
                         return Err(Cut::Stream);
                     }
                     write_on(socket, &chunk, row).await.map_err(|_| Cut::Socket)?;
                     row.bytes_in.fetch_add(len as u64, Ordering::Relaxed);
+                    wish.carried(&mut pace, len);
                     left -= len;
                 }
             }
             Said::End => {
                 return socket.shutdown().await.map_err(|_| Cut::Socket);
             }
-            Said::Opened | Said::Words(_) => return Err(Cut::Refused(Reason::Malformed)),
             Said::Refused(reason) => return Err(Cut::Refused(reason)),
+            Said::Opened | Said::Words(_) | Said::Moved | Said::Alive => {
+                return Err(Cut::Refused(Reason::Malformed));
+            }
         }
     }
 }
@@ -196,31 +213,16 @@ async fn write_on(socket: &mut (impl AsyncWrite + Unpin), bytes: &[u8], row: &Ro
     writing.await
 }
 
-async fn answer(stream: &mut ReadHalf<LinkStream>) -> Result<(), Cut> {
-    match timeout(ANSWER_TIME_MAX, heard(stream)).await {
+async fn answer(inward: &mut Inward) -> Result<(), Cut> {
+    match timeout(ANSWER_TIME_MAX, inward.heard()).await {
         Ok(Ok(Said::Opened)) => Ok(()),
         Ok(Ok(Said::Refused(reason))) => Err(Cut::Refused(reason)),
-        Ok(Ok(Said::Data(_) | Said::End | Said::Words(_))) => Err(Cut::Refused(Reason::Malformed)),
+        Ok(Ok(Said::Data(_) | Said::End | Said::Words(_) | Said::Moved | Said::Alive)) => {
+            Err(Cut::Refused(Reason::Malformed))
+        }
         Ok(Err(cut)) => Err(cut),
         Err(_) => Err(Cut::Refused(Reason::TargetUnreachable)),
     }
-}
-
-async fn until_gone(stream: &mut ReadHalf<LinkStream>) -> Cut {
-    match stream.read(&mut [0; 1]).await {
-        Ok(1..) => Cut::Refused(Reason::Malformed),
-        Ok(0) | Err(_) => Cut::Stream,
-    }
-}
-
-async fn heard(stream: &mut ReadHalf<LinkStream>) -> Result<Said, Cut> {
-    let mut header = [0; HEADER_LEN];
-    stream.read_exact(&mut header).await.map_err(|_| Cut::Stream)?;
-    Said::parse(header).map_err(|_| Cut::Refused(Reason::Malformed))
-}
-
-async fn say(stream: &mut WriteHalf<LinkStream>, said: Said) -> Result<(), Cut> {
-    stream.write_all(&said.header()).await.map_err(|_| Cut::Stream)
 }
 
 /// Longer than a target's side looks for it, in all its addresses.

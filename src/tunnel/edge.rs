@@ -34,6 +34,7 @@ use super::said::Said;
 use super::shown::{ShownLink, link_id};
 use super::standing::Standing;
 use super::status::{Board, LinkStatus};
+use super::stream_lanes::StreamLanes;
 use super::streams::{LinkStreams, streams};
 use super::wire::Kind;
 use super::{TunnelError, TunnelMetrics};
@@ -130,7 +131,7 @@ pub(super) struct Edge {
     pub(super) instance: Instance,
     pub(super) attempts: AtomicU32,
     pub(super) metrics: TunnelMetrics,
-    tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
     processes: Mutex<HubProcesses>,
     said: Mutex<Said>,
     /// What the latest link was welcomed by.
@@ -195,6 +196,7 @@ impl Edge {
     ) -> (Carried, JoinHandle<Reason>) {
         let Dialled { tls, agreed, lane_id, trust, proof } = dialled;
         let ended = self.stop.child_token();
+        let (stream_lanes, asked) = StreamLanes::asking();
         let link = Arc::new(Link {
             id: agreed.link,
             peer: self.hub.clone(),
@@ -203,6 +205,7 @@ impl Edge {
             features: agreed.features,
             budget: Budget::between(trust.cfg.budget_mbit_s, agreed.budget_mbit_s),
             retiring: Retiring::default(),
+            stream_lanes,
             ended: ended.clone(),
         });
         match renews {
@@ -216,6 +219,7 @@ impl Edge {
         let due = due_after(trust.cfg.lane_age, jitter());
         *self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(trust.clone());
         let carried = Carried { link, shown, url: url.clone(), trust, proof: Arc::new(proof), due };
+        self.tasks.spawn(self.clone().dial_stream_lanes(carried.clone(), asked));
         let over = self.tasks.spawn(self.clone().carry_through(tls, lane_id, carried.clone()));
         (carried, over)
     }
@@ -266,7 +270,7 @@ impl Edge {
         let meter = meter_of(&tls);
         tokio::select! {
             biased;
-            reason = watch(&meter, shown, &link.ended, (&self.trust, proof)) => reason,
+            reason = watch(Kind::Control, &meter, shown, &link.ended, (&self.trust, proof)) => reason,
             reason = control::drive(tls, Side::Edge, mailbox, self.metrics.clone()) => reason,
         }
     }
@@ -303,7 +307,7 @@ impl Edge {
         let Dialled { tls, lane_id, proof, .. } = dialled;
         let meter = meter_of(&tls);
         let ended = link.ended.child_token();
-        let lane = shown.lane(Kind::Relay, index, &lane_id, meter.clone(), way_of(&tls));
+        let lane = shown.lane(Kind::Relay, index.into(), &lane_id, meter.clone(), way_of(&tls));
         let id = link_id(link.id);
         tracing::info!(peer = %link.peer, link = %id, kind = "relay", index, %lane_id, "lane up");
         let relay = RelayLane {
@@ -313,7 +317,7 @@ impl Edge {
             ended: ended.clone(),
         };
         let reason = match self.events.send(TunnelEvent::RelayLane(relay)).await {
-            Ok(()) => watch(&meter, shown, &ended, (&self.trust, &proof)).await,
+            Ok(()) => watch(Kind::Relay, &meter, shown, &ended, (&self.trust, &proof)).await,
             Err(_) => Reason::Ended,
         };
         drop(lane);

@@ -13,5 +13,8 @@ pub const RENEWALS: u64 = 4;
 /// Either side says when its budget for the link is another.
 pub const BUDGETS: u64 = 8;
 
+/// A stream that carries much may go on over a lane of its own.
+pub const STREAM_LANES: u64 = 16;
+
 /// All that this build has.
-pub const FEATURES: u64 = NAMES | STREAMS | RENEWALS | BUDGETS;
+pub const FEATURES: u64 = NAMES | STREAMS | RENEWALS | BUDGETS | STREAM_LANES;

@@ -36,7 +36,7 @@ impl Asked {
     pub fn link(&self) -> Option<u64> {
         match self.lane {
             Lane::Control { renews, .. } => renews,
-            Lane::Relay { link, .. } => Some(link),
+            Lane::Relay { link, .. } | Lane::Stream { link, .. } => Some(link),
         }
     }
 }
@@ -64,6 +64,13 @@ pub enum Lane {
         /// Index from 0.
         index: u16,
     },
+    /// A lane for one stream of a link that lives.
+    Stream {
+        /// The link.
+        link: u64,
+        /// The stream's number.
+        stream: u32,
+    },
 }
 
 impl Lane {
@@ -72,14 +79,16 @@ impl Lane {
         match self {
             Self::Control { .. } => Kind::Control,
             Self::Relay { .. } => Kind::Relay,
+            Self::Stream { .. } => Kind::Stream,
         }
     }
 
     /// Its index within its kind.
-    pub fn index(&self) -> u16 {
+    pub fn index(&self) -> u32 {
         match self {
             Self::Control { .. } => 0,
-            Self::Relay { index, .. } => *index,
+            Self::Relay { index, .. } => (*index).into(),
+            Self::Stream { stream, .. } => *stream,
         }
     }
 }
@@ -116,8 +125,11 @@ fn judge_lane(asked: &LaneAsked) -> Result<Lane, Refusal> {
             Ok(Lane::Control { relay_lanes: small(asked.relay_lanes)?, renews })
         }
         (Ok(Kind::Relay), link) if link != 0 => Ok(Lane::Relay { link, index: small(asked.index)? }),
+        (Ok(Kind::Stream), link) if link != 0 => Ok(Lane::Stream { link, stream: asked.index }),
         (Ok(Kind::Check), _) => Err(Refusal::Checked),
-        (Ok(Kind::Control | Kind::Relay | Kind::Unset) | Err(_), _) => Err(Refusal::LaneRefused),
+        (Ok(Kind::Control | Kind::Relay | Kind::Stream | Kind::Unset) | Err(_), _) => {
+            Err(Refusal::LaneRefused)
+        }
     }
 }
 
@@ -154,7 +166,7 @@ pub fn hello(
 ) -> Hello {
     let (link, relay_lanes) = match lane {
         Lane::Control { relay_lanes, renews } => (renews.unwrap_or(0), *relay_lanes),
-        Lane::Relay { link, .. } => (*link, 0),
+        Lane::Relay { link, .. } | Lane::Stream { link, .. } => (*link, 0),
     };
     Hello {
         versions: VERSIONS.to_vec(),
@@ -163,7 +175,7 @@ pub fn hello(
         instance: instance.to_vec(),
         lane: Some(LaneAsked {
             link,
-            index: lane.index().into(),
+            index: lane.index(),
             kind: lane.kind().into(),
             attempt,
             relay_lanes: relay_lanes.into(),
@@ -247,8 +259,8 @@ pub fn judge_answer(frame: &Frame, hub: &str, asked: &Lane) -> Result<Agreed, De
         Lane::Control { relay_lanes, .. } => {
             u16::try_from(limits.relay_lanes).unwrap_or(u16::MAX).min(*relay_lanes)
         }
-        Lane::Relay { link, .. } if *link == welcome.link => 0,
-        Lane::Relay { .. } => return Err(Reason::Malformed.into()),
+        Lane::Relay { link, .. } | Lane::Stream { link, .. } if *link == welcome.link => 0,
+        Lane::Relay { .. } | Lane::Stream { .. } => return Err(Reason::Malformed.into()),
     };
     if welcome.link == 0 {
         return Err(Reason::Malformed.into());
@@ -293,6 +305,7 @@ mod tests {
     use crate::tunnel::budget::Budget;
     use crate::tunnel::refusal::{ALL_REFUSALS, refused};
     use crate::tunnel::retiring::Retiring;
+    use crate::tunnel::stream_lanes::StreamLanes;
 
     const CONTROL: Lane = Lane::Control { relay_lanes: 2, renews: None };
 
@@ -313,6 +326,7 @@ mod tests {
             features: 0,
             budget: Budget::new(30),
             retiring: Retiring::default(),
+            stream_lanes: StreamLanes::default(),
             ended: CancellationToken::new(),
         }
     }
@@ -335,7 +349,11 @@ mod tests {
                 budget_mbit_s: 40,
             }
         );
-        for lane in [Lane::Relay { link: 5, index: 1 }, Lane::Control { relay_lanes: 2, renews: Some(5) }] {
+        for lane in [
+            Lane::Relay { link: 5, index: 1 },
+            Lane::Stream { link: 5, stream: u32::MAX },
+            Lane::Control { relay_lanes: 2, renews: Some(5) },
+        ] {
             let hello = hello(("bank", "riskfuel"), [7; 16], &lane, 4, 0, 0);
             assert_eq!(judge_hello(&frame(HELLO, &hello), "bank", "riskfuel").unwrap().lane, lane);
         }

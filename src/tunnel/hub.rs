@@ -33,6 +33,7 @@ use super::status::{Board, LinkStatus};
 use super::strangers::{Line, Strangers};
 use super::streams::LinkStreams;
 use super::welcome::{Joined, Refusing, Role};
+use super::wire::Kind;
 use super::{TunnelError, TunnelMetrics};
 use crate::config::HubTunnel;
 
@@ -272,12 +273,16 @@ impl Hub {
         self.said().forget(&link.peer);
         let lane = shown.lane(kind, index, &lane_id, meter.clone(), way_of(&tls));
         let id = link_id(link.id);
-        tracing::info!(peer = %link.peer, link = %id, kind = kind.word(), index, %lane_id, %remote, way = way_of(&tls), "lane up");
+        // One connection's lane is told where connections are.
+        let is_told = kind != Kind::Stream;
+        if is_told {
+            tracing::info!(peer = %link.peer, link = %id, kind = kind.word(), index, %lane_id, %remote, way = way_of(&tls), "lane up");
+        }
         let reason = match role {
             Role::Control(mailbox, mut live) => {
                 let reason = tokio::select! {
                     biased;
-                    reason = watch(&meter, &shown, &ended) => reason,
+                    reason = watch(kind, &meter, &shown, &ended) => reason,
                     reason = control::drive(tls, Side::Hub, *mailbox, self.metrics.clone()) => reason,
                 };
                 let reason = self.because(reason, &link, &presented);
@@ -292,22 +297,24 @@ impl Hub {
                     ended: ended.clone(),
                 };
                 match self.events.send(TunnelEvent::RelayLane(relay)).await {
-                    Ok(()) => self.because(watch(&meter, &shown, &ended).await, &link, &presented),
+                    Ok(()) => self.because(watch(kind, &meter, &shown, &ended).await, &link, &presented),
                     Err(_) => Reason::Ended,
                 }
+            }
+            Role::Stream(stream, _ends_with_us) => {
+                tracing::debug!(peer = %link.peer, link = %id, stream, %lane_id, "a stream has a lane of its own");
+                link.stream_lanes.hand(stream, HandedOut::new(tls, &ended), ended.clone());
+                self.because(watch(kind, &meter, &shown, &ended).await, &link, &presented)
             }
         };
         drop(lane);
         self.metrics.count_end(&reason);
-        tracing::info!(
-            peer = %link.peer,
-            link = %id,
-            kind = kind.word(),
-            index,
-            %lane_id,
-            reason = reason.code(),
-            "lane ended: {reason}"
-        );
+        if is_told {
+            tracing::info!(
+                peer = %link.peer, link = %id, kind = kind.word(), index, %lane_id, reason = reason.code(),
+                "lane ended: {reason}"
+            );
+        }
     }
 
     /// An end of our own making has a reason when the edge's key is no longer what it was.

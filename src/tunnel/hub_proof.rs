@@ -16,6 +16,7 @@ use super::reason::Reason;
 use super::shown::{RestsOn, ShownLink};
 use super::standing::Standing;
 use super::trust::hub_dns_name;
+use super::wire::Kind;
 
 /// The chain that a hub presented, and when.
 pub(super) struct HubProof {
@@ -56,6 +57,7 @@ impl EdgeTrust {
 
 /// Looks at an edge's lane until it ends, as [`lane::watch`] does, or its hub is believed no longer.
 pub(super) async fn watch(
+    kind: Kind,
     meter: &Meter,
     shown: &ShownLink,
     ended: &CancellationToken,
@@ -63,7 +65,7 @@ pub(super) async fn watch(
 ) -> Reason {
     tokio::select! {
         biased;
-        reason = lane::watch(meter, shown, ended) => reason,
+        reason = lane::watch(kind, meter, shown, ended) => reason,
         reason = distrusted(trust, |trust| trust.believes(proof)) => {
             ended.cancel();
             reason

@@ -16,10 +16,12 @@ use super::meter::Meter;
 use super::network;
 use super::reason::Reason;
 use super::shown::ShownLink;
+use super::wire::Kind;
 
 /// Looks at a lane once a second until it ends: by its holder, its link, three keepalives of silence, a peer that
-/// speaks but takes nothing, its age, or this machine's loss of the address that the lane has.
-pub async fn watch(meter: &Meter, shown: &ShownLink, ended: &CancellationToken) -> Reason {
+/// speaks but takes nothing, its age, or this machine's loss of the address that the lane has. What a stream carries
+/// may wait for its reader as long as that likes.
+pub async fn watch(kind: Kind, meter: &Meter, shown: &ShownLink, ended: &CancellationToken) -> Reason {
     let since = Instant::now();
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -35,7 +37,7 @@ pub async fn watch(meter: &Meter, shown: &ShownLink, ended: &CancellationToken) 
         missed = if local.is_some_and(|address| !network::is_here(address)) { missed + 1 } else { 0 };
         let reason = if meter.silence() >= SILENCE_MAX {
             Reason::Silence
-        } else if meter.unread() >= UNREAD_MAX {
+        } else if kind != Kind::Stream && meter.unread() >= UNREAD_MAX {
             Reason::Unread
         } else if since.elapsed() >= LANE_AGE_MAX {
             Reason::LaneAge
@@ -49,7 +51,8 @@ pub async fn watch(meter: &Meter, shown: &ShownLink, ended: &CancellationToken) 
     }
 }
 
-/// A relay lane's stream: reading fails once the lane has ended, and dropping it ends the lane.
+/// The stream of a lane that another room has: reading fails once the lane has ended, and dropping it ends the lane.
+#[derive(Debug)]
 pub struct HandedOut {
     tls: Tls,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -128,8 +131,9 @@ mod tests {
     use crate::tunnel::metrics::TunnelMetrics;
     use crate::tunnel::retiring::Retiring;
     use crate::tunnel::status::Board;
+    use crate::tunnel::stream_lanes::StreamLanes;
 
-    async fn watched(meter: &Meter) -> (Reason, Duration) {
+    async fn watched(kind: Kind, meter: &Meter) -> (Reason, Duration) {
         let ended = CancellationToken::new();
         let link = Link {
             id: 1,
@@ -139,6 +143,7 @@ mod tests {
             features: 0,
             budget: Budget::new(0),
             retiring: Retiring::default(),
+            stream_lanes: StreamLanes::default(),
             ended: ended.clone(),
         };
         let shown = ShownLink::new(
@@ -149,7 +154,7 @@ mod tests {
             RestsOn::default(),
         );
         let since = Instant::now();
-        let reason = watch(meter, &shown, &ended).await;
+        let reason = watch(kind, meter, &shown, &ended).await;
         assert!(ended.is_cancelled());
         (reason, since.elapsed())
     }
@@ -158,12 +163,19 @@ mod tests {
     async fn a_peer_that_speaks_and_takes_nothing_loses_its_lane() {
         let meter = Meter::new(0);
         meter.on_blocked();
-        assert_eq!(watched(&meter).await, (Reason::Unread, UNREAD_MAX));
+        assert_eq!(watched(Kind::Relay, &meter).await, (Reason::Unread, UNREAD_MAX));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_of_a_stream_waits_for_a_reader_of_its_own() {
+        let meter = Meter::new(0);
+        meter.on_blocked();
+        assert_eq!(watched(Kind::Stream, &meter).await, (Reason::LaneAge, LANE_AGE_MAX));
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_lane_is_older_than_a_day_and_an_hour() {
-        assert_eq!(watched(&Meter::new(0)).await, (Reason::LaneAge, LANE_AGE_MAX));
+        assert_eq!(watched(Kind::Control, &Meter::new(0)).await, (Reason::LaneAge, LANE_AGE_MAX));
     }
 
     #[tokio::test(start_paused = true)]
@@ -171,6 +183,6 @@ mod tests {
         let meter = Meter::new(0);
         meter.on_pending();
         meter.on_blocked();
-        assert_eq!(watched(&meter).await, (Reason::Silence, SILENCE_MAX));
+        assert_eq!(watched(Kind::Stream, &meter).await, (Reason::Silence, SILENCE_MAX));
     }
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
 use super::retiring::Retiring;
+use super::stream_lanes::StreamLanes;
 
 /// A link that was authenticated on both sides.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Link {
     pub budget: Budget,
     /// Begins when another link has taken its place.
     pub retiring: Retiring,
+    /// Lanes for single streams of its.
+    pub stream_lanes: StreamLanes,
     /// Cancelled when the link is gone; cancelling it ends the link.
     pub ended: CancellationToken,
 }

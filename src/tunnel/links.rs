@@ -12,6 +12,8 @@ use super::hub_trust::Presented;
 use super::link::Link;
 use super::refusal::Refusal;
 use super::retiring::Retiring;
+use super::stream_lanes::{STREAM_LANES_ENTERED_MAX, StreamLanes};
+use super::wire::Kind;
 
 /// All links of one hub process. Bounded by the configured edges times `max_instances`.
 #[derive(Debug, Default)]
@@ -26,8 +28,8 @@ struct Row {
     link: Arc<Link>,
     /// What its control lane presented.
     presented: Presented,
-    /// Relay lanes by index.
-    relay: BTreeMap<u16, Lane>,
+    /// Its other lanes, by kind and index.
+    lanes: BTreeMap<(Kind, u32), Lane>,
     /// The link whose place it takes.
     renews: Option<Arc<Link>>,
     /// Another took its place once: also if that one is gone, no later one ends it for being dead.
@@ -35,14 +37,28 @@ struct Row {
 }
 
 impl Row {
+    fn count_of(&self, kind: Kind) -> usize {
+        self.lanes.keys().filter(|(one, _)| *one == kind).count()
+    }
+
+    /// Whether there is a place for such a lane.
+    fn has_room_for(&self, lane: &Asks) -> bool {
+        match lane {
+            Asks::Control { .. } => false,
+            Asks::Relay { index, .. } => *index < self.link.relay_lanes,
+            // One whose stream has ended meanwhile is dropped later: that is nobody's fault.
+            Asks::Stream { .. } => self.count_of(Kind::Stream) < STREAM_LANES_ENTERED_MAX,
+        }
+    }
+
     /// The link whose place it has taken: all its own lanes are up.
     fn has_renewed(&self) -> Option<u64> {
-        let has_lanes = self.relay.len() >= usize::from(self.link.relay_lanes);
+        let has_lanes = self.count_of(Kind::Relay) >= usize::from(self.link.relay_lanes);
         self.renews.as_ref().filter(|_| has_lanes).map(|renewed| renewed.id)
     }
 }
 
-/// Who holds a relay lane's index.
+/// Who holds a lane's place.
 #[derive(Debug)]
 struct Lane {
     attempt: u32,
@@ -131,6 +147,7 @@ impl Links {
             features: joining.features,
             budget: Budget::between(joining.budget_mbit_s, joining.asked_mbit_s),
             retiring: Retiring::default(),
+            stream_lanes: StreamLanes::default(),
             ended,
         });
         let row = Row {
@@ -138,7 +155,7 @@ impl Links {
             attempt: joining.attempt,
             link: link.clone(),
             presented: joining.presented.clone(),
-            relay: BTreeMap::new(),
+            lanes: BTreeMap::new(),
             renews: renewed,
             was_renewed: false,
         };
@@ -148,8 +165,8 @@ impl Links {
         Ok(Opened { link, new_instance, instances: instances.len() })
     }
 
-    /// Enters a relay lane of a link that lives here, is of the same edge and process, and has that index.
-    /// The lane that held the index ends, when this one is newer.
+    /// Enters a lane of a link that lives here, is of the same edge and process, and has a place for it.
+    /// The lane that held the place ends, when this one is newer.
     pub fn attach(
         &mut self,
         edge: &str,
@@ -163,11 +180,12 @@ impl Links {
         if row.edge != edge || row.link.instance != asked.instance {
             return Err(Refusal::NoSuchLink);
         }
-        let index = asked.lane.index();
-        if index >= row.link.relay_lanes || matches!(asked.lane, Asks::Control { .. }) {
+        let place = (asked.lane.kind(), asked.lane.index());
+        row.lanes.retain(|(kind, _), lane| *kind != Kind::Stream || !lane.ended.is_cancelled());
+        if !row.has_room_for(&asked.lane) {
             return Err(Refusal::LaneRefused);
         }
-        if let Some(older) = row.relay.get(&index) {
+        if let Some(older) = row.lanes.get(&place) {
             if older.attempt >= asked.attempt {
                 return Err(Refusal::Superseded);
             }
@@ -175,7 +193,7 @@ impl Links {
         }
         let ended = row.link.ended.child_token();
         let (attempt, presented) = (asked.attempt, presented.clone());
-        row.relay.insert(index, Lane { attempt, presented, ended: ended.clone() });
+        row.lanes.insert(place, Lane { attempt, presented, ended: ended.clone() });
         let link = row.link.clone();
         self.settle(link.id);
         Ok((link, ended))
@@ -202,7 +220,7 @@ impl Links {
         self.sweep();
         let mut lost = BTreeSet::new();
         for row in self.rows.values() {
-            let lanes = row.relay.values().map(|lane| (&lane.presented, &lane.ended));
+            let lanes = row.lanes.values().map(|lane| (&lane.presented, &lane.ended));
             for (presented, ended) in lanes.chain([(&row.presented, &row.link.ended)]) {
                 if !ended.is_cancelled() && !is_known(&row.edge, presented) {
                     ended.cancel();
@@ -310,6 +328,22 @@ mod tests {
         assert!(first.is_cancelled() && !second.is_cancelled());
         let beyond = links.attach("bank", &relay([1; 16], 7, 10, 2), 10, &NOTHING);
         assert_eq!(beyond.unwrap_err(), Refusal::LaneRefused);
+    }
+
+    #[test]
+    fn so_many_lanes_of_streams_join_a_link_at_once_and_no_more() {
+        let mut links = Links::default();
+        open(&mut links, *ONE, 10).unwrap();
+        let mut attach = |stream| {
+            let asked = Asked { lane: Asks::Stream { link: 10, stream }, ..relay([1; 16], 2, 10, 0) };
+            links.attach("bank", &asked, 10, &NOTHING).map(|(_, ended)| ended)
+        };
+        let most = STREAM_LANES_ENTERED_MAX as u32;
+        let ends: Vec<_> = (1..=most).map(|stream| attach(stream).unwrap()).collect();
+        assert_eq!(attach(most + 1).unwrap_err(), Refusal::LaneRefused);
+        ends[0].cancel();
+        attach(most + 1).unwrap();
+        assert_eq!(attach(most + 2).unwrap_err(), Refusal::LaneRefused);
     }
 
     #[test]

@@ -72,6 +72,8 @@ mod renewal;
 mod control;
 mod lane;
 pub mod retiring;
+mod stream_dial;
+pub mod stream_lanes;
 pub mod streams;
 mod tally;
 

@@ -21,7 +21,7 @@ pub struct ShownLink {
     row: LinkStatus,
     budget: Budget,
     retiring: Retiring,
-    lanes: Mutex<BTreeMap<(Kind, u16), Shown>>,
+    lanes: Mutex<BTreeMap<(Kind, u32), Shown>>,
     count: watch::Sender<usize>,
 }
 
@@ -43,7 +43,7 @@ struct Shown {
 /// A lane on the board as long as this lives.
 pub struct ShownLane {
     link: Arc<ShownLink>,
-    place: (Kind, u16),
+    place: (Kind, u32),
     lane_id: String,
 }
 
@@ -87,7 +87,7 @@ impl ShownLink {
     pub fn lane(
         self: &Arc<Self>,
         kind: Kind,
-        index: u16,
+        index: u32,
         lane_id: &str,
         meter: Arc<Meter>,
         transport: String,
@@ -101,7 +101,7 @@ impl ShownLink {
         ShownLane { link: self.clone(), place, lane_id: lane_id.to_owned() }
     }
 
-    /// Waits until so many lanes are up.
+    /// Waits until so many lanes are up, those of streams apart.
     pub async fn has_lanes(&self, count: usize) {
         // The sender lives in us.
         _ = self.count.subscribe().wait_for(|up| *up >= count).await;
@@ -110,7 +110,7 @@ impl ShownLink {
     /// Writes the row with the bytes of now.
     pub fn refresh(&self) {
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        self.count.send_replace(lanes.len());
+        self.count.send_replace(lanes.keys().filter(|(kind, _)| *kind != Kind::Stream).count());
         let lanes = lanes.iter().map(|((kind, index), lane)| LaneStatus {
             index: *index,
             kind: kind.word().to_owned(),

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneStatus {
     /// Index within its kind.
-    pub index: u16,
-    /// `control` or `relay`.
+    pub index: u32,
+    /// `control`, `relay`, or `stream` for what carries one connection that carries much.
     pub kind: String,
     /// Evidence id, equal on both sides (first 16 hex digits of the exporter).
     pub lane_id: String,

@@ -23,9 +23,10 @@ use tokio::time::timeout;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 use tokio_util::sync::CancellationToken;
 
-use super::features::STREAMS;
+use super::features::{STREAM_LANES, STREAMS};
 use super::link::Link;
 use super::metrics::TunnelMetrics;
+use super::stream_lanes::{Awaited, Halves, StreamLanes};
 use super::tally::Tally;
 use super::wire::{STREAM_HEAD, STREAM_UNWANTED, read_frame, write_frame};
 
@@ -44,6 +45,7 @@ pub struct LinkStreams {
 pub struct Opener {
     asks: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
     tally: Tally,
+    lanes: Option<StreamLanes>,
     places: Arc<Semaphore>,
     understood: bool,
 }
@@ -66,6 +68,7 @@ pub struct LinkStream {
     id: u32,
     tally: Tally,
     flooded: CancellationToken,
+    lanes: Option<StreamLanes>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -106,6 +109,7 @@ pub(super) struct StreamEnds {
 struct Accepting {
     inbound: Option<mpsc::Sender<Inbound>>,
     tally: Tally,
+    lanes: Option<StreamLanes>,
     places: Arc<Semaphore>,
     heads: JoinSet<()>,
     metrics: TunnelMetrics,
@@ -118,13 +122,15 @@ pub(super) fn streams(link: &Arc<Link>, metrics: &TunnelMetrics) -> (LinkStreams
     let understood = link.features & STREAMS != 0;
     let places = Arc::new(Semaphore::new(STREAMS_PER_SIDE));
     let tally = Tally::default();
-    let opener = Opener { asks, tally: tally.clone(), places, understood };
+    let lanes = (link.features & STREAM_LANES != 0).then(|| link.stream_lanes.clone());
+    let opener = Opener { asks, tally: tally.clone(), lanes: lanes.clone(), places, understood };
     let ends = StreamEnds {
         asks: asked,
         tally: tally.clone(),
         accepting: Accepting {
             inbound: understood.then_some(inbound),
             tally,
+            lanes,
             places: Arc::new(Semaphore::new(STREAMS_PER_SIDE)),
             heads: JoinSet::new(),
             metrics: metrics.clone(),
@@ -151,7 +157,7 @@ impl Opener {
         let (reply, opened) = oneshot::channel();
         self.asks.send(reply).await.map_err(|_| OpenError::Gone)?;
         let stream = opened.await.map_err(|_| OpenError::Gone)?;
-        let mut stream = LinkStream::new(stream, self.tally.clone(), place);
+        let mut stream = LinkStream::new(stream, self.tally.clone(), self.lanes.clone(), place);
         let head = StreamHead { kind, head: head.into() }.encode_to_vec();
         write_frame(&mut stream, STREAM_HEAD, &head).await.map_err(|_| OpenError::Gone)?;
         Ok(stream)
@@ -164,10 +170,20 @@ impl Opener {
 }
 
 impl LinkStream {
-    fn new(stream: yamux::Stream, tally: Tally, place: OwnedSemaphorePermit) -> Self {
+    fn new(
+        stream: yamux::Stream,
+        tally: Tally,
+        lanes: Option<StreamLanes>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
         let id = stream.id().val();
         let flooded = tally.begin(id);
-        Self { inner: stream.compat(), id, tally, flooded, _place: place }
+        Self { inner: stream.compat(), id, tally, flooded, lanes, _place: place }
+    }
+
+    /// From now on a lane of its own may come for it, where the other side's version has them.
+    pub fn await_lane(&self) -> Option<(Awaited, Halves)> {
+        self.lanes.as_ref().map(|lanes| lanes.awaited(self.id))
     }
 
     /// Cancelled when the peer has sent so many small pieces, unread, that the stream has to end.
@@ -204,7 +220,8 @@ impl Accepting {
             self.metrics.streams_dropped.inc();
             return;
         };
-        let mut greeting = Box::pin(greet(LinkStream::new(stream, self.tally.clone(), place), inbound));
+        let stream = LinkStream::new(stream, self.tally.clone(), self.lanes.clone(), place);
+        let mut greeting = Box::pin(greet(stream, inbound));
         // The head of an honest peer comes with the opening itself.
         if (&mut greeting).now_or_never().is_some() {
             return;

@@ -45,6 +45,7 @@ pub(super) struct Joined {
 pub(super) enum Role {
     Control(Box<Mailbox>, LiveLink),
     Relay(u16, DropGuard),
+    Stream(u32, DropGuard),
 }
 
 impl Role {
@@ -52,13 +53,15 @@ impl Role {
         match self {
             Self::Control(..) => Kind::Control,
             Self::Relay(..) => Kind::Relay,
+            Self::Stream(..) => Kind::Stream,
         }
     }
 
-    pub(super) fn index(&self) -> u16 {
+    pub(super) fn index(&self) -> u32 {
         match self {
             Self::Control(..) => 0,
-            Self::Relay(index, _) => *index,
+            Self::Relay(index, _) => (*index).into(),
+            Self::Stream(stream, _) => *stream,
         }
     }
 }
@@ -166,7 +169,12 @@ impl Hub {
             Lane::Control { relay_lanes, .. } => {
                 self.open(&asked, relay_lanes, known, presented, remote).await?
             }
-            Lane::Relay { link, index } => self.attach(&asked, link, index, known, presented)?,
+            Lane::Relay { link, index } => {
+                self.attach(&asked, link, |ends| Role::Relay(index, ends), known, presented)?
+            }
+            Lane::Stream { link, stream } => {
+                self.attach(&asked, link, |ends| Role::Stream(stream, ends), known, presented)?
+            }
         };
         Ok((asked, entered))
     }
@@ -234,7 +242,7 @@ impl Hub {
         &self,
         asked: &Asked,
         link: u64,
-        index: u16,
+        role: impl FnOnce(DropGuard) -> Role,
         known: &KnownKey,
         presented: &Presented,
     ) -> Result<Entered, Refusal> {
@@ -244,7 +252,7 @@ impl Hub {
         drop(links);
         Ok(Entered {
             link,
-            role: Role::Relay(index, ended.clone().drop_guard()),
+            role: role(ended.clone().drop_guard()),
             ended,
             shown: shown.ok_or(Refusal::NoSuchLink)?,
         })

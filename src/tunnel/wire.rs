@@ -46,7 +46,7 @@ pub struct LaneAsked {
     /// The link it belongs to; on a control lane the one whose place it takes. 0 makes a new one.
     #[prost(fixed64, tag = "1")]
     pub link: u64,
-    /// Index within its kind.
+    /// Index within its kind; of a stream's own lane the stream's number.
     #[prost(uint32, tag = "2")]
     pub index: u32,
     /// What it is for.
@@ -72,6 +72,8 @@ pub enum Kind {
     Relay = 2,
     /// None at all: the edge only wants to know whether one would be welcome.
     Check = 3,
+    /// What a stream of the control lane goes on with.
+    Stream = 4,
 }
 
 impl Kind {
@@ -82,6 +84,7 @@ impl Kind {
             Self::Control => "control",
             Self::Relay => "relay",
             Self::Check => "check",
+            Self::Stream => "stream",
         }
     }
 }

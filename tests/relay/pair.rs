@@ -19,6 +19,7 @@ use pulsar_bridge::tunnel::budget::{Budget, Class};
 use pulsar_bridge::tunnel::features::FEATURES;
 use pulsar_bridge::tunnel::link::{LaneStream, Link, LinkUp, RelayLane, TunnelEvent};
 use pulsar_bridge::tunnel::retiring::Retiring;
+use pulsar_bridge::tunnel::stream_lanes::StreamLanes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -132,6 +133,7 @@ impl Side {
             features: FEATURES,
             budget: Budget::new(0),
             retiring: Retiring::default(),
+            stream_lanes: StreamLanes::default(),
             ended: ended.clone(),
         };
         let up = LinkUp { link: Arc::new(bare), outbound, inbound };
@@ -333,6 +335,7 @@ fn link(peer: &str, features: u64) -> Arc<Link> {
         features,
         budget: Budget::new(0),
         retiring: Retiring::default(),
+        stream_lanes: StreamLanes::default(),
         ended,
     })
 }

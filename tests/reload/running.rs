@@ -169,11 +169,11 @@ impl File {
     }
 }
 
-/// Ids of a peer's link and of its lanes: equal ids are the same connections.
+/// Ids of a peer's link and of its lasting lanes: equal ids are the same connections.
 pub fn lanes(status: &Value, peer: &str) -> Vec<String> {
     let links = status["links"].as_array().unwrap().iter().filter(|link| link["peer"] == peer);
     let of_link = |link: &Value| {
-        let lanes = link["lanes"].as_array().unwrap().iter();
+        let lanes = link["lanes"].as_array().unwrap().iter().filter(|lane| lane["kind"] != "stream");
         let mut ids: Vec<_> = lanes.map(|lane| lane["lane_id"].as_str().unwrap().to_owned()).collect();
         ids.sort();
         ids

@@ -26,4 +26,5 @@ mod records_test;
 mod reloads_test;
 mod roots_test;
 mod stolen_hub_test;
+mod stream_lanes_test;
 mod transports_test;

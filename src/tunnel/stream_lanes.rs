@@ -1,0 +1,165 @@
+//! Lanes for single streams of a link: who may carry so much that a connection of its own is worth it, and what came for
+//! whom. A stream that stands still then holds nothing of the window that all streams of a lane share. Only the edge
+//! dials; dials nothing itself.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::lane::HandedOut;
+
+/// Those of one link. Cheap to clone; all clones are of the same.
+#[derive(Clone, Debug, Default)]
+pub struct StreamLanes {
+    waiting: Arc<Mutex<HashMap<u32, Waiting>>>,
+    /// To whoever dials; without one, they come by the other side's wish.
+    asks: Option<mpsc::Sender<u32>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    is_dialled: bool,
+    writer: oneshot::Sender<LaneWriter>,
+    reader: oneshot::Sender<LaneReader>,
+}
+
+/// A stream's half of it: what will come, if anything does. Dropped, nothing comes any more.
+#[derive(Debug)]
+pub struct Awaited {
+    lanes: StreamLanes,
+    stream: u32,
+}
+
+/// Both directions of what comes. Each ends without a value when nothing will.
+pub struct Halves {
+    /// What is said goes on here.
+    pub writer: oneshot::Receiver<LaneWriter>,
+    /// What the other side says goes on here.
+    pub reader: oneshot::Receiver<LaneReader>,
+}
+
+/// Says something on a lane of one stream.
+#[derive(Debug)]
+pub struct LaneWriter {
+    inner: WriteHalf<HandedOut>,
+    ended: CancellationToken,
+}
+
+/// Hears what is said on a lane of one stream.
+#[derive(Debug)]
+pub struct LaneReader(ReadHalf<HandedOut>);
+
+impl StreamLanes {
+    /// Those of a link whose lanes are dialled by whoever has the other end.
+    pub(super) fn asking() -> (Self, mpsc::Receiver<u32>) {
+        let (asks, asked) = mpsc::channel(ASKS_MAX);
+        (Self { asks: Some(asks), ..Self::default() }, asked)
+    }
+
+    /// A stream would take one.
+    pub(super) fn awaited(&self, stream: u32) -> (Awaited, Halves) {
+        let ((writer, writes), (reader, reads)) = (oneshot::channel(), oneshot::channel());
+        self.lock().insert(stream, Waiting { is_dialled: false, writer, reader });
+        (Awaited { lanes: self.clone(), stream }, Halves { writer: writes, reader: reads })
+    }
+
+    /// Somebody dials for it now; false where nobody is to: it is gone, or somebody did before.
+    pub(super) fn begin(&self, stream: u32) -> bool {
+        let mut waiting = self.lock();
+        waiting.get_mut(&stream).is_some_and(|waiting| !std::mem::replace(&mut waiting.is_dialled, true))
+    }
+
+    /// Here it is; whoever is gone meanwhile drops it, which ends it.
+    pub(super) fn hand(&self, stream: u32, lane: HandedOut, ended: CancellationToken) {
+        let Some(waiting) = self.lock().remove(&stream) else {
+            return;
+        };
+        let (reader, writer) = tokio::io::split(lane);
+        // In this order: what the other side is told to listen to is there by then.
+        _ = waiting.reader.send(LaneReader(reader));
+        _ = waiting.writer.send(LaneWriter { inner: writer, ended });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Awaited {
+    /// This stream carries much. Where too many ask at once it may ask again.
+    pub fn ask(&self) {
+        if let Some(asks) = &self.lanes.asks {
+            _ = asks.try_send(self.stream);
+        }
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.lanes.lock().remove(&self.stream);
+    }
+}
+
+impl LaneWriter {
+    /// Writes all of it, unless the lane ends.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let writing = async {
+            self.inner.write_all(bytes).await?;
+            self.inner.flush().await
+        };
+        let written = self.ended.run_until_cancelled(writing).await;
+        written.unwrap_or_else(|| Err(io::ErrorKind::ConnectionAborted.into()))
+    }
+}
+
+impl AsyncRead for LaneReader {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+/// Such lanes of one link; further streams stay where they are.
+pub const STREAM_LANES_MAX: usize = 16;
+/// At the hub, where one may end later than at the edge.
+pub(super) const STREAM_LANES_ENTERED_MAX: usize = 2 * STREAM_LANES_MAX;
+/// Asked for and not yet looked at.
+const ASKS_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_is_gone_awaits_nothing() {
+        let (lanes, mut asked) = StreamLanes::asking();
+        let (awaited, halves) = lanes.awaited(3);
+        awaited.ask();
+        assert_eq!(asked.recv().await, Some(3));
+        assert!(lanes.begin(3) && !lanes.begin(3) && !lanes.begin(4));
+        drop(awaited);
+        assert!(!lanes.begin(3));
+        assert!(halves.writer.await.is_err() && halves.reader.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn more_wishes_than_can_be_looked_at_are_passed_over() {
+        let (lanes, mut asked) = StreamLanes::asking();
+        let awaited: Vec<_> = (0..=ASKS_MAX as u32).map(|stream| lanes.awaited(stream).0).collect();
+        awaited.iter().for_each(Awaited::ask);
+        let mut seen = 0;
+        while asked.try_recv().is_ok() {
+            seen += 1;
+        }
+        assert_eq!(seen, ASKS_MAX);
+        awaited[ASKS_MAX].ask();
+        assert_eq!(asked.try_recv(), Ok(ASKS_MAX as u32));
+    }
+}

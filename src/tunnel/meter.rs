@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::read_ahead::ReadAhead;
+
 /// What is known of a socket's traffic. Shared by the socket and whoever watches it.
 #[derive(Debug)]
 pub struct Meter {
@@ -67,6 +69,10 @@ impl Meter {
     /// The peer is authenticated: it may send without end.
     pub fn trust(&self) {
         self.read_max.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.read_max.load(Ordering::Relaxed) == u64::MAX
     }
 
     /// It is known by now that its handshake needs no more than this.
@@ -168,6 +174,7 @@ pub struct ReadBeyondBound;
 pub struct MeteredSocket {
     socket: TcpStream,
     meter: Arc<Meter>,
+    ahead: ReadAhead,
 }
 
 impl MeteredSocket {
@@ -177,7 +184,7 @@ impl MeteredSocket {
         socket.set_nodelay(true)?;
         SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX)?;
         _ = meter.local.set(socket.local_addr()?.ip());
-        Ok(Self { socket, meter })
+        Ok(Self { socket, meter, ahead: ReadAhead::default() })
     }
 
     /// Its meter.
@@ -206,13 +213,21 @@ impl AsyncRead for MeteredSocket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        match Pin::new(&mut self.socket).poll_read(cx, buf) {
+        let this = &mut *self;
+        let socket = Pin::new(&mut this.socket);
+        // Nothing of a stranger's is read before it is needed.
+        let read = if this.meter.is_trusted() {
+            this.ahead.poll_read(socket, cx, buf)
+        } else {
+            let before = buf.filled().len();
+            socket.poll_read(cx, buf).map_ok(|()| buf.filled().len() - before)
+        };
+        match read {
             Poll::Pending => {
-                self.meter.on_pending();
+                this.meter.on_pending();
                 Poll::Pending
             }
-            Poll::Ready(Ok(())) => Poll::Ready(self.meter.on_read(buf.filled().len() - before)),
+            Poll::Ready(Ok(len)) => Poll::Ready(this.meter.on_read(len)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         }
     }

@@ -35,6 +35,7 @@ mod carrier;
 mod connection;
 mod heard;
 mod meter;
+mod read_ahead;
 mod upgrade;
 mod websocket;
 

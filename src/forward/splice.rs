@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf as SocketReader, WriteHalf as SocketWriter};
 use tokio::time::timeout;
@@ -181,8 +181,7 @@ async fn carry_back(
                 while left > 0 {
                     chunk.clear();
                     let room = left.min(piece_len);
-                    let len =
-                        inward.read_buf(&mut (&mut chunk).limit(room)).await.map_err(|_| Cut::Stream)?;
+                    let len = inward.take(&mut (&mut chunk).limit(room)).await.map_err(|_| Cut::Stream)?;
                     if len == 0 {
                         return Err(Cut::Stream);
                     }
@@ -234,6 +233,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
     use crate::forward::status::{End, Key};
 

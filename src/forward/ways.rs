@@ -1,11 +1,14 @@
 //! The two directions of a connection over its stream, and over a lane of its own once it carries much. A direction
 //! moves between two of its words and never back; each by itself. Carries nothing by itself.
 
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::buf::Limit;
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -149,6 +152,24 @@ impl Inward {
                 }
             }
         }
+    }
+
+    /// Takes what is there, at least one byte, at most what the piece has room for; 0 is an end. One record of TLS after
+    /// the other, so that the socket is written to less often.
+    pub async fn take(&mut self, piece: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
+        let taken = self.read_buf(piece).await?;
+        let more = poll_fn(|cx| {
+            let mut more = 0;
+            while piece.has_remaining_mut() {
+                match pin!(self.read_buf(piece)).poll(cx) {
+                    Poll::Ready(Ok(len)) if len > 0 => more += len,
+                    // Said again when it is asked for again.
+                    Poll::Ready(Ok(_) | Err(_)) | Poll::Pending => break,
+                }
+            }
+            Poll::Ready(more)
+        });
+        Ok(if taken == 0 { 0 } else { taken + more.await })
     }
 
     /// Waits, after the other side's last word, until it is gone. Its lane says nothing of that.

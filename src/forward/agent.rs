@@ -344,6 +344,7 @@ mod tests {
     use crate::tunnel::budget::Budget;
     use crate::tunnel::features::STREAMS;
     use crate::tunnel::retiring::Retiring;
+    use crate::tunnel::stream_lanes::StreamLanes;
 
     #[tokio::test]
     async fn an_address_does_not_listen_for_a_link_whose_streams_ended_a_moment_before_it() {
@@ -369,6 +370,7 @@ mod tests {
             features: STREAMS,
             budget: Budget::between(0, 0),
             retiring: Retiring::default(),
+            stream_lanes: StreamLanes::default(),
             ended: CancellationToken::new(),
         });
         links.send(LinkStreams::of_ending(&link)).await.unwrap_or_else(|_| panic!("nobody takes links"));

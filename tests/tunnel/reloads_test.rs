@@ -57,7 +57,7 @@ async fn a_process_that_joins_is_judged_by_the_bounds_of_now_and_not_of_its_hand
     let mut second = raw().await;
     assert_eq!(second.refusal_of(&process(elsewhere)).await, NO_SUCH_LINK);
     cfg.edges.iter_mut().for_each(|edge| edge.max_instances = 1);
-    trust.replace(HubTrust::load(&cfg, "riskfuel").unwrap());
+    trust.replace(HubTrust::load(&cfg, "riskfuel", None).unwrap());
     let own = Hello::of("bank").lane.unwrap();
     assert_eq!(second.refusal_of(&process(own)).await, TOO_MANY_INSTANCES);
     stop.cancel();
@@ -78,7 +78,7 @@ fn a_hub_that_starts_while_its_trust_is_replaced_comes_up_all_the_same() {
     cfg.edges = (0..EDGES).map(absent).collect();
     let keys_of_hub = HubKeys::load(&cfg, "riskfuel").unwrap();
     let trust = keys_of_hub.trust();
-    let replacements: Vec<_> = (0..20).map(|_| HubTrust::load(&cfg, "riskfuel").unwrap()).collect();
+    let replacements: Vec<_> = (0..20).map(|_| HubTrust::load(&cfg, "riskfuel", None).unwrap()).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let (board, stop) = (Board::default(), CancellationToken::new());
     let listener = runtime.block_on(keys_of_hub.bind()).unwrap();

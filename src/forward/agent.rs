@@ -341,10 +341,6 @@ mod tests {
 
     use super::*;
     use crate::policy::{ForwardLimits, Policy};
-    use crate::tunnel::budget::Budget;
-    use crate::tunnel::features::STREAMS;
-    use crate::tunnel::retiring::Retiring;
-    use crate::tunnel::stream_lanes::StreamLanes;
 
     #[tokio::test]
     async fn an_address_does_not_listen_for_a_link_whose_streams_ended_a_moment_before_it() {
@@ -362,18 +358,9 @@ mod tests {
         let forwards = Forwards::new(rules, Vec::new(), board.clone(), stop.clone());
         let (links, taken) = mpsc::channel(1);
         tokio::spawn(forwards.run(taken));
-        let link = Arc::new(Link {
-            id: 1,
-            peer: "riskfuel".into(),
-            instance: [1; 16],
-            relay_lanes: 0,
-            features: STREAMS,
-            budget: Budget::between(0, 0),
-            retiring: Retiring::default(),
-            stream_lanes: StreamLanes::default(),
-            ended: CancellationToken::new(),
-        });
-        links.send(LinkStreams::of_ending(&link)).await.unwrap_or_else(|_| panic!("nobody takes links"));
+        let streams = LinkStreams::of_ending("riskfuel");
+        let link = streams.link.clone();
+        links.send(streams).await.unwrap_or_else(|_| panic!("nobody takes links"));
         let is = async |state: &str| {
             while board.rows()[0].state != state {
                 tokio::task::yield_now().await;

@@ -140,3 +140,29 @@ impl Links {
 
 /// Long for a task that has nothing to wait for.
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::streams::LinkStreams;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_reload_cuts_counts_for_its_link_when_that_ends_by_the_same() {
+        for (reason, ends, cut) in [
+            (Reason::NoLongerAllowed, true, 1),
+            (Reason::NoLongerAllowed, false, 0),
+            (Reason::RateLimited, true, 0),
+        ] {
+            let LinkStreams { link, opener, .. } = LinkStreams::of_ending("bank");
+            let way = Way { link: link.clone(), opener, carried: Arc::default() };
+            let ending = async {
+                tokio::time::sleep(KNOWN_WITHIN / 2).await;
+                if ends {
+                    link.ended.cancel();
+                }
+            };
+            tokio::join!(way.count_if_gone(reason), ending);
+            assert_eq!(way.carried.ended().await, cut, "{reason:?} {ends}");
+        }
+    }
+}

@@ -141,9 +141,20 @@ pub(super) fn streams(link: &Arc<Link>, metrics: &TunnelMetrics) -> (LinkStreams
 
 #[cfg(test)]
 impl LinkStreams {
-    /// Of a link whose control lane is gone a moment before it.
-    pub(crate) fn of_ending(link: &Arc<Link>) -> Self {
-        streams(link, &TunnelMetrics::default()).0
+    /// Of a link to this site whose control lane is gone a moment before it.
+    pub(crate) fn of_ending(peer: &str) -> Self {
+        let link = Link {
+            id: 1,
+            peer: peer.to_owned(),
+            instance: [1; 16],
+            relay_lanes: 0,
+            features: STREAMS,
+            budget: super::budget::Budget::between(0, 0),
+            retiring: super::retiring::Retiring::default(),
+            stream_lanes: StreamLanes::default(),
+            ended: CancellationToken::new(),
+        };
+        streams(&Arc::new(link), &TunnelMetrics::default()).0
     }
 }
 

@@ -67,6 +67,13 @@ fn an_edges_key_rotates_without_a_loss_and_without_a_gap() {
     stage.bank.line(&["link renewed"]);
     moved(&stage.hub, "bank", &before);
     let now = lanes(&stage.hub.status(), "bank");
+    for (site, peer) in [(&stage.hub, "bank"), (&stage.bank, "riskfuel")] {
+        site.until("it shows the new key", |status| {
+            let mut links = status["links"].as_array().unwrap().iter();
+            links
+                .any(|link| link["peer"] == peer && link["state"] == "up" && link["edge_key"] == key.as_str())
+        });
+    }
     // The old key goes, and takes nothing with it.
     stage.hub_file.change(|hub| edge(hub, "bank")["keys"] = json!([key]));
     stage.hub.loads();

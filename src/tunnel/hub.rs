@@ -31,6 +31,7 @@ use super::shown::{ShownLink, link_id};
 use super::standing::Standing;
 use super::status::{Board, LinkStatus};
 use super::strangers::{Line, Strangers};
+use super::stream_lanes::heard_taken;
 use super::streams::LinkStreams;
 use super::welcome::{Joined, Refusing, Role};
 use super::wire::Kind;
@@ -267,7 +268,7 @@ impl Hub {
     }
 
     async fn run(&self, joined: Joined, remote: &Caller) {
-        let Joined { tls, link, ended, shown, lane_id, role, presented } = joined;
+        let Joined { mut tls, link, ended, shown, lane_id, role, presented } = joined;
         let (kind, index) = (role.kind(), role.index());
         let meter = meter_of(&tls);
         self.said().forget(&link.peer);
@@ -302,9 +303,15 @@ impl Hub {
                 }
             }
             Role::Stream(stream, _ends_with_us) => {
-                tracing::debug!(peer = %link.peer, link = %id, stream, %lane_id, "a stream has a lane of its own");
-                link.stream_lanes.hand(stream, HandedOut::new(tls, &ended), ended.clone());
-                self.because(watch(kind, &meter, &shown, &ended).await, &link, &presented)
+                match ended.run_until_cancelled(heard_taken(&mut tls)).await {
+                    Some(Ok(())) => {
+                        tracing::debug!(peer = %link.peer, link = %id, stream, %lane_id, "a stream has a lane of its own");
+                        link.stream_lanes.hand(stream, HandedOut::new(tls, &ended), ended.clone());
+                        self.because(watch(kind, &meter, &shown, &ended).await, &link, &presented)
+                    }
+                    Some(Err(reason)) => reason,
+                    None => self.because(Reason::Ended, &link, &presented),
+                }
             }
         };
         drop(lane);

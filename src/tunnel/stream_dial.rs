@@ -14,7 +14,7 @@ use super::lane::HandedOut;
 use super::reason::Reason;
 use super::renewal::Carried;
 use super::stream_lanes::STREAM_LANES_MAX;
-use super::wire::Kind;
+use super::wire::{Kind, STREAM_TAKEN, write_frame};
 
 impl Edge {
     /// Dials what is asked for until the link ends.
@@ -46,7 +46,7 @@ impl Edge {
             }
             dialled
         };
-        let Dialled { tls, lane_id, proof, .. } = match link.ended.run_until_cancelled(dialling).await {
+        let Dialled { mut tls, lane_id, proof, .. } = match link.ended.run_until_cancelled(dialling).await {
             Some(Ok(dialled)) => dialled,
             Some(Err(failed)) => {
                 let reason = failed.declined.reason;
@@ -56,6 +56,9 @@ impl Edge {
             }
             None => return,
         };
+        if write_frame(&mut tls, STREAM_TAKEN, &[]).await.is_err() {
+            return;
+        }
         let (meter, ended) = (meter_of(&tls), link.ended.child_token());
         let _shown = shown.lane(Kind::Stream, stream, &lane_id, meter.clone(), way_of(&tls));
         tracing::debug!(peer = %link.peer, stream, %lane_id, "a stream has a lane of its own");

@@ -8,9 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::connection::{HANDSHAKE_TIME_MAX, Tls, receive};
 use super::lane::HandedOut;
+use super::reason::Reason;
+use super::wire::STREAM_TAKEN;
 
 /// Those of one link. Cheap to clone; all clones are of the same.
 #[derive(Clone, Debug, Default)]
@@ -123,6 +127,17 @@ impl AsyncRead for LaneReader {
         buf: &mut ReadBuf<'_>,
     ) -> std::task::Poll<io::Result<()>> {
         std::pin::Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+/// Waits until the edge says that it has the lane. One that gave up while Welcome was on its way says nothing, and the
+/// stream stays where it is on both sides.
+pub(super) async fn heard_taken(tls: &mut Tls) -> Result<(), Reason> {
+    match timeout(HANDSHAKE_TIME_MAX, receive(tls)).await {
+        Ok(Ok(frame)) if frame.kind == STREAM_TAKEN => Ok(()),
+        Ok(Ok(_)) => Err(Reason::Malformed),
+        Ok(Err(reason)) => Err(reason),
+        Err(_) => Err(Reason::Timeout),
     }
 }
 

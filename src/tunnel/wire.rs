@@ -225,6 +225,8 @@ pub const BUDGET: u8 = 19;
 pub const STREAM_HEAD: u8 = 32;
 /// Other streams: nobody here serves that.
 pub const STREAM_UNWANTED: u8 = 33;
+/// The edge's first frame on a lane of a stream: it has the hub's Welcome, and the lane is in use from now on.
+pub const STREAM_TAKEN: u8 = 34;
 
 #[cfg(test)]
 mod tests {

@@ -178,6 +178,7 @@ impl Listener {
                 self.note_reset(reason, client);
                 way.count_if_gone(reason).await;
             }
+            Err(Cut::Lane) => self.note_reset(Reason::LinkLost, client),
             Err(Cut::Stream) if is_lost(&way.link).await => {
                 way.carried.count_cut();
                 self.note_reset(Reason::LinkLost, client);

@@ -87,6 +87,7 @@ async fn reach(inner: &Arc<Inner>, way: &Way, head: &[u8], mut stream: LinkStrea
             drop((one, place));
             match ended {
                 Err(Cut::Refused(reason)) => Some(reason),
+                Err(Cut::Lane) => Some(Reason::LinkLost),
                 Err(Cut::Stream) if is_lost(link).await => {
                     way.carried.count_cut();
                     Some(Reason::LinkLost)

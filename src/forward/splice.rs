@@ -27,6 +27,8 @@ pub enum Cut {
     Socket,
     /// The other side reset it, or the link is gone.
     Stream,
+    /// The lane that it had for itself is gone.
+    Lane,
     /// The other side refused it.
     Refused(Reason),
 }
@@ -73,37 +75,43 @@ pub async fn splice(
     link: &Link,
 ) -> Result<(), Cut> {
     let flooded = stream.flooded();
+    let (mut outward, mut inward, wish) = ways(stream);
     // A peer that reads nothing keeps both directions waiting, where nobody would hear of the link's end.
     tokio::select! {
         biased;
         () = link.ended.cancelled() => return Err(Cut::Stream),
         () = flooded.cancelled() => return Err(Cut::Refused(Reason::Malformed)),
-        ended = carry(&mut socket.0, stream, role, row, &link.budget) => ended?,
+        ended = carry(&mut socket.0, &mut outward, &mut inward, &wish, (role, row, &link.budget)) => ended?,
     }
     socket.end();
+    // The other side may still hand on what came last: the link is in use until it says that it is done.
+    tokio::select! {
+        biased;
+        () = link.ended.cancelled() => {}
+        _ = async { outward.close().await; inward.until_gone().await } => {}
+    }
     Ok(())
 }
 
 async fn carry(
     socket: &mut TcpStream,
-    stream: LinkStream,
-    role: Role,
-    row: &Row,
-    budget: &Budget,
+    outward: &mut Outward,
+    inward: &mut Inward,
+    wish: &Wish,
+    (role, row, budget): (Role, &Row, &Budget),
 ) -> Result<(), Cut> {
     let (from_socket, mut to_socket) = socket.split();
-    let (mut outward, mut inward, wish) = ways(stream);
     let out = async {
         if role == Role::Target {
             outward.say(Said::Opened).await?;
         }
-        carry_out(&from_socket, &mut outward, &wish, &row.bytes_out, budget).await
+        carry_out(&from_socket, outward, wish, &row.bytes_out, budget).await
     };
     let back = async {
         if role == Role::Listener {
-            answer(&mut inward).await?;
+            answer(inward).await?;
         }
-        carry_back(&mut inward, &mut to_socket, &wish, row).await
+        carry_back(inward, &mut to_socket, wish, row).await
     };
     tokio::pin!(out);
     let back_ended = {
@@ -137,7 +145,7 @@ async fn carry_out(
     let mut pace = Pace::new();
     loop {
         // Idle connections hold no buffer.
-        outward.meanwhile(socket.readable()).await?.map_err(|_| Cut::Socket)?;
+        outward.meanwhile(|| socket.readable()).await?.map_err(|_| Cut::Socket)?;
         let mut frame = BytesMut::with_capacity(HEADER_LEN + PIECE_LEN_MAX);
         loop {
             // Of a budget, nobody takes much at a time.
@@ -152,7 +160,7 @@ async fn carry_out(
                 Ok(0) => return outward.say(Said::End).await,
                 Ok(len) => {
                     frame[..HEADER_LEN].copy_from_slice(&Said::Data(len).header());
-                    outward.meanwhile(budget.turn(Class::Forwards)).await?;
+                    outward.meanwhile(|| budget.turn(Class::Forwards)).await?;
                     budget.sent(frame.len());
                     outward.write(&frame).await?;
                     bytes.fetch_add(len as u64, Ordering::Relaxed);
@@ -181,7 +189,7 @@ async fn carry_back(
                 while left > 0 {
                     chunk.clear();
                     let room = left.min(piece_len);
-                    let len = inward.take(&mut (&mut chunk).limit(room)).await.map_err(|_| Cut::Stream)?;
+                    let len = inward.take(&mut (&mut chunk).limit(room)).await?;
                     if len == 0 {
                         return Err(Cut::Stream);
                     }

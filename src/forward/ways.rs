@@ -69,10 +69,9 @@ impl Outward {
             Some(come) => self.act(Due::Move(come.ok())).await?,
         }
         match &mut self.lane {
-            Some(lane) => lane.write(word).await,
-            None => self.stream.write_all(word).await,
+            Some(lane) => lane.write(word).await.map_err(|error| cut_of(&error)),
+            None => self.stream.write_all(word).await.map_err(|_| Cut::Stream),
         }
-        .map_err(|_| Cut::Stream)
     }
 
     /// Says a word without a body.
@@ -80,17 +79,26 @@ impl Outward {
         self.write(&said.header()).await
     }
 
-    /// Waits for something that may take long; meanwhile moves, and keeps the lane from looking dead.
-    pub async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> Result<T, Cut> {
-        tokio::pin!(something);
+    /// Waits for something that may take long; meanwhile moves, and keeps the lane from looking dead. What is waited for
+    /// is dropped before anything is said, and asked for again: nobody holds a turn while the other side takes nothing.
+    pub async fn meanwhile<T, F>(&mut self, something: impl Fn() -> F) -> Result<T, Cut>
+    where
+        F: Future<Output = T>,
+    {
         loop {
             let due = tokio::select! {
                 biased;
-                done = &mut something => return Ok(done),
+                done = something() => return Ok(done),
                 due = self.due() => due,
             };
             self.act(due).await?;
         }
+    }
+
+    /// Nothing more is said, not even over the stream: everything here is done.
+    pub async fn close(&mut self) {
+        // Where the stream is gone, the other side is done, too.
+        _ = self.stream.shutdown().await;
     }
 
     /// Whether it has moved.
@@ -119,7 +127,7 @@ impl Outward {
             }
             (Due::Move(None), _) => self.coming = None,
             (Due::Alive, Some(lane)) => {
-                lane.write(&Said::Alive.header()).await.map_err(|_| Cut::Stream)?;
+                lane.write(&Said::Alive.header()).await.map_err(|error| cut_of(&error))?;
             }
             (Due::Alive, None) => {}
         }
@@ -137,7 +145,7 @@ impl Inward {
     pub async fn heard(&mut self) -> Result<Said, Cut> {
         loop {
             let mut header = [0; HEADER_LEN];
-            self.read_exact(&mut header).await.map_err(|_| Cut::Stream)?;
+            self.read_exact(&mut header).await.map_err(|error| cut_of(&error))?;
             match Said::parse(header).map_err(|_| MALFORMED)? {
                 Said::Moved => {
                     let coming = self.coming.take().ok_or(MALFORMED)?;
@@ -156,8 +164,8 @@ impl Inward {
 
     /// Takes what is there, at least one byte, at most what the piece has room for; 0 is an end. One record of TLS after
     /// the other, so that the socket is written to less often.
-    pub async fn take(&mut self, piece: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
-        let taken = self.read_buf(piece).await?;
+    pub async fn take(&mut self, piece: &mut Limit<&mut BytesMut>) -> Result<usize, Cut> {
+        let taken = self.read_buf(piece).await.map_err(|error| cut_of(&error))?;
         let more = poll_fn(|cx| {
             let mut more = 0;
             while piece.has_remaining_mut() {
@@ -169,10 +177,14 @@ impl Inward {
             }
             Poll::Ready(more)
         });
-        Ok(if taken == 0 { 0 } else { taken + more.await })
+        let taken = if taken == 0 { 0 } else { taken + more.await };
+        if let Some(lane) = &self.lane {
+            lane.rests();
+        }
+        Ok(taken)
     }
 
-    /// Waits, after the other side's last word, until it is gone. Its lane says nothing of that.
+    /// Waits, after the other side's last word, until it is done or gone. Its lane says nothing of that.
     pub async fn until_gone(&mut self) -> Cut {
         match self.stream.read(&mut [0; 1]).await {
             Ok(1..) => MALFORMED,
@@ -222,6 +234,11 @@ impl Pace {
         // Once in each stretch.
         before < BULK_LEN && self.len >= BULK_LEN
     }
+}
+
+/// A lane that its watch ended is one thing, one that the other side dropped with its connection another.
+fn cut_of(error: &io::Error) -> Cut {
+    if error.kind() == io::ErrorKind::ConnectionAborted { Cut::Lane } else { Cut::Stream }
 }
 
 const MALFORMED: Cut = Cut::Refused(Reason::Malformed);

@@ -271,12 +271,12 @@ impl Hub {
         let Joined { mut tls, link, ended, shown, lane_id, role, presented } = joined;
         let (kind, index) = (role.kind(), role.index());
         let meter = meter_of(&tls);
-        self.said().forget(&link.peer);
         let lane = shown.lane(kind, index, &lane_id, meter.clone(), way_of(&tls));
         let id = link_id(link.id);
         // One connection's lane is told where connections are.
         let is_told = kind != Kind::Stream;
         if is_told {
+            self.said().forget(&link.peer);
             tracing::info!(peer = %link.peer, link = %id, kind = kind.word(), index, %lane_id, %remote, way = way_of(&tls), "lane up");
         }
         let reason = match role {

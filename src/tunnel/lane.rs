@@ -3,6 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 use super::KEEPALIVE;
-use super::connection::Tls;
+use super::connection::{Tls, meter_of};
 use super::meter::Meter;
 use super::network;
 use super::reason::Reason;
@@ -67,6 +68,11 @@ impl HandedOut {
             ended: Box::pin(ended.clone().cancelled_owned()),
             _ends_with_us: ended.clone().drop_guard(),
         }
+    }
+
+    /// Its meter.
+    pub(super) fn meter(&self) -> Arc<Meter> {
+        meter_of(&self.tls)
     }
 }
 

@@ -5,14 +5,16 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{HANDSHAKE_TIME_MAX, Tls, receive};
 use super::lane::HandedOut;
+use super::meter::Meter;
 use super::reason::Reason;
 use super::wire::STREAM_TAKEN;
 
@@ -26,7 +28,8 @@ pub struct StreamLanes {
 
 #[derive(Debug)]
 struct Waiting {
-    is_dialled: bool,
+    /// When somebody dialled for it last.
+    dialled: Option<Instant>,
     writer: oneshot::Sender<LaneWriter>,
     reader: oneshot::Sender<LaneReader>,
 }
@@ -55,7 +58,10 @@ pub struct LaneWriter {
 
 /// Hears what is said on a lane of one stream.
 #[derive(Debug)]
-pub struct LaneReader(ReadHalf<HandedOut>);
+pub struct LaneReader {
+    inner: ReadHalf<HandedOut>,
+    meter: Arc<Meter>,
+}
 
 impl StreamLanes {
     /// Those of a link whose lanes are dialled by whoever has the other end.
@@ -67,14 +73,22 @@ impl StreamLanes {
     /// A stream would take one.
     pub(super) fn awaited(&self, stream: u32) -> (Awaited, Halves) {
         let ((writer, writes), (reader, reads)) = (oneshot::channel(), oneshot::channel());
-        self.lock().insert(stream, Waiting { is_dialled: false, writer, reader });
+        self.lock().insert(stream, Waiting { dialled: None, writer, reader });
         (Awaited { lanes: self.clone(), stream }, Halves { writer: writes, reader: reads })
     }
 
-    /// Somebody dials for it now; false where nobody is to: it is gone, or somebody did before.
+    /// Somebody dials for it now; false where nobody is to: it is gone, or somebody did a moment ago.
     pub(super) fn begin(&self, stream: u32) -> bool {
         let mut waiting = self.lock();
-        waiting.get_mut(&stream).is_some_and(|waiting| !std::mem::replace(&mut waiting.is_dialled, true))
+        let Some(waiting) = waiting.get_mut(&stream) else {
+            return false;
+        };
+        let now = Instant::now();
+        let is_due = waiting.dialled.is_none_or(|dialled| now.duration_since(dialled) >= DIAL_AGAIN_AFTER);
+        if is_due {
+            waiting.dialled = Some(now);
+        }
+        is_due
     }
 
     /// Here it is; whoever is gone meanwhile drops it, which ends it.
@@ -82,9 +96,10 @@ impl StreamLanes {
         let Some(waiting) = self.lock().remove(&stream) else {
             return;
         };
+        let meter = lane.meter();
         let (reader, writer) = tokio::io::split(lane);
         // In this order: what the other side is told to listen to is there by then.
-        _ = waiting.reader.send(LaneReader(reader));
+        _ = waiting.reader.send(LaneReader { inner: reader, meter });
         _ = waiting.writer.send(LaneWriter { inner: writer, ended });
     }
 
@@ -120,13 +135,20 @@ impl LaneWriter {
     }
 }
 
+impl LaneReader {
+    /// Nobody reads until it is read again, so that the other side's words wait, and its silence means nothing.
+    pub fn rests(&self) {
+        self.meter.pause(false);
+    }
+}
+
 impl AsyncRead for LaneReader {
     fn poll_read(
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> std::task::Poll<io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_read(cx, buf)
+        std::pin::Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
@@ -145,12 +167,25 @@ pub(super) async fn heard_taken(tls: &mut Tls) -> Result<(), Reason> {
 pub const STREAM_LANES_MAX: usize = 16;
 /// At the hub, where one may end later than at the edge.
 pub(super) const STREAM_LANES_ENTERED_MAX: usize = 2 * STREAM_LANES_MAX;
+/// Longer than it takes to fail.
+const DIAL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Asked for and not yet looked at.
 const ASKS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_is_dialled_again_after_a_while() {
+        let (lanes, _asked) = StreamLanes::asking();
+        let _awaited = lanes.awaited(3);
+        assert!(lanes.begin(3));
+        tokio::time::advance(DIAL_AGAIN_AFTER / 2).await;
+        assert!(!lanes.begin(3));
+        tokio::time::advance(DIAL_AGAIN_AFTER / 2).await;
+        assert!(lanes.begin(3));
+    }
 
     #[tokio::test]
     async fn a_stream_that_is_gone_awaits_nothing() {

@@ -100,8 +100,13 @@ impl Hub {
         let (known, presented) = self.edge_behind(&tls)?;
         arrival.ticket.proven();
         let of_edge = |reason| Refusing { reason, edge: Some(known.edge.clone()) };
+        let mut was_elsewhere = false;
         for _ in 0..HELLOS_MAX {
-            let hello = receive(&mut tls).await.map_err(of_edge)?;
+            let hello = receive(&mut tls).await.map_err(|reason| {
+                // It need not ask once more.
+                let went = was_elsewhere && reason == Reason::PeerClosed;
+                of_edge(if went { Reason::NoSuchLink } else { reason })
+            })?;
             match self.enter(&hello, &known, &presented, &remote).await {
                 Ok((asked, entered)) => {
                     let welcomed = self.say_welcome(tls, &hello, &asked, entered, presented);
@@ -115,6 +120,7 @@ impl Hub {
                         linger(&mut tls).await;
                         return Err(of_edge(refusal.reason()));
                     }
+                    was_elsewhere = true;
                 }
             }
         }

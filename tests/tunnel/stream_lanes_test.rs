@@ -48,8 +48,9 @@ async fn lanes(end: &End, count: usize) -> Vec<LaneStatus> {
 }
 
 /// Waits until such a lane has carried so much each way: the board is written once a second.
-async fn carried_at_least(end: &End, len: u64) {
-    let has = |lane: &LaneStatus| lane.kind == "stream" && lane.bytes_in >= len && lane.bytes_out >= len;
+async fn carried_at_least(end: &End, bytes_in: u64, bytes_out: u64) {
+    let has =
+        |lane: &LaneStatus| lane.kind == "stream" && lane.bytes_in >= bytes_in && lane.bytes_out >= bytes_out;
     row_of(|| end.side.board.rows(), |row| row.lanes.iter().any(has)).await;
 }
 
@@ -61,7 +62,7 @@ async fn what_carries_much_moves_to_a_lane_of_its_own_and_every_byte_arrives() {
     assert_eq!((&at_hub[0].lane_id, at_hub[0].index), (&at_edge[0].lane_id, at_edge[0].index));
     give_and_take(&mut client, &bytes(2 * MUCH, 1)).await;
     for end in [&pair.hub, &pair.edge] {
-        carried_at_least(end, 2 * MUCH as u64).await;
+        carried_at_least(end, 2 * MUCH as u64, 2 * MUCH as u64).await;
     }
     // An end of one direction is one here too.
     client.shutdown().await.unwrap();
@@ -127,7 +128,7 @@ async fn a_lane_whose_connection_stands_still_is_kept_alive_by_both_sides() {
     let (pair, listen) = pair_to(echo().await).await;
     let mut client = moved(listen, &pair).await;
     let before = lanes(&pair.hub, 1).await.remove(0);
-    carried_at_least(&pair.hub, before.bytes_in.max(before.bytes_out) + 1).await;
+    carried_at_least(&pair.hub, before.bytes_in + 1, before.bytes_out + 1).await;
     says_back(&mut client, b"still here").await;
 }
 
@@ -145,4 +146,57 @@ async fn more_than_may_have_one_all_carry_what_they_are_given() {
         give_and_take(client, &bytes(MUCH, n)).await;
     }
     assert_eq!(lanes(&pair.edge, STREAM_LANES_MAX).await.len(), STREAM_LANES_MAX);
+}
+
+/// A target that says much at the pace of a slow line, to a client that looks away meanwhile for longer than any silence
+/// is borne: it hears all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_may_look_away_for_as_long_as_it_likes() {
+    const LOOKS_AWAY: Duration = Duration::from_secs(15);
+    let (target, mut accepted) = held().await;
+    let (pair, listen) = pair_to(target).await;
+    let mut client = TcpStream::connect(listen).await.unwrap();
+    let mut far = in_time(accepted.recv()).await.unwrap();
+    let words = bytes(10 * MUCH, 5);
+    let said = words.clone();
+    let saying = tokio::spawn(async move {
+        let mut pace = tokio::time::interval(Duration::from_millis(5));
+        for piece in said.chunks(100 << 10) {
+            pace.tick().await;
+            far.write_all(piece).await.unwrap();
+        }
+        far
+    });
+    let mut heard = vec![0; words.len()];
+    in_time(client.read_exact(&mut heard[..MUCH])).await.unwrap();
+    lanes(&pair.hub, 1).await;
+    tokio::time::sleep(LOOKS_AWAY).await;
+    in_time(client.read_exact(&mut heard[MUCH..])).await.unwrap();
+    assert!(heard == words);
+    saying.await.unwrap();
+}
+
+/// The target is done, and so is its side; the client has not read yet when nobody else uses the link any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_stays_in_use_until_the_last_byte_is_handed_on() {
+    let (target, mut accepted) = held().await;
+    let (pair, listen) = pair_to(target).await;
+    let mut client = TcpStream::connect(listen).await.unwrap();
+    let mut far = in_time(accepted.recv()).await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(read_out(&mut far).await, Ok(Vec::new()));
+    let words = bytes(3 * MUCH, 6);
+    let said = words.clone();
+    // Ends when all of it is on its way.
+    let saying = tokio::spawn(async move { far.write_all(&said).await });
+    let mut heard = vec![0; words.len()];
+    in_time(client.read_exact(&mut heard[..MUCH])).await.unwrap();
+    in_time(saying).await.unwrap().unwrap();
+    // Said by the edge, and not yet handed on by the hub.
+    let row = pair.edge.row(|row| row.bytes_out == words.len() as u64).await;
+    assert_eq!(row.open, 1, "the edge is done with what the hub still has");
+    in_time(client.read_exact(&mut heard[MUCH..])).await.unwrap();
+    assert!(heard == words);
+    assert_eq!(read_out(&mut client).await, Ok(Vec::new()));
+    pair.edge.row(|row| row.open == 0).await;
 }

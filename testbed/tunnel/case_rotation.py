@@ -94,10 +94,7 @@ def rotate_key(scene, ends, streams):
     since = time.monotonic()
     reload(ends, ends.hub)
     # It came by the old key, and goes with it.
-    streams["edge"].wait_end(ends)
-    seconds = time.monotonic() - since
-    hold_that(seconds <= ENDED_SECONDS_MAX, f"a connection outlived its key by {seconds:.2f} s")
-    streams["edge"] = Reader(scene, ends, "edge")
+    seconds = ended_with_its_link(scene, ends, streams, since)
     moved(ends, before)
     scene.say(f"the old key is gone, and {seconds:.2f} s later the connection that it had let in")
     time.sleep(STEADY_SECONDS)
@@ -111,20 +108,37 @@ def replace_issuer_and_root(scene, ends, streams):
     hold_that(lanes(ends) == before, "a new issuer touched the edge's lanes")
     with changed(ends.edge) as edge:
         edge["tunnel"]["trust_after"] = re.search(r'"trust_after": "([^"]+)"', said).group(1)
+    since = time.monotonic()
     reload(ends, ends.edge)
     moved(ends, before)
-    scene.say(f"a new issuer, and the edge trusts none from before: {standstills(streams)}")
+    seconds = ended_with_its_link(scene, ends, streams, since)
+    scene.say(
+        f"a new issuer, the edge trusts none from before, and what came by one was reset {seconds:.2f} s after the "
+        f"reload: {standstills(streams)}"
+    )
     time.sleep(STEADY_SECONDS)
 
     said = init(scene, "--rotate-root", folder / "offline", "--out", folder / "rooted")
     both, new = re.findall(r"--pin (\S+) ", said)
     put_identity(ends, folder / "rooted/keys", keys)
     repin(scene, ends, both, "both")
+    streams["edge"].check()
+    # From here on over a link that both roots vouch for.
+    streams["edge"] = Reader(scene, ends, "edge")
     said = init(scene, "--renew-issuer", folder / "rooted/offline", "--out", folder / "under-new")
     put_identity(ends, folder / "under-new", keys)
     repin(scene, ends, new, "new")
     streams["edge"].check()
     scene.say(f"another root, by way of both: {standstills(streams)}")
+
+
+def ended_with_its_link(scene, ends, streams, since):
+    """How long what holds no more let the edge's stream live; another one is begun."""
+    streams["edge"].wait_end(ends)
+    seconds = time.monotonic() - since
+    hold_that(seconds <= ENDED_SECONDS_MAX, f"a connection outlived what had let it in by {seconds:.2f} s")
+    streams["edge"] = Reader(scene, ends, "edge")
+    return seconds
 
 
 def repin(scene, ends, pins, name):

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 
 pub struct Organisation {
@@ -27,6 +28,8 @@ pub struct Made<'a> {
     pub serial: u64,
     /// Days from now on which it ends; negative ones are past.
     pub ends: i64,
+    /// Where its list is to be had, if it says so.
+    pub lists_at: Option<&'a str>,
 }
 
 /// An edge's, which is all right.
@@ -35,6 +38,7 @@ pub const CLIENT: Made<'static> = Made {
     usage: Some(ExtendedKeyUsagePurpose::ClientAuth),
     serial: 7,
     ends: 9,
+    lists_at: None,
 };
 
 impl Organisation {
@@ -78,6 +82,7 @@ impl Organisation {
         params.not_after = days_from_now(made.ends).into();
         params.extended_key_usages = made.usage.into_iter().collect();
         params.serial_number = Some(SerialNumber::from(made.serial));
+        params.crl_distribution_points = made.lists_at.into_iter().map(place).collect();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let number = fs::read_dir(self.dir.path()).unwrap().count();
@@ -90,31 +95,44 @@ impl Organisation {
 
     /// The lists of both authorities: the issuer takes these back. They are to be replaced so many days from now.
     pub fn revokes(&self, serials: &[u64], ends: i64) -> PathBuf {
-        let list = |serials: &[u64], signer: &CertifiedIssuer<'static, KeyPair>| {
-            let revoked = serials.iter().map(|serial| RevokedCertParams {
-                serial_number: SerialNumber::from(*serial),
-                revocation_time: days_from_now(-1).into(),
-                reason_code: None,
-                invalidity_date: None,
-            });
-            let params = CertificateRevocationListParams {
-                this_update: days_from_now(-10).into(),
-                next_update: days_from_now(ends).into(),
-                crl_number: SerialNumber::from(1_u64),
-                issuing_distribution_point: None,
-                revoked_certs: revoked.collect(),
-                key_identifier_method: KeyIdMethod::Sha256,
+        self.revokes_at(None, serials, ends)
+    }
+
+    /// The same, and the issuer's list is only for this place, and such certificates.
+    pub fn revokes_at(&self, at: Option<(&str, CrlScope)>, serials: &[u64], ends: i64) -> PathBuf {
+        let list =
+            |serials: &[u64], signer: &CertifiedIssuer<'static, KeyPair>, at: Option<(&str, CrlScope)>| {
+                let revoked = serials.iter().map(|serial| RevokedCertParams {
+                    serial_number: SerialNumber::from(*serial),
+                    revocation_time: days_from_now(-1).into(),
+                    reason_code: None,
+                    invalidity_date: None,
+                });
+                let params = CertificateRevocationListParams {
+                    this_update: days_from_now(-10).into(),
+                    next_update: days_from_now(ends).into(),
+                    crl_number: SerialNumber::from(1_u64),
+                    issuing_distribution_point: at.map(|(at, scope)| CrlIssuingDistributionPoint {
+                        distribution_point: place(at),
+                        scope: Some(scope),
+                    }),
+                    revoked_certs: revoked.collect(),
+                    key_identifier_method: KeyIdMethod::Sha256,
+                };
+                params.signed_by(signer).unwrap().pem().unwrap()
             };
-            params.signed_by(signer).unwrap().pem().unwrap()
-        };
         let file = self.dir.path().join("crl.pem");
-        put(&(list(serials, &self.issuer) + &list(&[], &self.root)), &file);
+        put(&(list(serials, &self.issuer, at) + &list(&[], &self.root, None)), &file);
         file
     }
 
     fn file(&self, stem: &str, ending: &str) -> PathBuf {
         self.dir.path().join(format!("{stem}.{ending}"))
     }
+}
+
+fn place(at: &str) -> CrlDistributionPoint {
+    CrlDistributionPoint { uris: vec![at.to_owned()] }
 }
 
 /// In one step, as who replaces a file that is in use does it.

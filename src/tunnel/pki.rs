@@ -7,11 +7,8 @@ use std::time::Duration;
 use rustls::CertificateError;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationOptionsBuilder,
-    UnknownStatusPolicy, anchor_from_trusted_cert,
-};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::key::sha256;
@@ -32,6 +29,7 @@ pub struct Authorities {
 #[derive(Debug)]
 struct Anchor {
     anchor: TrustAnchor<'static>,
+    key: SubjectPublicKeyInfoDer<'static>,
     /// webpki does not look at it.
     validity: (u64, u64),
 }
@@ -177,43 +175,36 @@ impl Authorities {
         moment: Moment,
         at: UnixTime,
     ) -> Result<(), webpki::Error> {
-        let lists: Vec<_> = self.lists.iter().flat_map(|lists| &lists.lists).collect();
-        let judged = self.path_by(&lists, leaf, others, purpose, moment, at);
-        // A list with an authority's name and not its signature says nothing: nobody joins by it, and nobody ends.
-        let is_of_lists = |error: &webpki::Error| doubt_of(error) == Some(Doubt::Lists);
-        if moment == Moment::Living && judged.as_ref().is_err_and(is_of_lists) {
-            return self.path_by(&[], leaf, others, purpose, moment, at);
-        }
-        judged
-    }
-
-    fn path_by(
-        &self,
-        lists: &[&CertRevocationList<'static>],
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        purpose: Purpose,
-        moment: Moment,
-        at: UnixTime,
-    ) -> Result<(), webpki::Error> {
         let end_entity = EndEntityCert::try_from(leaf)?;
         let seconds = at.as_secs();
         let valid = self.anchors.iter().filter(|it| (it.validity.0..=it.validity.1).contains(&seconds));
         let anchors: Vec<_> = valid.map(|it| it.anchor.clone()).collect();
-        let (expiration, unknown) = match moment {
-            Moment::Joining => (ExpirationPolicy::Enforce, UnknownStatusPolicy::Deny),
-            Moment::Living => (ExpirationPolicy::Ignore, UnknownStatusPolicy::Allow),
-        };
-        // By default the whole path is looked up.
-        let revocation = RevocationOptionsBuilder::new(lists).ok();
-        let revocation = revocation
-            .map(|builder| builder.with_expiration_policy(expiration).with_status_policy(unknown).build());
         let usage = match purpose {
             Purpose::ClientAuth => KeyUsage::client_auth(),
             Purpose::ServerAuth => KeyUsage::server_auth(),
         };
         let algorithms = self.algorithms.all;
-        end_entity.verify_for_usage(algorithms, &anchors, others, at, usage, revocation, None).map(drop)
+        // Not by webpki, which looks at the first list with an issuer's name, whoever signed it.
+        let by_lists = |path: &VerifiedPath<'_>| self.judge_by_lists(path, moment, at);
+        end_entity.verify_for_usage(algorithms, &anchors, others, at, usage, None, Some(&by_lists)).map(drop)
+    }
+
+    fn judge_by_lists(
+        &self,
+        path: &VerifiedPath<'_>,
+        moment: Moment,
+        at: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        let Some(lists) = &self.lists else {
+            return Ok(());
+        };
+        let anchor = self.anchors.iter().find(|it| it.anchor == *path.anchor());
+        let anchor = anchor.ok_or(webpki::Error::UnknownIssuer)?;
+        let covered = lists.judge(path, &anchor.key, at)?;
+        if moment == Moment::Joining && !covered {
+            return Err(webpki::Error::UnknownRevocationStatus);
+        }
+        Ok(())
     }
 
     fn dates(&self, start: u64, end: u64, now: UnixTime) -> Doubt {
@@ -232,7 +223,8 @@ impl Anchor {
     fn of(certificate: &CertificateDer<'static>) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let anchor = anchor_from_trusted_cert(certificate).ok()?.to_owned();
-        parsed.is_ca().then_some(Self { anchor, validity: validity(certificate)? })
+        let key = parsed.public_key().raw.to_vec().into();
+        parsed.is_ca().then_some(Self { anchor, key, validity: validity(certificate)? })
     }
 }
 
@@ -269,10 +261,7 @@ fn doubt_of(error: &webpki::Error) -> Option<Doubt> {
     use webpki::Error;
     match error {
         Error::CertRevoked => Some(Doubt::Revoked),
-        Error::CrlExpired { .. }
-        | Error::UnknownRevocationStatus
-        | Error::InvalidCrlSignatureForPublicKey
-        | Error::IssuerNotCrlSigner => Some(Doubt::Lists),
+        Error::UnknownRevocationStatus => Some(Doubt::Lists),
         Error::RequiredEkuNotFoundContext(_) => Some(Doubt::Purpose),
         _ => None,
     }
@@ -340,7 +329,7 @@ const CERTIFICATES_LEN_MAX: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
-    use rcgen::ExtendedKeyUsagePurpose;
+    use rcgen::{CrlScope, ExtendedKeyUsagePurpose};
 
     use super::super::organisation::{CLIENT, Made, Organisation};
     use super::*;
@@ -419,6 +408,53 @@ mod tests {
             assert_eq!(living(uncovered.clone()).of(CLIENT), Ok(()));
             let expired = Made { ends: -1, ..CLIENT };
             assert!(matches!(living(uncovered).of(expired), Err(Doubt::Dates { .. })));
+        }
+    }
+
+    #[test]
+    fn of_two_lists_of_one_name_that_counts_which_the_issuers_key_signed_in_either_order() {
+        let (by, namesake) = (Organisation::new(), Organisation::new());
+        let text = |it: &Organisation, serials: &[u64], ends| {
+            std::fs::read_to_string(it.revokes(serials, ends)).unwrap()
+        };
+        let issuers = |it: &Organisation, serials: &[u64], ends| {
+            let both = text(it, serials, ends);
+            both[..both.rfind("-----BEGIN").unwrap()].to_owned()
+        };
+        // Of a key that the issuer had before; and of its key now, but late.
+        for (other, revokes_ours) in [
+            (issuers(&namesake, &[7], 1), false),
+            (issuers(&by, &[], -1), false),
+            (issuers(&by, &[7], -1), true),
+        ] {
+            for revoked in [&[][..], &[7]] {
+                let ours = text(&by, revoked, 1);
+                let told = if revoked.is_empty() && !revokes_ours { Ok(()) } else { Err(Doubt::Revoked) };
+                for lists in [format!("{other}{ours}"), format!("{ours}{other}")] {
+                    let file = by.ca_file().with_file_name("both.pem");
+                    std::fs::write(&file, lists).unwrap();
+                    for moment in [Moment::Joining, Moment::Living] {
+                        let judge = Judge { by: &by, lists: Some(file.clone()), moment };
+                        assert_eq!(judge.of(CLIENT), told, "{moment:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_of_a_part_is_enough_for_that_part_and_revokes_whatever_it_names() {
+        let by = Organisation::new();
+        let (here, there) = ("http://lists.example.com/1", "http://lists.example.com/2");
+        let joining = |scope, serials: &[u64], made| {
+            let lists = Some(by.revokes_at(Some((here, scope)), serials, 1));
+            Judge { by: &by, lists, moment: Moment::Joining }.of(made)
+        };
+        for (lists_at, told) in [(None, Ok(())), (Some(here), Ok(())), (Some(there), Err(Doubt::Lists))] {
+            let made = Made { lists_at, ..CLIENT };
+            assert_eq!(joining(CrlScope::UserCertsOnly, &[], made.clone()), told, "{lists_at:?}");
+            assert_eq!(joining(CrlScope::CaCertsOnly, &[], made.clone()), Err(Doubt::Lists));
+            assert_eq!(joining(CrlScope::CaCertsOnly, &[7], made), Err(Doubt::Revoked));
         }
     }
 

@@ -16,6 +16,7 @@ use crate::organisation::{CLIENT, Made, Organisation};
 const SERVER: Made<'static> = Made {
     names: &["bridge.example.com"],
     usage: Some(ExtendedKeyUsagePurpose::ServerAuth),
+    lists_at: None,
     serial: 1,
     ends: 9,
 };

@@ -1,5 +1,5 @@
-//! What a side's trust rests on that ends soon, or has ended, told before it hurts: at the start, at each reload, once a
-//! day, and when it ends. Ends nothing itself.
+//! What a side's trust rests on that ends soon, or has ended, told before it hurts: at the start, when another
+//! takes its place, once a day, and when it ends. Ends nothing itself.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -44,9 +44,18 @@ impl Expiry {
     }
 }
 
-/// What was told, and when.
+/// What was told.
 #[derive(Debug, Default)]
-struct Told(BTreeMap<&'static str, (u64, bool)>);
+struct Told(BTreeMap<&'static str, Word>);
+
+#[derive(Debug)]
+struct Word {
+    /// When, Unix seconds.
+    when: u64,
+    /// Of what ends then.
+    at: u64,
+    has_ended: bool,
+}
 
 impl Told {
     /// What is to be told now, the worse first: what ended, or ends within a week, is an error.
@@ -54,13 +63,15 @@ impl Told {
         let mut news = Vec::new();
         for expiry in expiries {
             let has_ended = expiry.has_ended(now);
-            let is_told =
-                |(when, ended): &(u64, bool)| *ended == has_ended && now.saturating_sub(*when) < DAY;
+            // What was replaced by something of another date is news, and nothing else that stood beside it.
+            let is_told = |word: &Word| {
+                (word.at, word.has_ended) == (expiry.at, has_ended) && now.saturating_sub(word.when) < DAY
+            };
             if self.0.get(expiry.what).is_some_and(is_told) {
                 continue;
             }
             if let Some(text) = expiry.warning(now) {
-                self.0.insert(expiry.what, (now, has_ended));
+                self.0.insert(expiry.what, Word { when: now, at: expiry.at, has_ended });
                 news.push((expiry.at.saturating_sub(now) < WEEK, text));
             }
         }
@@ -90,7 +101,7 @@ pub(super) async fn tell<T>(
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            _ = replaced.changed() => told = Told::default(),
+            _ = replaced.changed() => {}
             () = tokio::time::sleep(until_next(&now, unix_now())) => {}
         }
     }
@@ -153,5 +164,23 @@ mod tests {
         assert_eq!(told.news(&[lists(1000)], 1001), [(true, text)]);
         assert_eq!(told.news(&[lists(1000)], 1002), []);
         assert_eq!(until_next(&[lists(1000)], 1002), Duration::from_secs(LOOK_EVERY));
+    }
+
+    #[test]
+    fn what_is_replaced_by_its_like_is_not_told_anew() {
+        let mut told = Told::default();
+        let told_of = |told: &mut Told, lists_end, ends, now| {
+            told.news(&[lists(lists_end), certificate(ends)], now).len()
+        };
+        assert_eq!(told_of(&mut told, 9000, 10 * DAY, 5000), 1);
+        // The lists are fetched every hour; of the certificate that ends all is said.
+        for hour in 1..20 {
+            assert_eq!(told_of(&mut told, 9000 + hour * 3600, 10 * DAY, 5000 + hour * 3600), 0);
+        }
+        let now = 5000 + 20 * 3600;
+        assert_eq!(told_of(&mut told, now + 3600, 11 * DAY, now), 1, "another certificate");
+        assert_eq!(told_of(&mut told, now + 3600, 11 * DAY, now), 0);
+        assert_eq!(told_of(&mut told, now - 2, 11 * DAY, now), 1, "lists that are late");
+        assert_eq!(told_of(&mut told, now - 1, 11 * DAY, now), 1, "others, late too");
     }
 }

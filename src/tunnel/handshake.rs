@@ -194,7 +194,8 @@ pub fn check_hello(sites: (&str, &str), instance: Instance, now_ms: u64) -> Hell
     Hello { lane: hello.lane.map(|lane| LaneAsked { kind: Kind::Check.into(), ..lane }), ..hello }
 }
 
-/// What the hub of this name answered to it: `Ok` when it would welcome a link.
+/// What the hub of this name answered to it: `Ok` when it knows this edge. Its bound of instances is not asked:
+/// a check from beside an edge that runs cannot be told from one more edge.
 pub fn judge_checked(frame: &Frame, hub: &str) -> Result<(), Reason> {
     match judge_answer(frame, hub, &Lane::Control { relay_lanes: 0, renews: None }) {
         // A hub of an earlier version knows no such lane, and looked at all the rest.

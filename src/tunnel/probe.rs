@@ -1,5 +1,5 @@
 //! One try of a link's URL, for `bridge check`: whether the right hub is there, by which way, who ends TLS on it, and
-//! whether it would welcome this edge. Makes no link: the hub is asked for its judgement, and for no lane.
+//! whether it knows this edge. Makes no link: the hub is asked for its judgement, and for no lane.
 
 use std::time::Duration;
 

@@ -322,7 +322,7 @@ impl fmt::Display for Reason {
             Self::LaneAge => f.write_str("the connection is older than any may be"),
             Self::AddressGone => f.write_str("this machine no longer has the connection's address"),
             Self::PeerClosed => f.write_str("the other side closed the connection"),
-            Self::Checked => f.write_str("the edge tried its way here, and would be welcome"),
+            Self::Checked => f.write_str("the edge tried its way here, and is known"),
             Self::Displaced => f.write_str("given up for a newer unauthenticated connection"),
             Self::Ended => f.write_str("ended by this side"),
             Self::RefusedUnknownCode(code) => write!(f, "refused with the unknown code {code}"),

@@ -23,7 +23,7 @@ pub enum Refusal {
     LaneRefused,
     /// The key was taken away during the handshake.
     UnknownKey,
-    /// No lane was asked for, and one would be welcome.
+    /// No lane was asked for, and all but the bound of instances is as it should be.
     Checked,
 }
 

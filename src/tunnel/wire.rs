@@ -70,7 +70,7 @@ pub enum Kind {
     Control = 1,
     /// Relay frames directly on TLS.
     Relay = 2,
-    /// None at all: the edge only wants to know whether one would be welcome.
+    /// None at all: the edge only wants to know whether the hub takes it for whom it says.
     Check = 3,
     /// What a stream of the control lane goes on with.
     Stream = 4,

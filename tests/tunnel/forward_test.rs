@@ -113,16 +113,19 @@ async fn a_link_that_breaks_without_a_word_of_tls_is_a_reset_at_both_sides_and_n
     pair.hub.row(|row| row.reset.get("link_lost") == Some(&1)).await;
     // The edge dials again, and the same address serves again.
     assert_eq!(pair.hub.listening("app").await, listen);
+    // It may have listened a moment longer than the old link lived: then the connection is reset.
     let again = async {
         loop {
-            if let Ok(client) = TcpStream::connect(listen).await {
-                return client;
+            if let Ok(mut client) = TcpStream::connect(listen).await {
+                tokio::select! {
+                    far = accepted.recv() => return (client, far.unwrap()),
+                    _ = client.read_u8() => {}
+                }
             }
             tokio::task::yield_now().await;
         }
     };
-    let mut client = in_time(again).await;
-    let mut far = in_time(accepted.recv()).await.unwrap();
+    let (mut client, mut far) = in_time(again).await;
     far.write_all(b"back").await.unwrap();
     let mut heard = [0; 4];
     in_time(client.read_exact(&mut heard)).await.unwrap();

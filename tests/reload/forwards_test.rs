@@ -51,6 +51,16 @@ fn connected(site: &Running, name: &str) -> TcpStream {
     socket
 }
 
+/// The hub has a forward `a` to who gives back what comes: a connection through it.
+fn forwarded(stage: &mut Stage) -> TcpStream {
+    let target = echo();
+    stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([target]));
+    stage.bank.loads();
+    stage.hub_file.change(|hub| hub["forwards"] = json!([forward("a", &target)]));
+    stage.hub.loads();
+    connected(&stage.hub, "a")
+}
+
 fn answers(socket: &mut TcpStream) {
     socket.write_all(b"ping").unwrap();
     socket.read_exact(&mut [0; 4]).unwrap();
@@ -104,12 +114,7 @@ fn a_forward_that_policy_or_the_configuration_takes_away_ends_and_the_others_go_
 #[test]
 fn a_connection_that_is_forwarded_outlives_the_renewal_of_its_link() {
     let mut stage = Stage::set();
-    let target = echo();
-    stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([target]));
-    stage.bank.loads();
-    stage.hub_file.change(|hub| hub["forwards"] = json!([forward("a", &target)]));
-    stage.hub.loads();
-    let mut held = connected(&stage.hub, "a");
+    let mut held = forwarded(&mut stage);
     let before = lanes(&stage.hub.status(), "bank");
     stage.bank_file.change(|edge| edge["tunnel"]["lanes"] = json!(2));
     stage.bank.loads();
@@ -172,12 +177,7 @@ fn bounds_that_narrow_count_what_is_open_and_a_target_that_goes_is_shown_no_more
 #[test]
 fn another_budget_holds_at_once_for_connections_that_are_open() {
     let mut stage = Stage::set();
-    let target = echo();
-    stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([target]));
-    stage.bank.loads();
-    stage.hub_file.change(|hub| hub["forwards"] = json!([forward("a", &target)]));
-    stage.hub.loads();
-    let mut socket = connected(&stage.hub, "a");
+    let mut socket = forwarded(&mut stage);
     let before = lanes(&stage.hub.status(), "bank");
     let mut seconds_of_a_megabyte = || {
         let since = Instant::now();
@@ -270,12 +270,7 @@ fn a_forward_that_is_changed_at_its_address_is_never_told_to_be_in_its_own_way()
 #[test]
 fn a_revoked_edge_loses_its_connections_and_both_sides_say_how_many() {
     let mut stage = Stage::set();
-    let target = echo();
-    stage.bank_file.change(|edge| edge["policy"]["forward"] = json!([target]));
-    stage.bank.loads();
-    stage.hub_file.change(|hub| hub["forwards"] = json!([forward("a", &target)]));
-    stage.hub.loads();
-    let mut held = connected(&stage.hub, "a");
+    let mut held = forwarded(&mut stage);
     stage.hub_file.change(|hub| {
         hub["tunnel"]["edges"].as_array_mut().unwrap().retain(|edge| edge["name"] != "bank");
         hub["routes"]

@@ -19,6 +19,15 @@ fn bytes(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|n| (((n + seed) * 7) >> 3) as u8).collect()
 }
 
+/// A connection through both sides, and its far end.
+async fn connection() -> (Pair, TcpStream, TcpStream) {
+    let (target, mut accepted) = held().await;
+    let (pair, listen) = pair_to(target).await;
+    let client = TcpStream::connect(listen).await.unwrap();
+    let far = in_time(accepted.recv()).await.unwrap();
+    (pair, client, far)
+}
+
 /// Sends and hears so much that it moves, and is still open.
 async fn moved(listen: SocketAddr, pair: &Pair) -> TcpStream {
     let mut client = TcpStream::connect(listen).await.unwrap();
@@ -76,10 +85,7 @@ async fn what_carries_much_moves_to_a_lane_of_its_own_and_every_byte_arrives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_direction_that_has_ended_keeps_the_other_from_nothing() {
-    let (target, mut accepted) = held().await;
-    let (pair, listen) = pair_to(target).await;
-    let mut client = TcpStream::connect(listen).await.unwrap();
-    let mut far = in_time(accepted.recv()).await.unwrap();
+    let (pair, mut client, mut far) = connection().await;
     client.shutdown().await.unwrap();
     assert_eq!(read_out(&mut far).await, Ok(Vec::new()));
     let words = bytes(3 * MUCH, 2);
@@ -101,10 +107,7 @@ async fn one_direction_that_has_ended_keeps_the_other_from_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_is_a_reset_there_too_and_a_lane_that_breaks_is_one() {
     for by_client in [true, false] {
-        let (target, mut accepted) = held().await;
-        let (pair, listen) = pair_to(target).await;
-        let mut client = TcpStream::connect(listen).await.unwrap();
-        let mut far = in_time(accepted.recv()).await.unwrap();
+        let (pair, mut client, mut far) = connection().await;
         let mut heard = vec![0; MUCH];
         let words = bytes(MUCH, 3);
         let (said, read) = tokio::join!(client.write_all(&words), in_time(far.read_exact(&mut heard)));
@@ -153,10 +156,7 @@ async fn more_than_may_have_one_all_carry_what_they_are_given() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_may_look_away_for_as_long_as_it_likes() {
     const LOOKS_AWAY: Duration = Duration::from_secs(15);
-    let (target, mut accepted) = held().await;
-    let (pair, listen) = pair_to(target).await;
-    let mut client = TcpStream::connect(listen).await.unwrap();
-    let mut far = in_time(accepted.recv()).await.unwrap();
+    let (pair, mut client, mut far) = connection().await;
     let words = bytes(10 * MUCH, 5);
     let said = words.clone();
     let saying = tokio::spawn(async move {
@@ -179,10 +179,7 @@ async fn a_client_may_look_away_for_as_long_as_it_likes() {
 /// The target is done, and so is its side; the client has not read yet when nobody else uses the link any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_stays_in_use_until_the_last_byte_is_handed_on() {
-    let (target, mut accepted) = held().await;
-    let (pair, listen) = pair_to(target).await;
-    let mut client = TcpStream::connect(listen).await.unwrap();
-    let mut far = in_time(accepted.recv()).await.unwrap();
+    let (pair, mut client, mut far) = connection().await;
     client.shutdown().await.unwrap();
     assert_eq!(read_out(&mut far).await, Ok(Vec::new()));
     let words = bytes(3 * MUCH, 6);

@@ -146,13 +146,11 @@ async fn carry_out(
     loop {
         // Idle connections hold no buffer.
         outward.meanwhile(|| socket.readable()).await?.map_err(|_| Cut::Socket)?;
-        let mut frame = BytesMut::with_capacity(HEADER_LEN + PIECE_LEN_MAX);
+        let mut frame = BytesMut::new();
         loop {
             // Of a budget, nobody takes much at a time.
-            let piece_len = match outward.has_lane() && budget.mbit_s() == 0 {
-                true => LANE_PIECE_LEN_MAX,
-                false => PIECE_LEN_MAX,
-            };
+            let takes_much = outward.has_lane() && budget.mbit_s() == 0;
+            let piece_len = if takes_much { LANE_PIECE_LEN_MAX } else { PIECE_LEN_MAX };
             frame.clear();
             frame.reserve(HEADER_LEN + piece_len);
             frame.put_bytes(0, HEADER_LEN);

@@ -16,7 +16,8 @@ LOOK_SECONDS = 5
 
 
 def processes():
-    """Of each process its parent, CPU-seconds, those of children it has buried, and resident bytes."""
+    """Of each process its parent, ticks of CPU with those of children it has buried, resident bytes, and which of those
+    ticks were the kernel's."""
     found = {}
     for folder in pathlib.Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -25,24 +26,25 @@ def processes():
             except OSError:
                 continue
             fields = text.rpartition(")")[2].split()
-            own, buried = (int(fields[11]) + int(fields[12])), (int(fields[13]) + int(fields[14]))
-            found[int(folder.name)] = (int(fields[1]), own + buried, int(fields[21]) * PAGE_LEN)
+            own, kernel, buried, of_kernel = map(int, fields[11:15])
+            ticks = own + kernel + buried + of_kernel
+            found[int(folder.name)] = (int(fields[1]), ticks, int(fields[21]) * PAGE_LEN, kernel + of_kernel)
     return found
 
 
-def tree(roots):
+def tree(roots, everybody=None):
     """The processes and all that they started."""
-    everybody, found, left = processes(), {}, list(roots)
+    everybody, found, left = everybody or processes(), {}, list(roots)
     while left:
         pid = left.pop()
         if pid in everybody and pid not in found:
             found[pid] = everybody[pid]
-            left += [other for other, (parent, _, _) in everybody.items() if parent == pid]
+            left += [other for other, (parent, *_) in everybody.items() if parent == pid]
     return found
 
 
-def cpu_seconds(roots):
-    return sum(ticks for _, ticks, _ in tree(roots).values()) / TICKS_PER_SECOND
+def cpu_seconds(roots, everybody=None):
+    return sum(ticks for _, ticks, *_ in tree(roots, everybody).values()) / TICKS_PER_SECOND
 
 
 def resident_mib(roots):
@@ -54,7 +56,7 @@ def resident_mib(roots):
         except OSError:
             continue
         proportional += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return round(sum(resident for _, _, resident in found.values()) / 2**20, 1), round(proportional / 1024, 1)
+    return round(sum(resident for _, _, resident, _ in found.values()) / 2**20, 1), round(proportional / 1024, 1)
 
 
 def busy_and_stolen():
@@ -65,33 +67,44 @@ def busy_and_stolen():
 
 
 class Meter:
-    """Brackets a run: CPU of the tunnel, of the whole machine, and of everybody who has no part in it."""
+    """Brackets a run: CPU of the tunnel, of brokers beside it, of the whole machine, and of everybody else."""
 
-    def __init__(self, roots):
-        self.roots = list(roots)
+    def __init__(self, roots, brokers=()):
+        self.roots, self.brokers = list(roots), list(brokers)
+
+    def read(self):
+        everybody = processes()
+        # The tunnel and the load are our own children; brokers may have been started by somebody else.
+        parts = (self.roots, self.brokers, [os.getpid(), *self.brokers], *([root] for root in self.roots))
+        cpu = [cpu_seconds(roots, everybody) for roots in parts]
+        kernel = sum(ticks for *_, ticks in tree(self.roots, everybody).values()) / TICKS_PER_SECOND
+        return [kernel, *cpu], *busy_and_stolen(), time.monotonic()
 
     def __enter__(self):
         self.load = os.getloadavg()[0]
-        self.began = (cpu_seconds(self.roots), cpu_seconds([os.getpid()]), *busy_and_stolen(), time.monotonic())
+        self.began = self.read()
         return self
 
     def __exit__(self, *_):
-        tunnel, ours, busy, stolen, at = self.began
-        self.seconds = time.monotonic() - at
-        now_busy, now_stolen = busy_and_stolen()
-        self.cpu = cpu_seconds(self.roots) - tunnel
-        everybody = now_busy - busy
-        # The tunnel and the load are our own children.
-        others = max(0.0, everybody - (cpu_seconds([os.getpid()]) - ours))
+        before, busy, stolen, at = self.began
+        after, now_busy, now_stolen, now = self.read()
+        self.seconds, everybody = now - at, now_busy - busy
+        spent = [then - first for first, then in zip(before, after, strict=True)]
+        kernel, self.cpu, self.brokers_cpu, ours, *each = spent
+        others = max(0.0, everybody - ours)
         self.figures = {
             "seconds": round(self.seconds, 3),
             "tunnel_cpu_s": round(self.cpu, 3),
+            "of_kernel_s": round(kernel, 3),
+            "each_cpu_s": [round(one, 3) for one in each],
             "machine_cpu_s": round(everybody, 3),
             "others": round(others / (self.seconds * CORES), 4),
             "stolen": round((now_stolen - stolen) / (self.seconds * CORES), 4),
             "load_before": round(self.load, 2),
             "at": time.strftime("%H:%M:%S"),
         }
+        if self.brokers:
+            self.figures["brokers_cpu_s"] = round(self.brokers_cpu, 3)
 
 
 def disturbance(seconds=LOOK_SECONDS):

@@ -2,12 +2,15 @@
 nothing out that failed.
 """
 
+import relay_table
+from figures import Figures, proportions, rows
 from machine import QUIET_SHARE, spread
 
 # What a line of a run's progress shows of its figures.
 SHOWN = (
     "mbit_s", "cpu_s_per_gb", "p50_us", "p99_us", "beside_mbit_s", "per_s", "idle_mib", "held_mib", "in_bulk_mib",
-    "readable_packets", "others", "load_before", "error",
+    "readable_packets", "msg_s", "link_bytes_per_message", "all_cpu_s_per_gb", "peak_mib", "disk_share", "others",
+    "load_before", "error",
 )  # fmt: skip
 # The tunnel that the others are compared with.
 OURS = "bridge"
@@ -20,9 +23,10 @@ def markdown(results, parts):
     lines = [
         f"{results['bridge']}; {here['cores']} cores ({here['cpu']}), {here['memory_gib']} GiB, {here['kernel']}; "
         f"{results['began']} to {results.get('ended', 'not yet ended')}. Median (least–most) of "
-        f"{results['repetitions']} repetitions, interleaved; {results['seconds']} s each.",
+        f"{results['repetitions']} repetitions, interleaved; {results['seconds']} s each"
+        + (f", {results['scale']} of the messages." if results.get("scale", 1) != 1 else "."),
     ]
-    for part, (runners, _) in parts.items():
+    for part, runners in parts.items():
         of_part = [one for one in results["runs"] if one["part"] == part]
         if of_part:
             lines += ["", *TABLES[part](of_part, runners)]
@@ -73,39 +77,6 @@ def forwards(runs, tunnels):
         yield f"What goes through can be read between the ends: {', '.join(said)}."
 
 
-class Figures:
-    """What was measured, by tunnel, trial and name."""
-
-    def __init__(self, runs):
-        self.found = {}
-        for one in runs:
-            for name, value in one.items():
-                self.found.setdefault((one["tunnel"], one["trial"], name), []).append(value)
-
-    def of(self, tunnel, trial, name):
-        return self.found.get((tunnel.name, trial, name), [])
-
-    def cell(self, tunnel, trial, name, form):
-        values = self.of(tunnel, trial, name)
-        if not values:
-            return "–"
-        median, least, most = spread(values)
-        # Who has no ends has no cost.
-        if median == 0:
-            return "–"
-        return f"{median:{form}} ({least:{form}}–{most:{form}})" if len(values) > 1 else f"{median:{form}}"
-
-
-def rows(title, tunnels, columns, figures, encryption=False):
-    yield from (f"**{title}**", "")
-    yield "| tunnel | " + "encryption | " * encryption + " | ".join(columns) + " |"
-    yield "|---|" + "---|" * encryption + "--:|" * len(columns)
-    for tunnel in tunnels:
-        cells = [figures.cell(tunnel, *column) for column in columns.values()]
-        yield f"| {tunnel.name} | " + f"{tunnel.encryption} | " * encryption + " | ".join(cells) + " |"
-    yield ""
-
-
 def ratios(tunnels, figures):
     """Ours in proportion to each other one's, by medians of the same run."""
     ours = next((tunnel for tunnel in tunnels if tunnel.name == OURS), None)
@@ -115,16 +86,8 @@ def ratios(tunnels, figures):
         return
     columns = {f"Mbit/s, {title}": (trial, "mbit_s") for trial, title in BULK.items()}
     columns |= {f"CPU, {title}": (trial, "cpu_s_per_gb") for trial, title in BULK.items()}
-    yield from (f"**`{OURS}` in proportion to the encrypted others: rate (more is better), CPU (less is)**", "")
-    yield "| to | " + " | ".join(columns) + " |"
-    yield "|---|" + "--:|" * len(columns)
-    for other in others:
-        cells = []
-        for trial, name in columns.values():
-            mine, theirs = figures.of(ours, trial, name), figures.of(other, trial, name)
-            cells.append(f"{spread(mine)[0] / spread(theirs)[0]:.2f}" if mine and theirs else "–")
-        yield f"| {other.name} | " + " | ".join(cells) + " |"
-    yield ""
+    title = f"`{OURS}` in proportion to the encrypted others: rate (more is better), CPU (less is)"
+    yield from proportions(title, ours, others, columns, figures)
 
 
 def disturbances(results):
@@ -145,4 +108,4 @@ def disturbances(results):
         yield f"Failed: {one['tunnel']}, {one['trial']}, repetition {one['repetition']}: {one['error']}"
 
 
-TABLES = {"forwards": forwards}
+TABLES = {"forwards": forwards, "relay": relay_table.relays, "embedded": relay_table.relays}

@@ -183,19 +183,25 @@ def told(*words):
     return {key: round(value, 3) if isinstance(value, float) else value for key, value in json.loads(line).items()}
 
 
-# By name, what is called with a tunnel and a trial's seconds. In this order, so that the short ones come first.
+def carries(tunnel, _how):
+    """A byte, as a check."""
+    return f"carries; {ping(tunnel, 1)['p50_us']:.0f} µs there and back"
+
+
+# By name, what is called with a tunnel and how it is asked: for how many seconds. In this order, so that the short ones
+# come first.
 TRIALS = {
     "memory": lambda tunnel, _: memory(tunnel),
     "wire": lambda tunnel, _: wire(tunnel),
-    "ping": lambda tunnel, seconds: ping(tunnel, seconds),
-    "ping-loaded": lambda tunnel, seconds: ping(tunnel, seconds, LOADED_MBIT_S),
-    "ping-full": lambda tunnel, seconds: ping(tunnel, seconds, 0),
+    "ping": lambda tunnel, how: ping(tunnel, how.seconds),
+    "ping-loaded": lambda tunnel, how: ping(tunnel, how.seconds, LOADED_MBIT_S),
+    "ping-full": lambda tunnel, how: ping(tunnel, how.seconds, 0),
     "connections-1": lambda tunnel, _: connections(tunnel, 1),
     "connections-16": lambda tunnel, _: connections(tunnel, 16),
-    "bulk-1": lambda tunnel, seconds: bulk(tunnel, seconds, 1, False),
-    "bulk-1-back": lambda tunnel, seconds: bulk(tunnel, seconds, 1, True),
-    "bulk-4": lambda tunnel, seconds: bulk(tunnel, seconds, 4, False),
-    "bulk-4-back": lambda tunnel, seconds: bulk(tunnel, seconds, 4, True),
+    "bulk-1": lambda tunnel, how: bulk(tunnel, how.seconds, 1, False),
+    "bulk-1-back": lambda tunnel, how: bulk(tunnel, how.seconds, 1, True),
+    "bulk-4": lambda tunnel, how: bulk(tunnel, how.seconds, 4, False),
+    "bulk-4-back": lambda tunnel, how: bulk(tunnel, how.seconds, 4, True),
 }
 # What one repetition tells as well as five.
 ONCE = {"wire"}

@@ -135,11 +135,16 @@ def free_port():
             return port
 
 
-def is_listening(port):
-    """By looking, not by connecting: iperf3 would take that for its client."""
+def is_listening(port, pid="self"):
+    """By looking, not by connecting: iperf3 would take that for its client. In the network of that process."""
     wanted = f":{port:04X}"
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in pathlib.Path(table).read_text().splitlines()[1:]:
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = pathlib.Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            # It has ended.
+            return False
+        for line in lines:
             fields = line.split()
             if fields[1].endswith(wanted) and fields[3] == "0A":
                 return True

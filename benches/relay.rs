@@ -80,6 +80,8 @@ fn all_workloads() -> Vec<Workload> {
             workloads.push(workload(Flow::Live, size, 1, true));
         }
     }
+    workloads.push(workload(Flow::Live, 200, 1, true));
+    workloads.push(workload(Flow::Backlog, 200, 1, true));
     for (batch, joined) in [(1, false), (1, true), (100, false)] {
         workloads.push(workload(Flow::Backlog, 1 << 10, batch, joined));
     }
@@ -94,7 +96,7 @@ fn brief_workloads() -> Vec<Workload> {
 /// As many messages as take about half a second.
 fn workload(flow: Flow, size: usize, batch: u32, joined: bool) -> Workload {
     let of_bytes = (REPETITION_BYTES / (size * batch as usize)).max(1) as u64;
-    let entries = of_bytes.min(if joined { 2 * REPETITION_ENTRIES } else { REPETITION_ENTRIES });
+    let entries = of_bytes.min(if joined { 10 * REPETITION_ENTRIES } else { REPETITION_ENTRIES });
     Workload { size, batch, joined, flow, messages: entries * u64::from(batch) }
 }
 
@@ -158,6 +160,7 @@ fn producer(topology: &Topology, workload: &Workload, writer: u64) -> JoinHandle
         topic: topic(workload),
         writer,
         size: workload.size,
+        text: false,
         batch: workload.batch,
         messages: Some(workload.messages),
         rate: None,

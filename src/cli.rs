@@ -199,9 +199,12 @@ pub struct MeasureArgs {
 #[cfg(feature = "load")]
 #[derive(Debug, Args)]
 pub struct TrafficArgs {
-    /// Bytes of a message, which do not compress
+    /// Bytes of a message, which do not compress unless they are text
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=5_000_000))]
     pub size: u32,
+    /// Text as of data-generation requests, which compresses
+    #[arg(long)]
+    pub text: bool,
     /// Messages in each batch; 1: not batched
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch_max_messages: u32,

@@ -7,9 +7,15 @@ mod logs;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use pulsar_bridge::exit::Exit;
 
 use crate::cli::{Cli, Command};
+
+/// Buffers of a quarter of a megabyte come and go with each read. glibc gives their pages back to the kernel and asks
+/// for them anew, which is a fifth of a relay's CPU time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

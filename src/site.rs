@@ -308,8 +308,8 @@ fn admin_state(config: &Config, registry: Registry, boards: &Boards, hand: &Hand
     let mut state = AdminState::new(&config.site, registry, links, routes, hand.configuration.clone());
     state.forwards = forwards;
     state.names = hand.names.clone();
-    let hand = hand.clone();
-    state.warnings = Arc::new(move || hand.warnings());
+    let (hand, links) = (hand.clone(), boards.links.clone());
+    state.warnings = Arc::new(move || [hand.warnings(), links.warnings()].concat());
     state
 }
 

@@ -213,9 +213,20 @@ fn three_mistakes_are_three_errors_with_paths_and_remedies() {
         "  pulsar.servce_url: unknown key; did you mean `service_url`?",
         "  tunnel.edges[0].keys[0]: the checksum does not fit: a character is missing or changed, copy it again; take the bk1 line that `bridge init` printed",
         "  routes[1].topics[0]: not a regular expression: unclosed character class; write a regular expression that stands for whole topic names",
-        "  not looked at before the values are right: the files that it names",
+        "  not looked at before the values are right: what has a wrong value against the rest of the file, the files that it names",
     ];
     assert_eq!(refused, format!("{}/{}", dir.path().display(), expected.join("\n")));
+}
+
+#[test]
+fn of_a_file_without_values_only_that_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [("gone.json", None), ("half.json", Some("{")), ("list.json", Some("[]"))] {
+        let file = dir.path().join(name);
+        text.into_iter().for_each(|text| fs::write(&file, text).unwrap());
+        let refused = config::load(&file).unwrap_err().to_string();
+        assert_eq!(refused.lines().count(), 2, "{refused}");
+    }
 }
 
 #[test]

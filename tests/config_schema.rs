@@ -127,7 +127,9 @@ fn full_hub() -> Value {
     route["partitions"] = json!("any");
     route["onward"] = json!(true);
     route["quarantine"] = json!("persistent://public/default/refused");
-    route["batching"] = json!({"max_messages": 10, "max_bytes": 2000});
+    route["batching"] = json!({
+        "max_messages": 10, "max_bytes": 2000, "max_delay_ms": 0, "compression": "zstd", "join": "any-key"
+    });
     let policy = &mut value["tunnel"]["edges"][0]["policy"];
     policy["forward"] = json!(["git:22", {"target": "10.0.0.7:22", "max_connections": 3, "rate": 2}]);
     policy["listen"] = json!(["127.0.0.1:7000"]);

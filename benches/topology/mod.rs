@@ -156,6 +156,7 @@ async fn make(client: &Client, topic: &TopicName) {
         topic: topic.clone(),
         writer: 0,
         size: 0,
+        text: false,
         batch: 1,
         messages: Some(0),
         rate: None,

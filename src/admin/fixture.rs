@@ -15,6 +15,8 @@ pub(super) fn link(peer: &str, state: &str) -> LinkStatus {
         budget_mbit_s: 0,
         edge_key: None,
         hub_root: None,
+        bytes_in: 0,
+        bytes_out: 0,
         lanes: Vec::new(),
     }
 }

@@ -21,7 +21,8 @@ pub struct Status {
     /// The configuration that it runs by.
     #[serde(default)]
     pub configuration: Loaded,
-    /// What ends soon or has ended of what the link's trust rests on, each with what to do about it.
+    /// What ends soon or has ended of what the link's trust rests on, and of links that are up what keeps them from being
+    /// renewed, each with what to do about it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Whether links, routes and own forwards get on.

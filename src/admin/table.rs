@@ -6,6 +6,7 @@ use super::Loaded;
 use super::report::Status;
 use crate::forward;
 use crate::relay::status::{End, State};
+use crate::tunnel::status::LaneStatus;
 
 /// The status in aligned columns.
 pub fn render(status: &Status) -> String {
@@ -19,7 +20,9 @@ pub fn render(status: &Status) -> String {
     );
     configuration(&mut page, status);
     section(&mut page, &link_rows(status), LINK_NUMBERS);
-    section(&mut page, &route_rows(status), ROUTE_NUMBERS);
+    if !status.routes.is_empty() {
+        section(&mut page, &route_rows(status), ROUTE_NUMBERS);
+    }
     if !status.forwards.is_empty() {
         section(&mut page, &forward_rows(status), FORWARD_NUMBERS);
     }
@@ -110,11 +113,16 @@ fn were_reset(page: &mut String, status: &Status) {
         page.push_str("\nconnections of forwards that were reset since the start:\n");
     }
     for (row, (code, remedy)) in rows {
-        let (forward, target, code, remedy) =
-            (plain(&row.forward), plain(&row.target), plain(code), plain(remedy));
+        let (target, code, remedy) = (plain(&row.target), plain(code), plain(remedy));
+        // Of one that the other side declares, its target is all that is known here.
+        let subject = if row.forward == row.target {
+            format!("target {target}")
+        } else {
+            format!("forward {}, {target}", plain(&row.forward))
+        };
         let count = row.reset.get(&code).copied().unwrap_or_default();
         // Writing to a String cannot fail.
-        let _ = writeln!(page, "  forward {forward}, {target}: {code}: {count}");
+        let _ = writeln!(page, "  {subject}: {code}: {count}");
         let _ = writeln!(page, "    -> {remedy}");
     }
 }
@@ -123,15 +131,16 @@ fn link_rows(status: &Status) -> Vec<Vec<String>> {
     let mut rows =
         vec![titles(&["LINK", "STATE", "ID", "REMOTE", "LANES", "IN", "OUT", "KEY", "ROOT", "REASON"])];
     for link in &status.links {
-        let sum = |of: fn(&crate::tunnel::status::LaneStatus) -> u64| link.lanes.iter().map(of).sum::<u64>();
+        // All that a process of an earlier version tells is what the lanes of now have carried.
+        let of_lanes = |of: fn(&LaneStatus) -> u64| link.lanes.iter().map(of).sum::<u64>();
         rows.push(vec![
             plain(&link.peer),
             plain(&link.state),
             optional(link.link.as_deref()),
             optional(link.remote.as_deref()),
             link.lanes.len().to_string(),
-            bytes(sum(|lane| lane.bytes_in)),
-            bytes(sum(|lane| lane.bytes_out)),
+            bytes(link.bytes_in.max(of_lanes(|lane| lane.bytes_in))),
+            bytes(link.bytes_out.max(of_lanes(|lane| lane.bytes_out))),
             link.edge_key.as_deref().map_or_else(|| optional(None), fingerprint),
             link.hub_root.as_deref().map_or_else(|| optional(None), fingerprint),
             optional(link.reason.as_deref()),
@@ -311,15 +320,15 @@ mod tests {
     use crate::admin::fixture;
     use crate::admin::report::{Obstacle, Progress};
     use crate::relay::status::PartitionStatus;
-    use crate::tunnel::status::{LaneStatus, LinkStatus};
+    use crate::tunnel::status::LinkStatus;
 
     fn status() -> Status {
-        let lane = |index, bytes_in| LaneStatus {
+        let lane = |index| LaneStatus {
             index,
             kind: "relay".into(),
             lane_id: "0011223344556677".into(),
             transport: "tls".into(),
-            bytes_in,
+            bytes_in: 512,
             bytes_out: 12,
         };
         let row = |route: &str, state, reason: Option<&str>| PartitionStatus {
@@ -351,7 +360,10 @@ mod tests {
                 remote: Some("10.0.0.7:5123".into()),
                 edge_key: Some(format!("bk1.bank.{}.9a0b1c2d", "Kq3x-9Zt".repeat(6).split_at(43).0)),
                 hub_root: Some(format!("{0},{0}", "b".repeat(43))),
-                lanes: vec![lane(0, 1 << 20), lane(1, 512)],
+                // More than the lanes that it has now.
+                bytes_in: 1 << 20,
+                bytes_out: 24,
+                lanes: vec![lane(0), lane(1)],
                 ..fixture::link("bank", "up")
             }],
             routes: vec![
@@ -380,6 +392,9 @@ in the way:
     -> look at the entry
 ";
         assert_eq!(page, expected);
+        let mut older = status();
+        (older.links[0].bytes_in, older.links[0].bytes_out) = (0, 0);
+        assert!(render(&older).contains(" 2  1.0 KiB  24 B  "), "it tells only what its lanes carried");
     }
 
     #[test]
@@ -394,22 +409,36 @@ in the way:
         };
         let row = board.row(key, "kube:443", Some("127.0.0.1:6443".into()));
         let _open = row.opened();
+        let key = forward::status::Key {
+            forward: "nas:22".into(),
+            declared_by: "bank".into(),
+            peer: "bank".into(),
+            end: forward::status::End::Target,
+        };
+        board.row(key, "nas:22", None);
         status.forwards = board.rows();
+        status.forwards[1].reset.insert("target_unreachable".into(), 2);
+        status.forwards[1].reset_remedies.insert("target_unreachable".into(), "start the target".into());
         status.forwards[0].reset.insert("rate_limited".into(), 3);
         status.forwards[0].reset.insert("link_lost".into(), 1);
         status.forwards[0].reset_remedies.insert("rate_limited".into(), "raise `rate`".into());
         let told = "\
 \nFORWARD   END     PEER  LISTEN          TARGET    STATE     OPEN  TOTAL   IN  OUT  RESET                       REASON
 kube-api  listen  bank  127.0.0.1:6443  kube:443  refusing     1      1  0 B  0 B  link_lost:1,rate_limited:3  no_link
+nas:22    target  bank  -               nas:22    allowed      0      0  0 B  0 B  target_unreachable:2        -
 
 connections of forwards that were reset since the start:
   forward kube-api, kube:443: rate_limited: 3
     -> raise `rate`
+  target nas:22: target_unreachable: 2
+    -> start the target
 
 in the way:
 ";
         let page = render(&status);
         assert!(page.contains(told), "{page}");
+        status.routes.clear();
+        assert!(!render(&status).contains("ROUTE"), "no routes, no head of them");
     }
 
     #[test]

@@ -2,14 +2,15 @@
 //! broker and makes no link.
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use pulsar_bridge::config::{self, Config, EdgeCredential, HubCertificate, Problem, Tunnel};
+use pulsar_bridge::config::{self, Config, EdgeCredential, HubCertificate, NOT_BEFORE, Problem, Tunnel};
 use pulsar_bridge::exit::Exit;
 use pulsar_bridge::site::Site;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use super::kernel::{Advice, Buffers};
 use super::opened::{self, NotOpened, Opened};
 use crate::cli::{CheckArgs, Output};
 
@@ -39,6 +40,7 @@ pub fn check(args: &CheckArgs) -> Exit {
         (Output::Json, Ok(opened)) => {
             let mut told = json(&opened.file, &[], true, &tried);
             told["trust"] = opened.sites.iter().map(trust_json).collect();
+            told["kernel"] = buffers(opened, &tried).iter().map(Advice::json).collect();
             format!("{told}\n")
         }
         (Output::Json, Err(errors)) => {
@@ -66,6 +68,32 @@ fn try_links(opened: &Opened) -> Result<Value, Exit> {
     // Attempts that were passed over for a better one may still wait.
     runtime.shutdown_background();
     Ok(tried.into())
+}
+
+/// What to set for what each site's links may carry: over the way that was found out, or over a long one.
+fn buffers(opened: &Opened, tried: &Value) -> Vec<Advice> {
+    let Some(buffers) = Buffers::read() else {
+        return Vec::new();
+    };
+    let links = tried.as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut advice = Vec::new();
+    for site in &opened.sites {
+        let (budget, millis) = match &site.config().tunnel {
+            Tunnel::Hub(hub) => {
+                // 0 is no bound.
+                let free = hub.edges.iter().any(|edge| edge.budget_mbit_s == 0);
+                let widest = hub.edges.iter().map(|edge| edge.budget_mbit_s).max().filter(|_| !free);
+                (widest.unwrap_or(0), Some(LONG_WAY_MS))
+            }
+            Tunnel::Edge(edge) => {
+                let own = links.iter().filter(|link| link["site"] == site.config().site.as_str());
+                (edge.budget_mbit_s, own.filter_map(|link| link["round_trip_ms"].as_u64()).max())
+            }
+        };
+        let wanted = if budget == 0 { WANTED_MBIT_S } else { budget };
+        advice.extend(millis.and_then(|millis| buffers.advice(wanted, Duration::from_millis(millis))));
+    }
+    advice
 }
 
 fn link_text(tried: &Value) -> String {
@@ -103,6 +131,7 @@ fn text(opened: &Opened, tried: &Value) -> String {
     }
     let links = tried.as_array().map(Vec::as_slice).unwrap_or_default();
     told.extend(links.iter().map(link_text));
+    told.extend(buffers(opened, tried).iter().map(|advice| format!("  kernel: {}\n", advice.text())));
     told + &format!("  looked at: {}\n  not tried: {}\n", LOOKED_AT.join(", "), NOT_TRIED.join(", "))
 }
 
@@ -135,13 +164,27 @@ fn trust_text(site: &Site) -> String {
     let ends = if expiries.is_empty() { "nothing of it expires".into() } else { expiries.join(", ") };
     let warnings = site.hand().warnings();
     let warnings: String = warnings.iter().map(|text| format!("  warning: {text}\n")).collect();
-    format!("  trust: {}; {ends}\n{warnings}", trust_kind(site.config()))
+    let pins = site.hand().pins();
+    // An edge has them in the order that its operator chose.
+    let order = if matches!(site.config().tunnel, Tunnel::Hub(_)) { ", the newest first" } else { "" };
+    let pins = match &pins[..] {
+        [] => String::new(),
+        [pin] => format!("  pin of the hub's root: {pin}\n"),
+        _ => format!("  pins of the hub's roots{order}: {}\n", pins.join(",")),
+    };
+    format!("  trust: {}; {ends}\n{pins}{warnings}", trust_kind(site.config()))
 }
 
 fn trust_json(site: &Site) -> Value {
     let expire = site.expiries().iter().map(|it| json!({ "what": it.what, "at": it.at })).collect::<Value>();
     let warnings = site.hand().warnings();
-    json!({ "site": site.config().site, "by": trust_kind(site.config()), "expire": expire, "warnings": warnings })
+    json!({
+        "site": site.config().site,
+        "by": trust_kind(site.config()),
+        "pins": site.hand().pins(),
+        "expire": expire,
+        "warnings": warnings,
+    })
 }
 
 fn trust_kind(config: &Config) -> String {
@@ -179,8 +222,11 @@ fn expiry_text(what: &str, at: u64) -> String {
 
 fn json(file: &Path, problems: &[Problem], files_opened: bool, tried: &Value) -> Value {
     let (mut looked_at, mut not_tried) = (LOOKED_AT.to_vec(), NOT_TRIED.to_vec());
-    if !files_opened {
-        not_tried.extend(looked_at.pop());
+    if !files_opened && !config::has_values(problems) {
+        not_tried.append(&mut looked_at);
+    } else if !files_opened {
+        looked_at.pop();
+        not_tried.extend(NOT_BEFORE);
     }
     json!({
         "file": file.display().to_string(),
@@ -195,3 +241,23 @@ fn json(file: &Path, problems: &[Problem], files_opened: bool, tried: &Value) ->
 /// The files last: where values are wrong, they are not looked at.
 const LOOKED_AT: [&str; 3] = ["keys and values", "routes against each other", "the files that it names"];
 const NOT_TRIED: [&str; 2] = ["the cluster", "the other side's policy"];
+/// There and back, where nobody was asked: across an ocean.
+const LONG_WAY_MS: u64 = 100;
+/// Of one connection, where no budget says less.
+const WANTED_MBIT_S: u32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_file_without_values_was_looked_at() {
+        let problem = |path: &str| Problem { path: path.into(), message: "m".into(), remedy: "r".into() };
+        for (path, looked_at) in [("", 0), ("site", 2)] {
+            let told = json(Path::new("x.json"), &[problem(path)], false, &Value::Null);
+            assert_eq!(told["looked_at"].as_array().unwrap().len(), looked_at, "{told}");
+            let not_tried = told["not_tried"].as_array().unwrap();
+            assert!(not_tried.contains(&json!("the files that it names")), "{told}");
+        }
+    }
+}

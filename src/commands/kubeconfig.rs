@@ -34,34 +34,31 @@ pub fn kubeconfig(args: &KubeconfigArgs) -> Exit {
     let made = forward_of(&config.forwards, &args.forward)
         .and_then(|forward| Ok((forward, read(&args.from)?)))
         .and_then(|(forward, source)| through(&source, forward, args.context.as_deref()));
-    match made {
-        Ok(Made { text, note }) => {
-            if let Some(note) = note {
-                eprintln!("bridge: kubeconfig: {note}");
+    let Made { text, note } = match made {
+        Ok(made) => made,
+        Err(problem) => return refused(&problem),
+    };
+    let exit = match &args.out {
+        None => super::tell(&text),
+        Some(out) => match write_new(out, &text) {
+            Ok(()) => Exit::Done,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                refused(&format!("{} is there already: name another file", out.display()))
             }
-            match &args.out {
-                None => super::tell(&text),
-                Some(out) => match write_new(out, &text) {
-                    Ok(()) => Exit::Done,
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                        eprintln!(
-                            "bridge: kubeconfig: {} is there already: name another file",
-                            out.display()
-                        );
-                        Exit::Refused
-                    }
-                    Err(error) => {
-                        eprintln!("bridge: kubeconfig: {}: {error}", out.display());
-                        Exit::Refused
-                    }
-                },
-            }
-        }
-        Err(problem) => {
-            eprintln!("bridge: kubeconfig: {problem}");
-            Exit::Refused
-        }
+            Err(error) => refused(&format!("{}: {error}", out.display())),
+        },
+    };
+    if exit == Exit::Done
+        && let Some(note) = note
+    {
+        eprintln!("bridge: kubeconfig: {note}");
     }
+    exit
+}
+
+fn refused(problem: &str) -> Exit {
+    eprintln!("bridge: kubeconfig: {problem}");
+    Exit::Refused
 }
 
 /// Writes a file that was not there, for its owner alone: it holds whatever secrets the source holds.

@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod init;
+mod kernel;
 mod kubeconfig;
 #[cfg(feature = "load")]
 mod live;

@@ -113,9 +113,15 @@ impl Reloader {
 
     fn refused(&self, problems: &[Problem], wrong: Part) {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let file = self.file.as_ref().map(|file| file.display().to_string());
+        let named = |problem: &String| match &file {
+            Some(file) => format!("{file}: {problem}"),
+            None => problem.clone(),
+        };
         // Whoever reads the line finds the status as it says.
-        self.hands.refused(&problems, wrong);
+        self.hands.refused(&problems.iter().map(named).collect::<Vec<_>>(), wrong);
         tracing::error!(
+            file,
             count = problems.len(),
             problems = problems.join("\n  "),
             "the configuration is refused, nothing of it was taken over: the one before goes on"

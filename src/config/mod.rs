@@ -30,7 +30,7 @@ use ipnet::IpNet;
 
 pub use egress::{Egress, Exempt, Login, Proxy, ProxyKind};
 pub use files::missing_files;
-pub use problem::{ConfigErrors, Problem, Refusal};
+pub use problem::{ConfigErrors, NOT_BEFORE, Problem, Refusal, has_values};
 pub use selection::TopicsError;
 pub use sites::MakeTrust;
 pub use token_source::{TokenError, TokenSource};
@@ -356,13 +356,29 @@ pub enum Start {
     Latest,
 }
 
-/// Bounds of a joined batch.
+/// How small messages are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batching {
-    /// Messages.
+    /// Messages in one batch.
     pub max_messages: u32,
-    /// Bytes.
+    /// Bytes in one batch.
     pub max_bytes: u32,
+    /// Milliseconds that a message may wait for company while others are on their way.
+    pub max_delay_ms: u32,
+    /// Whether and how a batch is compressed.
+    pub compression: Compression,
+    /// Whether messages of different keys share a batch.
+    pub any_key: bool,
+}
+
+/// How a joined batch is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// zstd.
+    Zstd,
 }
 
 /// Health, metrics, status.

@@ -42,14 +42,23 @@ impl fmt::Display for ConfigErrors {
         for problem in &self.problems {
             write!(f, "\n  {problem}")?;
         }
-        if !self.files_opened {
-            f.write_str("\n  not looked at before the values are right: the files that it names")?;
+        if !self.files_opened && has_values(&self.problems) {
+            write!(f, "\n  not looked at before the values are right: {}", NOT_BEFORE.join(", "))?;
         }
         Ok(())
     }
 }
 
 impl std::error::Error for ConfigErrors {}
+
+/// Whether there were values to look at: a file that cannot be read, or is no JSON object, has none.
+pub fn has_values(problems: &[Problem]) -> bool {
+    problems.iter().all(|problem| !problem.path.is_empty())
+}
+
+/// What is not looked at where values are wrong.
+pub const NOT_BEFORE: [&str; 2] =
+    ["what has a wrong value against the rest of the file", "the files that it names"];
 
 /// A place in the JSON, grown key by key while it is walked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

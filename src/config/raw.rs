@@ -428,7 +428,7 @@ object! {
 }
 
 object! {
-    /// Bounds of a joined batch.
+    /// How small messages are joined.
     "routes[].batching" RawBatching as "Batching" {
         /// Messages in one batch; default 1000.
         #[serde(default)]
@@ -438,6 +438,16 @@ object! {
         #[serde(default)]
         #[schemars(range(min = 1024, max = 4194304))]
         max_bytes: u32,
+        /// Milliseconds that a message may wait for company while others are on their way; 0: none waits. Default 1.
+        #[serde(default)]
+        #[schemars(range(min = 0, max = 1000))]
+        max_delay_ms: u32,
+        /// `none` (the default), or `zstd`: batches are compressed where that makes them smaller.
+        #[serde(default)]
+        compression: Text,
+        /// `same-key` (the default): only neighbours of one key are joined; `any-key`: all, for topics that nobody reads with Key_Shared.
+        #[serde(default)]
+        join: Text,
     }
 }
 

@@ -15,7 +15,7 @@ use super::listener::{Listener, Listening};
 use super::places::Places;
 use super::reason::Reason;
 use super::rules::{ForwardSpec, Rules};
-use super::serving::{key, key_of, serve};
+use super::serving::{key, key_of, key_of_target, serve, verdict};
 use super::status::{Board, Row, Verdict};
 use super::target::Targets;
 use super::wishes::Wishes;
@@ -104,9 +104,8 @@ impl Inner {
         };
         let mut wanted = Vec::new();
         for (peer, policy) in peers {
-            wanted.extend(
-                policy.forward.iter().map(|(target, _)| (key(&rules, &peer, target), target.clone())),
-            );
+            let targets = policy.forward.iter().map(|(target, _)| target);
+            wanted.extend(targets.map(|target| (key_of_target(&peer, target), target.clone())));
         }
         for (key, target) in wanted {
             self.board.row(key, &target.to_string(), None);
@@ -114,17 +113,8 @@ impl Inner {
         for forward in rules.declared.iter().filter(|forward| forward.to == rules.site) {
             self.show_if_unlinked(&self.row_of(forward), &forward.from);
         }
-        self.board.judge(|row, target| match Target::parse(target) {
-            Ok(target) if rules.may_reach(&row.peer, &target).is_none() => Verdict::Refused,
-            Ok(target) if key(&rules, &row.peer, &target) == *row => Verdict::Allowed,
-            // Another one that we declared leads there too.
-            Ok(target)
-                if rules.declared_to(&row.peer).any(|own| own.target == target && key_of(own) == *row) =>
-            {
-                Verdict::Allowed
-            }
-            Ok(_) => Verdict::Renamed,
-            Err(_) => Verdict::Refused,
+        self.board.judge(|row, target| {
+            Target::parse(target).map_or(Verdict::Refused, |target| verdict(&rules, row, &target))
         });
         places.retain(|(peer, target), places| {
             let limits = rules.may_reach(peer, target);
@@ -295,11 +285,19 @@ impl Inner {
     }
 
     /// The counters of a target for a peer and the places there, if the rules let it be reached.
-    pub(super) fn admit(&self, peer: &str, target: &Target) -> Option<(Arc<Row>, Arc<Places>)> {
+    pub(super) fn admit(
+        &self,
+        peer: &str,
+        forward: &str,
+        target: &Target,
+    ) -> Option<(Arc<Row>, Arc<Places>)> {
         let mut places = lock(&self.places);
         let rules = self.rules.borrow().clone();
         let limits = rules.may_reach(peer, target)?;
-        let row = self.board.row(key(&rules, peer, target), &target.to_string(), None);
+        let key = key(&rules, peer, forward, target);
+        let row = self.board.row(key.clone(), &target.to_string(), None);
+        // One that no rule names goes with who holds it, and not only at the next reload.
+        row.judged(verdict(&rules, &key, target));
         let of_target = places.entry((peer.to_owned(), target.clone()));
         let places = of_target.or_insert_with(|| Places::new(limits));
         // A reload may still be about to bound them.

@@ -45,11 +45,15 @@ impl Rules {
 
     /// The bounds of what `peer` may reach: allowed by policy, or by a forward that we declared for it.
     pub fn may_reach(&self, peer: &str, target: &Target) -> Option<ForwardLimits> {
-        let by_policy = self.policies.of(peer).and_then(|policy| policy.forward.of(target));
-        by_policy.or_else(|| {
+        self.by_policy(peer, target).or_else(|| {
             let mut own = self.declared_to(peer).filter(|forward| forward.target == *target);
             own.next().map(|forward| forward.limits)
         })
+    }
+
+    /// The bounds of what policy alone lets `peer` reach.
+    pub fn by_policy(&self, peer: &str, target: &Target) -> Option<ForwardLimits> {
+        self.policies.of(peer).and_then(|policy| policy.forward.of(target))
     }
 
     /// Whether `peer` may have this opened here.

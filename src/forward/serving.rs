@@ -13,7 +13,7 @@ use super::links::{Way, is_lost};
 use super::reason::Reason;
 use super::rules::{ForwardSpec, Rules};
 use super::splice::{Cut, Guarded, Role, splice};
-use super::status::{End, Key};
+use super::status::{End, Key, Verdict};
 use crate::policy::Target;
 use crate::tunnel::streams::{Inbound, LinkStream, unwanted};
 
@@ -47,7 +47,7 @@ async fn reach(inner: &Arc<Inner>, way: &Way, head: &[u8], mut stream: LinkStrea
     };
     let _uses = link.retiring.user();
     let mut rules = inner.rules.subscribe();
-    let Some((row, places)) = inner.admit(&link.peer, &target) else {
+    let Some((row, places)) = inner.admit(&link.peer, &forward, &target) else {
         // No row of its own: what the peer asks for is the peer's word.
         if let Some(count) = inner.count_strange(&link.peer, Reason::TargetNotAllowed, 1) {
             let (reason, remedy) = (Reason::TargetNotAllowed.code(), Reason::TargetNotAllowed.remedy());
@@ -120,15 +120,32 @@ pub fn key_of(forward: &ForwardSpec) -> Key {
     }
 }
 
-/// What the connections to a target are counted by: our own name for it, or its own.
-pub fn key(rules: &Rules, peer: &str, target: &Target) -> Key {
-    let declared = rules.declared_to(peer).find(|forward| forward.target == *target);
-    declared.map(key_of).unwrap_or_else(|| Key {
-        forward: target.to_string(),
-        declared_by: peer.to_owned(),
-        peer: peer.to_owned(),
-        end: End::Target,
-    })
+/// What the row of a target that a peer reaches by no forward of ours is found by.
+pub fn key_of_target(peer: &str, target: &Target) -> Key {
+    Key { forward: target.to_string(), declared_by: peer.to_owned(), peer: peer.to_owned(), end: End::Target }
+}
+
+/// What a connection to a target is counted by: the forward of this name that we declared for it, or the target itself.
+/// The name is the peer's word: it chooses among ours, and makes none.
+pub fn key(rules: &Rules, peer: &str, forward: &str, target: &Target) -> Key {
+    let mut declared = rules.declared_to(peer);
+    let of_name = declared.find(|own| own.name == forward && own.target == *target);
+    of_name.map_or_else(|| key_of_target(peer, target), key_of)
+}
+
+/// What the rules say of a target's row: it is one of a forward that we declared, or of what policy names.
+pub fn verdict(rules: &Rules, row: &Key, target: &Target) -> Verdict {
+    if rules.may_reach(&row.peer, target).is_none() {
+        return Verdict::Refused;
+    }
+    let mut declared = rules.declared_to(&row.peer);
+    let is_of_policy =
+        || key_of_target(&row.peer, target) == *row && rules.by_policy(&row.peer, target).is_some();
+    if declared.any(|own| own.target == *target && key_of(own) == *row) || is_of_policy() {
+        Verdict::Allowed
+    } else {
+        Verdict::Renamed
+    }
 }
 
 async fn until_forbidden(rules: &mut watch::Receiver<Arc<Rules>>, peer: &str, target: &Target) {

@@ -22,7 +22,7 @@ pub enum End {
 /// One end of a forward.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardStatus {
-    /// Its name; at the target's end of one that only policy allows, the target.
+    /// Its name; at the target's end of one that the other site declares, the target.
     pub forward: String,
     /// The site that declares it; of one that only policy allows, the other one.
     pub declared_by: String,
@@ -47,7 +47,8 @@ pub struct ForwardStatus {
     /// most.
     #[serde(default)]
     pub stuck: u64,
-    /// Connections since the process started, without those that were reset before they reached anything.
+    /// Connections since the process started: where it listens those that were handed to the other side, also such that
+    /// it then reset; at the target's end those that reached it.
     pub connections: u64,
     /// Connections that were reset, by reason.
     pub reset: BTreeMap<String, u64>,
@@ -105,7 +106,7 @@ pub struct Key {
 pub enum Verdict {
     /// It may be reached.
     Allowed,
-    /// It may be reached, and counts in another row.
+    /// It may be reached, and no rule names this row of it.
     Renamed,
     /// It may not.
     Refused,
@@ -156,7 +157,7 @@ impl Row {
     }
 
     /// What this site's rules say of it.
-    fn judged(&self, verdict: Verdict) {
+    pub(super) fn judged(&self, verdict: Verdict) {
         let mut reason = lock(&self.reason);
         match verdict {
             Verdict::Refused => *reason = Some(Reason::TargetNotAllowed),
@@ -168,9 +169,10 @@ impl Row {
         self.is_leaving.store(verdict != Verdict::Allowed, Ordering::Relaxed);
     }
 
-    /// Whether the rules have it, or somebody still uses it.
-    fn stays(&self) -> bool {
-        !self.is_leaving.load(Ordering::Relaxed) || self.open.load(Ordering::Relaxed) > 0
+    /// Whether the rules have it, or somebody still holds it: a connection, or who was admitted and is to open one.
+    fn stays(self: &Arc<Self>) -> bool {
+        // Only who has the board's lock, as we have, can begin to hold one that nobody holds.
+        !self.is_leaving.load(Ordering::Relaxed) || Arc::strong_count(self) > 1
     }
 
     /// Counts a connection as long as the answer lives.
@@ -362,6 +364,21 @@ mod tests {
         assert_eq!(judged("kube:0", "kube:7"), ["kube:0 allowed", "kube:7 allowed"]);
         assert_eq!(judged("kube:7", ""), ["kube:7 allowed"]);
         assert_eq!(judged("", ""), ["kube:7 refusing"]);
+        drop(one);
+        assert_eq!(board.rows(), []);
+    }
+
+    #[test]
+    fn a_row_that_leaves_is_shown_by_the_connection_that_was_admitted_before() {
+        let key =
+            Key { forward: "git".into(), declared_by: "bank".into(), peer: "bank".into(), end: End::Target };
+        let board = Board::default();
+        let admitted = board.row(key, "git:22", None);
+        board.judge(|_, _| Verdict::Renamed);
+        assert_eq!(board.rows().len(), 1, "its target is being reached");
+        let one = admitted.opened();
+        drop(admitted);
+        assert_eq!(board.rows()[0].open, 1);
         drop(one);
         assert_eq!(board.rows(), []);
     }

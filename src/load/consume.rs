@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::message::{now_ms, payloads};
+use super::message::{now_ms, places, unpacked};
 use super::meter::Meter;
 use super::numbers::Numbers;
 use super::run_name;
@@ -31,7 +31,7 @@ pub struct Consume {
     pub earliest: bool,
     /// Messages, or until it is stopped.
     pub messages: Option<u64>,
-    /// Where the messages' numbers go, if they are checked: messages have to be uncompressed.
+    /// Where the messages' numbers go, if they are checked: messages have to be uncompressed, or packed by zstd.
     pub checks: Option<Arc<Numbers>>,
     /// Whether the subscription is removed at the end, so that nothing is kept for it any more.
     pub leaves: bool,
@@ -93,7 +93,9 @@ impl Consume {
             let latency = Duration::from_millis(now_ms().saturating_sub(entry.facts().publish_time));
             meter.saw(messages, entry.payload().len(), latency);
             if let Some(numbers) = &self.checks {
-                numbers.take(&payloads(entry).unwrap_or_default());
+                let payload = unpacked(entry).unwrap_or_default();
+                let places = places(&payload, entry.facts().num_messages_in_batch);
+                numbers.take(places.unwrap_or_default().into_iter().map(|place| &payload[place]));
             }
         } else {
             meter.failed(1);

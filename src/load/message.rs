@@ -1,9 +1,11 @@
 //! Messages as a client sends them, unbatched and uncompressed, and the messages in what it receives.
 
+use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes};
 
+use super::unpacking::unpack;
 use crate::pulsar::batch::single_tag;
 use crate::pulsar::entry::{Entry, tag};
 use crate::pulsar::fields::{self, Fields, Value};
@@ -37,37 +39,48 @@ impl Message<'_> {
 }
 
 /// The payloads of an entry's messages: of a batch, each one's (`Commands.deSerializeSingleMessageInBatch`).
-/// `None` where it is compressed, encrypted, or no batch though it says so.
+/// `None` where it is encrypted, compressed other than by zstd, or no batch though it says so.
 pub fn payloads(entry: &Entry) -> Option<Vec<Bytes>> {
+    let payload = unpacked(entry)?;
+    let places = places(&payload, entry.facts().num_messages_in_batch)?;
+    Some(places.into_iter().map(|place| payload.slice(place)).collect())
+}
+
+/// An entry's payload as its producer had it before it was compressed.
+pub fn unpacked(entry: &Entry) -> Option<Bytes> {
     let facts = entry.facts();
-    if facts.compression != 0 || facts.encrypted || facts.chunked {
-        return None;
+    match facts.compression {
+        _ if facts.encrypted || facts.chunked => None,
+        0 => Some(entry.payload().clone()),
+        codec => unpack(codec, entry.payload(), UNPACKED_LEN_MAX).map(Bytes::from),
     }
-    let mut rest = entry.payload().clone();
-    let Some(count) = facts.num_messages_in_batch else {
-        return Some(vec![rest]);
+}
+
+/// Where the messages of a payload are: of so many, if it is a batch.
+pub fn places(payload: &[u8], batch: Option<i32>) -> Option<Vec<Range<usize>>> {
+    let Some(count) = batch else {
+        return Some(std::iter::once(0..payload.len()).collect());
     };
-    let mut payloads = Vec::new();
+    let (mut places, mut rest) = (Vec::new(), payload);
     for _ in 0..count {
         let metadata_len = rest.try_get_u32().ok()? as usize;
-        if metadata_len > rest.len() {
-            return None;
-        }
-        let metadata = rest.split_to(metadata_len);
-        let len = Fields::of(&metadata).find_map(|field| match field {
+        let (metadata, behind) = rest.split_at_checked(metadata_len)?;
+        let len = Fields::of(metadata).find_map(|field| match field {
             Ok(field) if field.number == single_tag::PAYLOAD_SIZE => match field.value {
                 Value::Varint(len) => Some(len as usize),
                 Value::Bytes(_) | Value::Fixed32(_) | Value::Fixed64(_) => None,
             },
             Ok(_) | Err(_) => None,
         })?;
-        if len > rest.len() {
-            return None;
-        }
-        payloads.push(rest.split_to(len));
+        let at = payload.len() - behind.len();
+        rest = behind.get(len..)?;
+        places.push(at..at + len);
     }
-    Some(payloads)
+    Some(places)
 }
+
+/// What is unpacked at most: `maxMessageSize` of a broker, and a batch that was several times that.
+const UNPACKED_LEN_MAX: usize = 32 << 20;
 
 /// The clock of publish times, in milliseconds.
 pub fn now_ms() -> u64 {
@@ -78,6 +91,7 @@ pub fn now_ms() -> u64 {
 mod tests {
     use super::*;
     use crate::pulsar::batch::Batch;
+    use crate::pulsar::packing::Compression;
 
     #[test]
     fn a_message_is_an_entry_whose_checksum_holds() {
@@ -103,12 +117,17 @@ mod tests {
             let outbound = Message { producer: "p", sequence_id: nth.into(), key: None, payload }.outbound();
             Entry::parse([&outbound.head[..], &outbound.payload].concat().into()).unwrap()
         };
-        let mut batch = Batch::new(&single(1));
-        batch.push(&single(2));
-        let stored = batch.finish();
-        let wanted = vec![Bytes::from_static(&[1]), Bytes::from_static(&[2, 2])];
-        assert_eq!(payloads(&Entry::parse(stored.clone()).unwrap()), Some(wanted));
-        let cut = stored.slice(..stored.len() - 1);
-        assert_eq!(payloads(&Entry::parse(cut).unwrap()), None);
+        let stored = |compression| {
+            let mut batch = Batch::new(&single(1).by_ref(), 0);
+            (2..200).for_each(|nth| batch.push(&single(nth).by_ref()));
+            batch.finish(compression)
+        };
+        let wanted: Vec<Bytes> = (1..200).map(|nth| Bytes::from(vec![nth; usize::from(nth)])).collect();
+        for compression in [Compression::None, Compression::Zstd] {
+            let stored = stored(compression);
+            assert_eq!(payloads(&Entry::parse(stored.clone()).unwrap()).as_ref(), Some(&wanted));
+            let cut = stored.slice(..stored.len() - 1);
+            assert_eq!(payloads(&Entry::parse(cut).unwrap()), None);
+        }
     }
 }

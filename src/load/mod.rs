@@ -14,6 +14,7 @@ mod message;
 pub mod points;
 mod pricing;
 pub mod request;
+mod unpacking;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;

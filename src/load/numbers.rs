@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-
 /// At a message's beginning: who wrote it, and its number there; both u64, big-endian. A producer's name would not
 /// do: a bridge publishes under its own.
 pub const HEAD_LEN: usize = 16;
@@ -55,7 +53,7 @@ impl Numbers {
         Tally { missing: seen.writers.values().map(Writer::missing).sum(), ..seen.tally }
     }
 
-    pub(super) fn take(&self, payloads: &[Bytes]) {
+    pub(super) fn take<'a>(&self, payloads: impl IntoIterator<Item = &'a [u8]>) {
         let mut seen = self.seen();
         let Seen { writers, tally } = &mut *seen;
         for payload in payloads {
@@ -140,13 +138,13 @@ mod tests {
 
     const WRITER: u64 = 7;
 
-    fn message(writer: u64, number: u64) -> Bytes {
-        Bytes::copy_from_slice(&head(writer, number))
+    fn message(writer: u64, number: u64) -> [u8; HEAD_LEN] {
+        head(writer, number)
     }
 
     fn tally(numbers: &[u64]) -> Tally {
         let all = Numbers::of([WRITER]);
-        all.take(&numbers.iter().map(|number| message(WRITER, *number)).collect::<Vec<_>>());
+        numbers.iter().for_each(|number| all.take([&message(WRITER, *number)[..]]));
         all.tally()
     }
 
@@ -167,7 +165,7 @@ mod tests {
         let all = Numbers::of([WRITER]);
         let ours = [0, 2].map(|number| message(WRITER, number));
         let others = [message(8, 1), message(u64::MAX, u64::MAX), message(WRITER, u64::MAX)];
-        all.take(&[&ours[..], &others[..]].concat());
+        all.take(ours.iter().chain(&others).map(|message| &message[..]));
         assert_eq!(all.tally(), Tally { counted: 2, missing: 1, ..Tally::default() });
         assert_eq!(all.distinct(), 2);
     }

@@ -1,4 +1,4 @@
-//! A measured producer: messages of one size with random payloads, singly or in batches, at a rate or as fast as
+//! A measured producer: messages of one size with random payloads or text, singly or in batches, at a rate or as fast as
 //! the broker confirms. Each message begins with its number, so that a consumer can tell what is missing.
 
 use std::collections::VecDeque;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::message::now_ms;
 use super::meter::Meter;
 use super::numbers;
+use super::request::Request;
 use super::run_name;
 use crate::pulsar::batch::single_tag;
 use crate::pulsar::client::Client;
@@ -33,6 +34,8 @@ pub struct Produce {
     pub writer: u64,
     /// Bytes of a message; at least [`HEAD_LEN`](super::numbers::HEAD_LEN) for its writer and number to be there.
     pub size: usize,
+    /// Whether they look like data-generation requests, which compress, instead of noise, which does not.
+    pub text: bool,
     /// Messages in a batch; 1: not batched.
     pub batch: u32,
     /// Messages, or until it is stopped.
@@ -49,15 +52,14 @@ impl Produce {
         let name = run_name("perf");
         let connection = self.client.connect_to_owner(&self.topic).await?;
         let mut publisher = Publisher::create(connection, &self.topic, &name).await?;
-        let pool = random_pool(self.size);
+        let pool = if self.text { text_pool(self.size) } else { random_pool(self.size) };
         let mut outstanding: VecDeque<(u32, usize, Instant)> = VecDeque::new();
-        let (mut next, mut next_at) = (0u64, Instant::now());
+        let mut pace = Pace { next: 0, next_at: Instant::now() };
         let (mut confirmed, mut stopping, mut heard_at) = (0, false, Instant::now());
         meter.begin();
         loop {
             stopping |= stop.is_cancelled();
-            let left = self.messages.map_or(u64::MAX, |messages| messages - next);
-            let done = stopping || left == 0;
+            let done = stopping || self.left(&pace) == 0;
             if done && outstanding.is_empty() {
                 publisher.close().await;
                 return Ok(confirmed);
@@ -69,29 +71,57 @@ impl Produce {
                 () = stop.cancelled(), if !stopping => {}
                 event = publisher.next() => {
                     confirmed += on_event(event, &mut outstanding, meter)?;
+                    while let Some(event) = publisher.try_next() {
+                        confirmed += on_event(Some(event), &mut outstanding, meter)?;
+                    }
                     heard_at = Instant::now();
                 }
                 () = sleep_until(heard_at + ANSWER_DEADLINE), if !outstanding.is_empty() => {
                     let silence = format!("{} entries are not confirmed for {ANSWER_DEADLINE:?}", outstanding.len());
                     return Err(ConnectionError::Lost(silence));
                 }
-                () = sleep_until(next_at), if may_send => {
-                    let count = u64::from(self.batch).min(left) as u32;
-                    if let Some(rate) = self.rate {
-                        // Behind by less than a second is made up for.
-                        next_at = next_at.max(Instant::now() - Duration::from_secs(1))
-                            + Duration::from_secs_f64(f64::from(count) / rate);
-                    }
+                () = due(pace.next_at), if may_send => {
                     if outstanding.is_empty() {
                         heard_at = Instant::now();
                     }
-                    let entry = self.entry(&name, next, count, &pool);
-                    outstanding.push_back((count, entry.payload.len(), Instant::now()));
-                    next += u64::from(count);
-                    publisher.send(entry).await?;
+                    let together = self.due_now(&mut pace, &mut outstanding, &name, &pool);
+                    send(&publisher, together).await?;
                 }
             }
         }
+    }
+
+    fn left(&self, pace: &Pace) -> u64 {
+        self.messages.map_or(u64::MAX, |messages| messages - pace.next)
+    }
+
+    /// What is to be sent now; it is outstanding.
+    fn due_now(
+        &self,
+        pace: &mut Pace,
+        outstanding: &mut VecDeque<(u32, usize, Instant)>,
+        name: &str,
+        pool: &Bytes,
+    ) -> Vec<Outbound> {
+        let (mut together, mut len) = (Vec::new(), 0);
+        while outstanding.len() < self.outstanding_max && len < TOGETHER_LEN {
+            let (now, left) = (Instant::now(), self.left(pace));
+            if left == 0 || pace.next_at > now {
+                break;
+            }
+            let count = u64::from(self.batch).min(left) as u32;
+            if let Some(rate) = self.rate {
+                // Behind by less than a second is made up for.
+                pace.next_at = pace.next_at.max(now - Duration::from_secs(1))
+                    + Duration::from_secs_f64(f64::from(count) / rate);
+            }
+            let entry = self.entry(name, pace.next, count, pool);
+            pace.next += u64::from(count);
+            outstanding.push_back((count, entry.payload.len(), now));
+            len += entry.payload.len();
+            together.push(entry);
+        }
+        together
     }
 
     fn entry(&self, name: &str, first: u64, count: u32, pool: &Bytes) -> Outbound {
@@ -115,6 +145,29 @@ impl Produce {
         }
         let outbound = outbound(first, count, &metadata, payload);
         Outbound { highest_sequence_id: (self.batch > 1).then_some(last), ..outbound }
+    }
+}
+
+/// Which message is the next, and when.
+struct Pace {
+    next: u64,
+    next_at: Instant,
+}
+
+async fn due(at: Instant) {
+    if at > Instant::now() {
+        sleep_until(at).await;
+    }
+}
+
+/// Large ones each for itself, so that they are not copied.
+async fn send(publisher: &Publisher, mut entries: Vec<Outbound>) -> Result<(), ConnectionError> {
+    match entries.as_slice() {
+        [_] => match entries.pop() {
+            Some(entry) => publisher.send(entry).await,
+            None => Ok(()),
+        },
+        _ => publisher.send_together(&entries).await,
     }
 }
 
@@ -160,6 +213,20 @@ fn batch(writer: u64, first: u64, count: u32, size: usize, pool: &Bytes) -> Byte
     payload.freeze()
 }
 
+/// Requests, one behind the other.
+fn text_pool(size: usize) -> Bytes {
+    let (mut pool, run) = (BytesMut::new(), RandomState::new().hash_one("run") << 32);
+    for nth in 0.. {
+        if pool.len() >= POOL_LEN.max(POOL_MESSAGES * size) + size {
+            break;
+        }
+        // Numbers and names: it cannot fail.
+        pool.put_slice(&Request::nth(run, nth, 512).to_json().unwrap_or_default());
+        pool.put_u8(b'\n');
+    }
+    pool.freeze()
+}
+
 /// Bytes that do not compress.
 fn random_pool(size: usize) -> Bytes {
     let hasher = RandomState::new();
@@ -169,6 +236,8 @@ fn random_pool(size: usize) -> Bytes {
 
 /// As long as Pulsar's clients wait for a confirmation (`sendTimeout`).
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// Entries that are sent at once: those of some ten microseconds, or a large one.
+const TOGETHER_LEN: usize = 8 << 10;
 const POOL_LEN: usize = 1 << 20;
 /// So many large messages share nothing.
 const POOL_MESSAGES: usize = 8;

@@ -80,6 +80,32 @@ pub enum RequestError {
 }
 
 impl Request {
+    /// The nth request of a run: experiments in turn, each with its own ranges.
+    pub fn nth(run: u64, nth: u64, points: u32) -> Self {
+        let experiment = nth % EXPERIMENTS;
+        let spread = 10.0 + experiment as f64;
+        Self {
+            id: run | nth,
+            experiment: format!("exp-{experiment:04}"),
+            instrument: if nth.is_multiple_of(2) {
+                Instrument::EuropeanCall
+            } else {
+                Instrument::EuropeanPut
+            },
+            model: Model::BlackScholes,
+            ranges: Ranges {
+                spot: [100.0 - spread, 100.0 + spread],
+                strike: [90.0, 110.0],
+                rate: [0.0, 0.05],
+                dividend: [0.0, 0.02],
+                vol: [0.1, 0.6],
+                years: [0.1, 2.0],
+            },
+            seed: run ^ nth.wrapping_mul(0x9e37_79b9),
+            points,
+        }
+    }
+
     /// Reads what a requester sent.
     pub fn parse(json: &[u8]) -> Result<Self, RequestError> {
         let request: Self = serde_json::from_slice(json)?;
@@ -116,6 +142,8 @@ impl Request {
 /// One result is one Pulsar message of at most 5 MiB, 128 bytes a point.
 pub const POINTS_MAX: u32 = 32_768;
 const EXPERIMENT_LEN_MAX: usize = 128;
+/// Also the number of keys.
+const EXPERIMENTS: u64 = 32;
 
 #[cfg(test)]
 pub(super) mod tests {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::figures::{Figures, add};
 use super::message::{Message, payloads};
 use super::points;
-use super::request::{Instrument, Model, Ranges, Request};
+use super::request::Request;
 use super::{RETRY_PAUSE, run_name};
 use crate::pulsar::client::Client;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery, ProducerEvent};
@@ -160,7 +160,7 @@ impl Run {
         }
         let sequence_id = self.sent;
         self.sent += 1;
-        let request = self.request(sequence_id);
+        let request = Request::nth(self.run, sequence_id, self.requester.points);
         let Ok(json) = request.to_json() else {
             return Ok(());
         };
@@ -174,32 +174,6 @@ impl Run {
 
     fn message<'a>(&'a self, sequence_id: u64, key: &'a str, payload: Bytes) -> Message<'a> {
         Message { producer: &self.name, sequence_id, key: Some(key), payload }
-    }
-
-    /// The nth request: experiments in turn, each with its own ranges.
-    fn request(&self, nth: u64) -> Request {
-        let experiment = nth % EXPERIMENTS;
-        let spread = 10.0 + experiment as f64;
-        Request {
-            id: self.run | nth,
-            experiment: format!("exp-{experiment:04}"),
-            instrument: if nth.is_multiple_of(2) {
-                Instrument::EuropeanCall
-            } else {
-                Instrument::EuropeanPut
-            },
-            model: Model::BlackScholes,
-            ranges: Ranges {
-                spot: [100.0 - spread, 100.0 + spread],
-                strike: [90.0, 110.0],
-                rate: [0.0, 0.05],
-                dividend: [0.0, 0.02],
-                vol: [0.1, 0.6],
-                years: [0.1, 2.0],
-            },
-            seed: self.run ^ nth.wrapping_mul(0x9e37_79b9),
-            points: self.requester.points,
-        }
     }
 
     fn on_producer(&mut self, event: Option<ProducerEvent>) -> Result<(), ConnectionError> {
@@ -270,6 +244,3 @@ impl Run {
         self.unanswered.remove(&id);
     }
 }
-
-/// Also the number of keys.
-const EXPERIMENTS: u64 = 32;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, Frame, FrameError, FrameSplitter};
-use super::mailboxes::{Inbox, Mailboxes};
+use super::mailboxes::{ConsumerMail, Inbox, Mailboxes, ProducerMail};
 use super::proto::{self, BaseCommand, ServerError, kind};
 use super::reader::Reader;
 use super::transport::{Address, Dialer, Stream, TransportError};
@@ -81,14 +81,13 @@ pub enum ConsumerEvent {
     EndOfTopic,
 }
 
-/// An entry as the broker delivered it. Holds its share of the inbox's byte bound until dropped.
+/// An entry as the broker delivered it.
 #[derive(Debug)]
 pub struct Delivery {
     /// Its position.
     pub id: proto::MessageId,
     /// The stored bytes.
     pub stored: Bytes,
-    pub(super) _share: OwnedSemaphorePermit,
 }
 
 /// What a producer is told.
@@ -279,6 +278,11 @@ impl Connection {
         self.send(Outgoing::Command(frame::encode(command))).await
     }
 
+    /// Sends whole frames as they are.
+    pub(super) async fn send_frames(&self, frames: Bytes) -> Result<(), ConnectionError> {
+        self.send(Outgoing::Command(frames)).await
+    }
+
     /// Sends a payload command: its frame head, the entry's head and its payload.
     pub async fn send_entry(
         &self,
@@ -299,7 +303,11 @@ impl Connection {
     }
 
     /// Registers a consumer before it subscribes, with an inbox of at most `bytes_max` (or one entry).
-    pub fn register_consumer(&self, consumer_id: u64, bytes_max: usize) -> mpsc::Receiver<ConsumerEvent> {
+    pub(super) fn register_consumer(
+        &self,
+        consumer_id: u64,
+        bytes_max: usize,
+    ) -> mpsc::Receiver<ConsumerMail> {
         let (sender, receiver) = mpsc::channel(INBOX_LEN);
         let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX).max(1);
         let inbox = Inbox { sender, bytes: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max };
@@ -308,7 +316,7 @@ impl Connection {
     }
 
     /// Registers a producer before it is created.
-    pub fn register_producer(&self, producer_id: u64) -> mpsc::Receiver<ProducerEvent> {
+    pub(super) fn register_producer(&self, producer_id: u64) -> mpsc::Receiver<ProducerMail> {
         let (sender, receiver) = mpsc::channel(RECEIPTS_LEN);
         self.inner.mailboxes.lock().producers.insert(producer_id, sender);
         receiver
@@ -386,7 +394,7 @@ async fn handshake(
 }
 
 /// Reads until a frame is whole. Partial bytes live in the splitter.
-pub(super) async fn next_frame<R: AsyncRead + Unpin>(
+async fn next_frame<R: AsyncRead + Unpin>(
     stream: &mut R,
     splitter: &mut FrameSplitter,
 ) -> Result<Frame, ConnectionError> {
@@ -394,11 +402,19 @@ pub(super) async fn next_frame<R: AsyncRead + Unpin>(
         if let Some(frame) = splitter.next_frame()? {
             return Ok(frame);
         }
-        let read =
-            stream.read_buf(splitter.inlet()).await.map_err(|e| ConnectionError::Lost(e.to_string()))?;
-        if read == 0 {
-            return Err(ConnectionError::Lost("closed by the broker".into()));
-        }
+        read_more(stream, splitter).await?;
+    }
+}
+
+/// Reads once. Cancel-safe.
+pub(super) async fn read_more<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    splitter: &mut FrameSplitter,
+) -> Result<(), ConnectionError> {
+    match stream.read_buf(splitter.inlet()).await {
+        Ok(0) => Err(ConnectionError::Lost("closed by the broker".into())),
+        Ok(_) => Ok(()),
+        Err(error) => Err(ConnectionError::Lost(error.to_string())),
     }
 }
 
@@ -417,9 +433,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 pub(super) const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 /// Commands and entries queued for the writer; the sink's window bounds their bytes.
 const OUTBOX_LEN: usize = 1024;
-/// Entries in an inbox; its bytes are bounded beside.
+/// Groups of entries, and other events, in an inbox; its bytes are bounded beside.
 const INBOX_LEN: usize = 4096;
-/// Receipts not yet taken; more than any sink's window, so the reader never waits on them.
+/// Groups of receipts not yet taken; more than any sink's window has receipts, so the reader never waits on them.
 const RECEIPTS_LEN: usize = 4096;
 /// What an old broker that names no bound has (`Commands.DEFAULT_MAX_MESSAGE_SIZE`).
 const MAX_MESSAGE_SIZE: u32 = 5 * 1024 * 1024;

@@ -41,22 +41,29 @@ pub struct Entry {
     facts: Facts,
 }
 
-impl Entry {
+/// The same where it lies: for what is read once and copied. Shares no memory, and so costs little.
+#[derive(Clone, Debug)]
+pub struct EntryRef<'a> {
+    whole: &'a Bytes,
+    stored: &'a [u8],
+    metadata: &'a [u8],
+    payload: &'a [u8],
+    checksum: Option<u32>,
+    facts: Facts<&'a [u8]>,
+}
+
+impl<'a> EntryRef<'a> {
     /// Cuts what a broker's MESSAGE carries behind its command. Tolerates both magic numbers missing
     /// (org.apache.pulsar.common.protocol.Commands reads it so).
-    pub fn parse(stored: Bytes) -> Result<Self, EntryError> {
-        let len = stored.len();
-        let cut = |part| EntryError::Truncated { len, part };
-        let mut rest = stored;
+    pub fn parse(whole: &'a Bytes) -> Result<Self, EntryError> {
+        let cut = |part| EntryError::Truncated { len: whole.len(), part };
+        let mut rest = &whole[..];
         if rest.starts_with(&BROKER_METADATA_MAGIC) {
             rest.advance(BROKER_METADATA_MAGIC.len());
             let skipped = rest.try_get_u32().map_err(|_| cut("broker metadata"))? as usize;
-            if skipped > rest.len() {
-                return Err(cut("broker metadata"));
-            }
-            rest.advance(skipped);
+            rest = rest.get(skipped..).ok_or(cut("broker metadata"))?;
         }
-        let stored = rest.clone();
+        let stored = rest;
         let checksum = if rest.starts_with(&CHECKSUM_MAGIC) {
             rest.advance(CHECKSUM_MAGIC.len());
             Some(rest.try_get_u32().map_err(|_| cut("checksum"))?)
@@ -64,12 +71,71 @@ impl Entry {
             None
         };
         let metadata_len = rest.try_get_u32().map_err(|_| cut("metadata length"))? as usize;
-        if metadata_len > rest.len() {
-            return Err(cut("metadata"));
+        let (metadata, payload) = rest.split_at_checked(metadata_len).ok_or(cut("metadata"))?;
+        let facts = Facts::read(metadata)?;
+        Ok(Self { whole, stored, metadata, payload, checksum, facts })
+    }
+
+    /// What the metadata says.
+    pub fn facts(&self) -> &Facts<&'a [u8]> {
+        &self.facts
+    }
+
+    /// Everything behind the metadata, as its producer packed it.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// The metadata's wire bytes.
+    pub fn metadata(&self) -> &'a [u8] {
+        self.metadata
+    }
+
+    /// How many bytes it has from its checksum on.
+    pub fn stored_len(&self) -> usize {
+        self.stored.len()
+    }
+
+    /// Whether the checksum is that of the bytes, or there is none. Reads the whole payload.
+    pub fn checksum_holds(&self) -> bool {
+        self.checksum
+            .is_none_or(|sum| sum == crc::of(&[&len_prefix(self.metadata), self.metadata, self.payload]))
+    }
+
+    /// What the metadata says, to be kept.
+    pub fn own_facts(&self) -> Facts {
+        self.facts.map(|value| self.whole.slice_ref(value))
+    }
+
+    /// To be kept: shares the memory that it lies in.
+    pub fn own(&self) -> Entry {
+        let share = |part: &[u8]| self.whole.slice_ref(part);
+        Entry {
+            stored: share(self.stored),
+            metadata: share(self.metadata),
+            payload: share(self.payload),
+            checksum: self.checksum,
+            facts: self.own_facts(),
         }
-        let metadata = rest.split_to(metadata_len);
-        let facts = Facts::read(&metadata)?;
-        Ok(Self { stored, metadata, payload: rest, checksum, facts })
+    }
+}
+
+impl Entry {
+    /// As [`EntryRef::parse`].
+    pub fn parse(stored: Bytes) -> Result<Self, EntryError> {
+        Ok(EntryRef::parse(&stored)?.own())
+    }
+
+    /// Where it lies.
+    pub fn by_ref(&self) -> EntryRef<'_> {
+        EntryRef {
+            whole: &self.stored,
+            stored: &self.stored,
+            metadata: &self.metadata,
+            payload: &self.payload,
+            checksum: self.checksum,
+            facts: self.facts.map(|value| &value[..]),
+        }
     }
 
     /// What the metadata says.
@@ -94,8 +160,7 @@ impl Entry {
 
     /// Whether the checksum is that of the bytes, or there is none. Reads the whole payload.
     pub fn checksum_holds(&self) -> bool {
-        self.checksum
-            .is_none_or(|sum| sum == crc::of(&[&len_prefix(&self.metadata), &self.metadata, &self.payload]))
+        self.by_ref().checksum_holds()
     }
 
     /// The entry from its checksum on, without broker metadata.
@@ -180,9 +245,9 @@ pub enum SchemaVersion<'a> {
 
 /// What an entry's metadata says, read in one walk. Later occurrences of a field win.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct Facts<B = Bytes> {
     /// Who wrote it.
-    pub producer_name: Option<Bytes>,
+    pub producer_name: Option<B>,
     /// Its producer's sequence id.
     pub sequence_id: u64,
     /// A joined or ordinary batch's last one.
@@ -202,21 +267,21 @@ pub struct Facts {
     /// Set on what brokers write to each other; never delivered.
     pub marker_type: Option<i32>,
     /// Big-endian index of the source topic's schema.
-    pub schema_version: Option<Bytes>,
+    pub schema_version: Option<B>,
     /// The cluster it was copied from.
-    pub replicated_from: Option<Bytes>,
+    pub replicated_from: Option<B>,
     /// Its producer named clusters to replicate to.
     pub replicate_to: bool,
     /// It named only its own (`__local__`): do not replicate.
     pub local_only: bool,
     /// The key of compaction, and of Key_Shared where there is no ordering key.
-    pub partition_key: Option<Bytes>,
+    pub partition_key: Option<B>,
     /// The key is base64 of bytes.
     pub partition_key_b64: bool,
     /// The key is null, as a KeyValue schema may have it.
     pub null_partition_key: bool,
     /// The key of Key_Shared.
-    pub ordering_key: Option<Bytes>,
+    pub ordering_key: Option<B>,
     /// The application's time.
     pub event_time: Option<u64>,
     /// To be delivered later.
@@ -236,7 +301,7 @@ pub fn bridged_from(producer_name: &str) -> Option<&str> {
     (!from.is_empty() && from.len() <= SITE_LEN_MAX && from.chars().all(is_plain)).then_some(from)
 }
 
-impl Facts {
+impl<B: AsRef<[u8]>> Facts<B> {
     /// How many messages the entry claims to hold: what the broker takes off a consumer's permits.
     /// At least 1, at most what a permit counter holds, whatever it claims.
     pub fn messages(&self) -> u32 {
@@ -245,46 +310,43 @@ impl Facts {
 
     /// Whether a bridge wrote it, by the name that bridges register.
     pub fn written_by_bridge(&self) -> bool {
-        self.producer_name.as_ref().is_some_and(|name| name.starts_with(BRIDGE_NAME_PREFIX.as_bytes()))
+        let begins = |name: &B| name.as_ref().starts_with(BRIDGE_NAME_PREFIX.as_bytes());
+        self.producer_name.as_ref().is_some_and(begins)
     }
 
     /// The site from which a bridge brought it, by the name that bridges register: `bridge/<from>/<to>/…`.
     pub fn brought_from(&self) -> Option<&str> {
-        bridged_from(std::str::from_utf8(self.producer_name.as_deref()?).ok()?)
+        bridged_from(std::str::from_utf8(self.producer_name.as_ref()?.as_ref()).ok()?)
     }
 
-    fn read(metadata: &Bytes) -> Result<Self, EntryError> {
-        let mut facts = Self::default();
-        let mut published = false;
-        let (mut targets, mut local_targets) = (0usize, 0usize);
-        for field in Fields::of(metadata) {
-            let field = field?;
-            let slice = |value: &[u8]| Some(metadata.slice_ref(value));
-            match (field.number, field.value) {
-                (tag::PRODUCER_NAME, Value::Bytes(name)) => facts.producer_name = slice(name),
-                (tag::PUBLISH_TIME, Value::Varint(time)) => {
-                    facts.publish_time = time;
-                    published = true;
-                }
-                (tag::REPLICATED_FROM, Value::Bytes(cluster)) => facts.replicated_from = slice(cluster),
-                (tag::PARTITION_KEY, Value::Bytes(key)) => facts.partition_key = slice(key),
-                (tag::REPLICATE_TO, Value::Bytes(cluster)) => {
-                    targets += 1;
-                    local_targets += usize::from(cluster == LOCAL_CLUSTER);
-                }
-                (tag::SCHEMA_VERSION, Value::Bytes(version)) => facts.schema_version = slice(version),
-                (tag::ORDERING_KEY, Value::Bytes(key)) => facts.ordering_key = slice(key),
-                (number, Value::Varint(value)) => facts.read_number(number, value),
-                (number, Value::Bytes(_)) => facts.read_presence(number),
-                (_, Value::Fixed32(_) | Value::Fixed64(_)) => facts.unknown = true,
-            }
+    /// The same with values of another kind.
+    fn map<'s, C>(&'s self, value: impl Fn(&'s B) -> C) -> Facts<C> {
+        let of = |field: &'s Option<B>| field.as_ref().map(&value);
+        Facts {
+            producer_name: of(&self.producer_name),
+            sequence_id: self.sequence_id,
+            highest_sequence_id: self.highest_sequence_id,
+            publish_time: self.publish_time,
+            num_messages_in_batch: self.num_messages_in_batch,
+            properties: self.properties,
+            compression: self.compression,
+            encrypted: self.encrypted,
+            has_txn: self.has_txn,
+            marker_type: self.marker_type,
+            schema_version: of(&self.schema_version),
+            replicated_from: of(&self.replicated_from),
+            replicate_to: self.replicate_to,
+            local_only: self.local_only,
+            partition_key: of(&self.partition_key),
+            partition_key_b64: self.partition_key_b64,
+            null_partition_key: self.null_partition_key,
+            ordering_key: of(&self.ordering_key),
+            event_time: self.event_time,
+            deliver_at: self.deliver_at,
+            null_value: self.null_value,
+            chunked: self.chunked,
+            unknown: self.unknown,
         }
-        facts.replicate_to = targets > 0;
-        facts.local_only = facts.replicate_to && targets == local_targets;
-        if !published {
-            return Err(EntryError::Missing("publish_time"));
-        }
-        Ok(facts)
     }
 
     fn read_number(&mut self, number: u32, value: u64) {
@@ -335,6 +397,41 @@ impl Facts {
             },
             Value::Fixed32(_) | Value::Fixed64(_) => false,
         }
+    }
+}
+
+impl<'a> Facts<&'a [u8]> {
+    fn read(metadata: &'a [u8]) -> Result<Self, EntryError> {
+        let mut facts = Self::default();
+        let mut published = false;
+        let (mut targets, mut local_targets) = (0usize, 0usize);
+        for field in Fields::of(metadata) {
+            let field = field?;
+            match (field.number, field.value) {
+                (tag::PRODUCER_NAME, Value::Bytes(name)) => facts.producer_name = Some(name),
+                (tag::PUBLISH_TIME, Value::Varint(time)) => {
+                    facts.publish_time = time;
+                    published = true;
+                }
+                (tag::REPLICATED_FROM, Value::Bytes(cluster)) => facts.replicated_from = Some(cluster),
+                (tag::PARTITION_KEY, Value::Bytes(key)) => facts.partition_key = Some(key),
+                (tag::REPLICATE_TO, Value::Bytes(cluster)) => {
+                    targets += 1;
+                    local_targets += usize::from(cluster == LOCAL_CLUSTER);
+                }
+                (tag::SCHEMA_VERSION, Value::Bytes(version)) => facts.schema_version = Some(version),
+                (tag::ORDERING_KEY, Value::Bytes(key)) => facts.ordering_key = Some(key),
+                (number, Value::Varint(value)) => facts.read_number(number, value),
+                (number, Value::Bytes(_)) => facts.read_presence(number),
+                (_, Value::Fixed32(_) | Value::Fixed64(_)) => facts.unknown = true,
+            }
+        }
+        facts.replicate_to = targets > 0;
+        facts.local_only = facts.replicate_to && targets == local_targets;
+        if !published {
+            return Err(EntryError::Missing("publish_time"));
+        }
+        Ok(facts)
     }
 }
 

@@ -97,17 +97,17 @@ impl<'a> Fields<'a> {
     }
 
     fn varint(&mut self, start: usize) -> Result<u64, FieldError> {
+        let rest = self.message.get(self.at..).unwrap_or_default();
         let mut value = 0;
-        for shift in (0..).step_by(7).take(VARINT_LEN_MAX) {
-            let [byte] = *self.take(1, start)? else {
-                return Err(FieldError::Truncated { at: start });
-            };
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
+        for (index, byte) in rest.iter().take(VARINT_LEN_MAX).enumerate() {
+            value |= u64::from(byte & 0x7f) << (7 * index);
+            if *byte < 0x80 {
+                self.at += index + 1;
                 return Ok(value);
             }
         }
-        Err(FieldError::Malformed { at: start })
+        let is_cut = rest.len() < VARINT_LEN_MAX;
+        Err(if is_cut { FieldError::Truncated { at: start } } else { FieldError::Malformed { at: start } })
     }
 
     fn take(&mut self, len: usize, start: usize) -> Result<&'a [u8], FieldError> {

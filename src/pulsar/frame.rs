@@ -5,6 +5,8 @@
 //! ```
 //! `rest` is empty, or what `Entry::parse` reads (`Commands.java` of pulsar-common).
 
+use std::ops::Range;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
@@ -50,6 +52,15 @@ impl Frame {
     }
 }
 
+/// A frame where it lies among what is unread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lying<'a> {
+    /// The encoded command.
+    pub command: &'a [u8],
+    /// Where headers and payload are, counted from the beginning of what is unread.
+    pub rest: Range<usize>,
+}
+
 /// Takes bytes as they come, gives whole frames.
 #[derive(Debug)]
 pub struct FrameSplitter {
@@ -81,7 +92,20 @@ impl FrameSplitter {
 
     /// Takes the next whole frame; `None` means "feed me more".
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
-        let Some(prefix) = self.unread.first_chunk::<4>() else {
+        let Some(Lying { command, rest }) = self.whole_at(0)? else {
+            return Ok(None);
+        };
+        let (command_len, rest_len) = (command.len(), rest.len());
+        let mut body = self.take(rest.end);
+        body.advance(body.len() - rest_len - command_len);
+        let command = body.split_to(command_len);
+        Ok(Some(Frame { command, rest: body }))
+    }
+
+    /// The whole frame that begins at byte `at` of what is unread, and stays there; `None` means "feed me more".
+    pub fn whole_at(&self, at: usize) -> Result<Option<Lying<'_>>, FrameError> {
+        let unread = self.unread.get(at..).unwrap_or_default();
+        let Some((prefix, body)) = unread.split_first_chunk::<4>() else {
             return Ok(None);
         };
         let len = u32::from_be_bytes(*prefix);
@@ -89,19 +113,21 @@ impl FrameSplitter {
             // Before buffering: this is the peer's word, not a fact.
             return Err(FrameError::TooLong { len, max: self.frame_len_max });
         }
-        let end = 4 + len as usize;
-        if self.unread.len() < end {
+        let Some(body) = body.get(..len as usize) else {
             return Ok(None);
-        }
-        let mut body = self.unread.split_to(end).freeze();
-        body.advance(4);
+        };
         let overrun = |command_len, body_len| FrameError::CommandOverrun { command_len, body_len };
-        let command_len = body.try_get_u32().map_err(|_| overrun(0, len as usize))? as usize;
-        if command_len > body.len() {
-            return Err(overrun(command_len, body.len()));
-        }
-        let command = body.split_to(command_len);
-        Ok(Some(Frame { command, rest: body }))
+        let (command_len, body) = body.split_first_chunk::<4>().ok_or(overrun(0, body.len()))?;
+        let command_len = u32::from_be_bytes(*command_len) as usize;
+        let command = body.get(..command_len).ok_or(overrun(command_len, body.len()))?;
+        let rest = at + 8 + command_len..at + 4 + len as usize;
+        Ok(Some(Lying { command, rest }))
+    }
+
+    /// Takes so many bytes from the beginning of what is unread, as one piece of memory: whole frames, up to the end
+    /// of one that [`FrameSplitter::whole_at`] has found.
+    pub fn take(&mut self, len: usize) -> Bytes {
+        self.unread.split_to(len).freeze()
     }
 }
 
@@ -146,6 +172,20 @@ mod tests {
             assert_eq!((&frame.command[..], &frame.rest[..]), (&b"CM"[..], &b"pay"[..]), "cut at {cut}");
             assert_eq!(splitter.next_frame(), Ok(None));
         }
+    }
+
+    #[test]
+    fn frames_that_lie_behind_each_other_are_found_and_taken_as_one() {
+        let mut splitter = FrameSplitter::new(64);
+        splitter.inlet().extend_from_slice(b"\0\0\0\x06\0\0\0\x01Ap\0\0\0\x05\0\0\0\x01B\0\0");
+        let (mut at, mut found) = (0, Vec::new());
+        while let Some(Lying { command, rest }) = splitter.whole_at(at).unwrap() {
+            at = rest.end;
+            found.push((command.to_vec(), rest));
+        }
+        assert_eq!(found, [(b"A".to_vec(), 9..10), (b"B".to_vec(), 19..19)]);
+        assert_eq!(splitter.take(at)[found[0].1.clone()], b"p"[..]);
+        assert_eq!(&splitter.unread[..], b"\0\0");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::batch::Batch;
 use super::entry::{Entry, Heading, SchemaVersion, tag};
 use super::fields;
 use super::frame::{FrameSplitter, encode};
+use super::packing::Compression;
 use super::proto::{BaseCommand, Empty, kind};
 use super::topic::TopicName;
 
@@ -31,9 +32,9 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("topic", b"short".to_vec()),
     ];
     if let Ok(entry) = Entry::parse(single.into()) {
-        let mut batch = Batch::new(&entry);
-        batch.push(&entry);
-        seeds.push(("entry", batch.finish().to_vec()));
+        let mut batch = Batch::new(&entry.by_ref(), 0);
+        batch.push(&entry.by_ref());
+        seeds.push(("entry", batch.finish(Compression::None).to_vec()));
     }
     seeds
 }
@@ -77,9 +78,9 @@ fn entry(bytes: &[u8]) {
     assert!(again.payload() == entry.payload() && again.facts().sequence_id == 5);
     assert!(again.facts().messages() == entry.facts().messages());
     assert!(again.checksum_holds() == (entry.checksum().is_none() || entry.checksum_holds()));
-    let mut batch = Batch::new(&entry);
-    batch.push(&again);
-    assert!(Entry::parse(batch.finish()).is_ok_and(|joined| joined.facts().messages() == 2));
+    let mut batch = Batch::new(&entry.by_ref(), 0);
+    batch.push(&again.by_ref());
+    assert!(Entry::parse(batch.finish(Compression::Zstd)).is_ok_and(|joined| joined.facts().messages() == 2));
 }
 
 /// A topic's name: what is understood reads back as itself.

@@ -2,12 +2,14 @@
 //! Plain tables behind one lock that is never held across an await.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::connection::{ConsumerEvent, ProducerEvent};
-use super::proto::BaseCommand;
+use super::connection::{ConsumerEvent, Delivery, ProducerEvent};
+use super::proto::{BaseCommand, MessageId};
 
 /// Who waits for what on a connection.
 #[derive(Default)]
@@ -20,15 +22,48 @@ pub(super) struct Table {
     ended: bool,
     answers: HashMap<u64, oneshot::Sender<BaseCommand>>,
     pub(super) consumers: HashMap<u64, Inbox>,
-    pub(super) producers: HashMap<u64, mpsc::Sender<ProducerEvent>>,
+    pub(super) producers: HashMap<u64, mpsc::Sender<ProducerMail>>,
 }
 
 /// A consumer's inbox; the reader waits for room in it and so ceases to read the socket.
 #[derive(Clone)]
 pub(super) struct Inbox {
-    pub(super) sender: mpsc::Sender<ConsumerEvent>,
+    pub(super) sender: mpsc::Sender<ConsumerMail>,
     pub(super) bytes: Arc<Semaphore>,
     pub(super) bytes_max: u32,
+}
+
+/// What lies in a consumer's inbox.
+#[derive(Debug)]
+pub(super) enum ConsumerMail {
+    Entries(Group),
+    Event(ConsumerEvent),
+}
+
+/// What lies in a producer's.
+#[derive(Debug)]
+pub(super) enum ProducerMail {
+    /// Receipts that one read brought: sequence id, duplicate.
+    Receipts(Vec<(u64, bool)>),
+    Event(ProducerEvent),
+}
+
+/// Entries that one read brought, in one piece of memory: one lock, one wake-up for all of them. Holds its share of
+/// the inbox's byte bound until dropped.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) frames: Bytes,
+    /// Positions, and where in `frames` the stored bytes are.
+    pub(super) entries: std::vec::IntoIter<(MessageId, Range<usize>)>,
+    pub(super) _share: OwnedSemaphorePermit,
+}
+
+impl Group {
+    /// The next entry.
+    pub(super) fn next(&mut self) -> Option<Delivery> {
+        let (id, stored) = self.entries.next()?;
+        Some(Delivery { id, stored: self.frames.slice(stored) })
+    }
 }
 
 impl Mailboxes {

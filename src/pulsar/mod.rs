@@ -11,6 +11,7 @@ pub mod frame;
 #[doc(hidden)]
 #[cfg(feature = "fuzzed")]
 pub mod fuzzed;
+pub mod packing;
 pub mod proto;
 
 pub mod client;

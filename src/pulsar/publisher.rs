@@ -1,12 +1,13 @@
 //! A producer on one topic-partition under a name of the caller's: create, send, receipts. Sends entries as
 //! they are given; the caller heads them and keeps the order.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::connection::{CLOSE_DEADLINE, Connection, ConnectionError, ProducerEvent};
 use super::frame;
+use super::mailboxes::ProducerMail;
 use super::proto::{self, BaseCommand, kind};
 use super::topic::TopicName;
 
@@ -15,7 +16,9 @@ pub struct Publisher {
     connection: Connection,
     producer_id: u64,
     last_sequence_id: i64,
-    events: mpsc::Receiver<ProducerEvent>,
+    mail: mpsc::Receiver<ProducerMail>,
+    /// What came together and is not handed on yet.
+    receipts: std::vec::IntoIter<(u64, bool)>,
 }
 
 /// One entry to be sent.
@@ -54,7 +57,7 @@ impl Publisher {
             |(key, value): &(&str, String)| proto::KeyValue { key: (*key).into(), value: value.clone() };
         let producer_id = connection.next_id();
         let request_id = connection.next_id();
-        let events = connection.register_producer(producer_id);
+        let mail = connection.register_producer(producer_id);
         let create = BaseCommand {
             r#type: kind::PRODUCER,
             producer: Some(proto::Producer {
@@ -75,7 +78,7 @@ impl Publisher {
         }
         let success = outcome?.producer_success.unwrap_or_default();
         let last_sequence_id = success.last_sequence_id.unwrap_or(-1);
-        Ok(Self { connection, producer_id, last_sequence_id, events })
+        Ok(Self { connection, producer_id, last_sequence_id, mail, receipts: Vec::new().into_iter() })
     }
 
     /// The highest sequence id that was pushed under this name, −1 if the broker knows none. A hint, never an
@@ -91,6 +94,24 @@ impl Publisher {
 
     /// Queues an entry for the socket.
     pub async fn send(&self, outbound: Outbound) -> Result<(), ConnectionError> {
+        let frame_head = self.frame_head(&outbound);
+        self.connection.send_entry(frame_head, outbound.head, outbound.payload).await
+    }
+
+    /// Queues small entries for the socket, copied together: many cost little more than one.
+    pub async fn send_together(&self, outbounds: &[Outbound]) -> Result<(), ConnectionError> {
+        let mut frames = BytesMut::new();
+        for outbound in outbounds {
+            let frame_head = self.frame_head(outbound);
+            frames.reserve(frame_head.len() + outbound.head.len() + outbound.payload.len());
+            for part in [&frame_head, &outbound.head, &outbound.payload] {
+                frames.extend_from_slice(part);
+            }
+        }
+        self.connection.send_frames(frames.freeze()).await
+    }
+
+    fn frame_head(&self, outbound: &Outbound) -> Bytes {
         let command = SendCommand {
             r#type: kind::SEND,
             send: Some(proto::Send {
@@ -100,18 +121,38 @@ impl Publisher {
                 highest_sequence_id: outbound.highest_sequence_id,
             }),
         };
-        let frame_head = frame::encode_before(&command, outbound.head.len() + outbound.payload.len());
-        self.connection.send_entry(frame_head, outbound.head, outbound.payload).await
+        frame::encode_before(&command, outbound.head.len() + outbound.payload.len())
     }
 
     /// The next receipt or refusal; `None` when the connection has ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<ProducerEvent> {
-        self.events.recv().await
+        loop {
+            if let Some(receipt) = self.next_receipt() {
+                return Some(receipt);
+            }
+            match self.mail.recv().await? {
+                ProducerMail::Receipts(receipts) => self.receipts = receipts.into_iter(),
+                ProducerMail::Event(event) => return Some(event),
+            }
+        }
     }
 
     /// What has already come, without waiting.
     pub fn try_next(&mut self) -> Option<ProducerEvent> {
-        self.events.try_recv().ok()
+        loop {
+            if let Some(receipt) = self.next_receipt() {
+                return Some(receipt);
+            }
+            match self.mail.try_recv().ok()? {
+                ProducerMail::Receipts(receipts) => self.receipts = receipts.into_iter(),
+                ProducerMail::Event(event) => return Some(event),
+            }
+        }
+    }
+
+    fn next_receipt(&mut self) -> Option<ProducerEvent> {
+        let (sequence_id, duplicate) = self.receipts.next()?;
+        Some(ProducerEvent::Receipt { sequence_id, duplicate })
     }
 
     /// Registers a schema on the topic and gives the version it has there; `None` for "no version".

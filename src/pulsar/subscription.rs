@@ -4,7 +4,8 @@
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::connection::{CLOSE_DEADLINE, Connection, ConnectionError, ConsumerEvent};
+use super::connection::{CLOSE_DEADLINE, Connection, ConnectionError, ConsumerEvent, Delivery};
+use super::mailboxes::{ConsumerMail, Group};
 use super::permits::Permits;
 use super::proto::{self, BaseCommand, MessageId, kind};
 use super::topic::TopicName;
@@ -37,7 +38,9 @@ pub struct Subscription {
     connection: Connection,
     consumer_id: u64,
     untouched: bool,
-    events: mpsc::Receiver<ConsumerEvent>,
+    mail: mpsc::Receiver<ConsumerMail>,
+    /// What came together and is not handed on yet.
+    group: Option<Group>,
     permits: Permits,
     exclusive: bool,
 }
@@ -109,7 +112,7 @@ impl Subscription {
     ) -> Result<Self, ConnectionError> {
         let consumer_id = connection.next_id();
         let request_id = connection.next_id();
-        let events = connection.register_consumer(consumer_id, inbox_bytes);
+        let mail = connection.register_consumer(consumer_id, inbox_bytes);
         let exclusive = subscribe.sub_type == EXCLUSIVE;
         let subscribe = BaseCommand {
             r#type: kind::SUBSCRIBE,
@@ -121,7 +124,8 @@ impl Subscription {
             connection.forget_consumer(consumer_id);
         }
         outcome?;
-        Ok(Self { connection, consumer_id, untouched: true, events, permits: Permits::new(), exclusive })
+        let (untouched, group, permits) = (true, None, Permits::new());
+        Ok(Self { connection, consumer_id, untouched, mail, group, permits, exclusive })
     }
 
     /// Its connection.
@@ -136,11 +140,38 @@ impl Subscription {
 
     /// The next event; `None` when the connection has ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<ConsumerEvent> {
-        let event = self.events.recv().await?;
-        if matches!(event, ConsumerEvent::Entry(_)) {
-            self.untouched = false;
+        loop {
+            if let Some(delivery) = self.next_of_group() {
+                return Some(ConsumerEvent::Entry(delivery));
+            }
+            match self.mail.recv().await? {
+                ConsumerMail::Entries(group) => self.group = Some(group),
+                ConsumerMail::Event(event) => return Some(event),
+            }
         }
-        Some(event)
+    }
+
+    /// What has already come, without waiting.
+    pub fn try_next(&mut self) -> Option<ConsumerEvent> {
+        loop {
+            if let Some(delivery) = self.next_of_group() {
+                return Some(ConsumerEvent::Entry(delivery));
+            }
+            match self.mail.try_recv().ok()? {
+                ConsumerMail::Entries(group) => self.group = Some(group),
+                ConsumerMail::Event(event) => return Some(event),
+            }
+        }
+    }
+
+    fn next_of_group(&mut self) -> Option<Delivery> {
+        let delivery = self.group.as_mut()?.next();
+        match delivery {
+            Some(_) => self.untouched = false,
+            // Only now: the last entry was taken by whoever asks for the next one.
+            None => self.group = None,
+        }
+        delivery
     }
 
     /// No entry was handed on yet: what comes next is the first behind the mark-delete position.
@@ -233,10 +264,7 @@ impl Subscription {
 
     /// Detaches. The subscription stays.
     pub async fn close(mut self) {
-        self.events.close();
-        // What still waits would keep the reader from reading the answer.
-        while self.events.try_recv().is_ok() {}
-        self.connection.forget_consumer(self.consumer_id);
+        self.forget();
         let request_id = self.connection.next_id();
         let close = BaseCommand {
             r#type: kind::CLOSE_CONSUMER,
@@ -249,9 +277,7 @@ impl Subscription {
 
     /// Removes the durable subscription, and its consumer with it: nothing is kept for it any more.
     pub async fn unsubscribe(mut self) -> Result<(), ConnectionError> {
-        self.events.close();
-        while self.events.try_recv().is_ok() {}
-        self.connection.forget_consumer(self.consumer_id);
+        self.forget();
         let request_id = self.connection.next_id();
         let unsubscribe = BaseCommand {
             r#type: kind::UNSUBSCRIBE,
@@ -259,6 +285,14 @@ impl Subscription {
             ..BaseCommand::default()
         };
         self.connection.request(request_id, &unsubscribe).await.map(drop)
+    }
+
+    /// Takes nothing more. What still waits would keep the reader from reading the answer.
+    fn forget(&mut self) {
+        self.mail.close();
+        while self.mail.try_recv().is_ok() {}
+        self.group = None;
+        self.connection.forget_consumer(self.consumer_id);
     }
 
     async fn grant(&mut self) -> Result<(), ConnectionError> {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
 use super::feeders::Feeders;
+use super::grants::Grants;
 use super::lanes::Lanes;
 use super::nudges::Nudges;
 use super::status::Board;
@@ -106,7 +107,7 @@ pub struct Context {
     /// Bytes that sources hold between broker and lane.
     pub source_budget: Budget,
     /// Bytes that sinks hold between lane and broker.
-    pub sink_budget: Budget,
+    pub grants: Grants,
     /// Cancelled when the process is to stop: nothing new is read, what is on its way is finished.
     pub drain: CancellationToken,
     sessions: AtomicU64,
@@ -126,7 +127,7 @@ impl Context {
             feeders: Arc::default(),
             board,
             source_budget: Budget::new(SOURCE_BYTES, SOURCE_SHARE_MIN, SOURCE_SHARE_MAX),
-            sink_budget: Budget::new(SINK_BYTES, SINK_SHARE_MIN, SINK_SHARE_MAX),
+            grants: Grants::new(),
             drain,
             sessions: AtomicU64::new(first_session),
         }
@@ -143,8 +144,3 @@ const MIB: usize = 1 << 20;
 const SOURCE_BYTES: usize = 16 * MIB;
 const SOURCE_SHARE_MIN: usize = MIB / 8;
 const SOURCE_SHARE_MAX: usize = 4 * MIB;
-/// Unconfirmed entries in all sinks of an agent.
-const SINK_BYTES: usize = 32 * MIB;
-const SINK_SHARE_MIN: usize = MIB / 8;
-/// More only adds latency: a broker takes 1000 entries at once from one connection.
-const SINK_SHARE_MAX: usize = 8 * MIB;

@@ -2,6 +2,7 @@
 //! Plain strings on the wire, checked before they become routes. Holds no socket.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -9,6 +10,7 @@ use prost::Message;
 use super::context::{RouteSpec, Start};
 use crate::policy::{PATTERNS_MAX, Pattern, Patterns, RENAMES_MAX, Renaming, TopicRules};
 use crate::pulsar::fields::{Field, Fields, Value};
+use crate::pulsar::packing::Compression;
 use crate::pulsar::topic::TopicName;
 use crate::tunnel::budget::Class;
 use crate::tunnel::link::CONTROL_MESSAGE_LEN_MAX;
@@ -116,6 +118,12 @@ pub struct DeclaredJoining {
     /// Across keys.
     #[prost(bool, tag = "3")]
     pub any_key: bool,
+    /// Milliseconds that something may wait for company.
+    #[prost(uint32, tag = "4")]
+    pub delay_ms: u32,
+    /// How a batch is compressed: `CompressionType`, of which this version knows zstd.
+    #[prost(int32, tag = "5")]
+    pub compression: i32,
 }
 
 /// Why a declaration is not believed. Ends the link: an honest peer never sends such.
@@ -151,6 +159,8 @@ pub fn encode(routes: &[RouteSpec], peer: &str) -> Option<Bytes> {
                 messages: limits.messages,
                 bytes: u32::try_from(limits.bytes).unwrap_or(u32::MAX),
                 any_key: limits.any_key,
+                delay_ms: u32::try_from(limits.delay.as_millis()).unwrap_or(u32::MAX),
+                compression: limits.compression.codec(),
             }),
             patterns: route.patterns.items().iter().map(|pattern| pattern.text().to_owned()).collect(),
             exclude: route.patterns.exclude().texts().to_vec(),
@@ -271,6 +281,8 @@ fn check_route(
         messages: joining.messages.clamp(2, JOINED_MESSAGES_MAX),
         bytes: joining.bytes.clamp(1024, JOINED_BYTES_MAX) as usize,
         any_key: joining.any_key,
+        delay: Duration::from_millis(joining.delay_ms.min(JOINED_DELAY_MS_MAX).into()),
+        compression: Compression::of_codec(joining.compression),
     });
     Ok(RouteSpec {
         name: route.name,
@@ -315,6 +327,7 @@ pub const ROUTES_MAX: usize = 1000;
 /// Messages and bytes of a joined batch, as a configuration may have them.
 const JOINED_MESSAGES_MAX: u32 = 10_000;
 const JOINED_BYTES_MAX: u32 = 4 << 20;
+const JOINED_DELAY_MS_MAX: u32 = 1000;
 /// Topics of one declaration, and of the refusals that answer it.
 pub const TOPICS_MAX: usize = 10_000;
 const NAME_LEN_MAX: usize = 256;
@@ -339,7 +352,13 @@ mod tests {
             generation: 2,
             subscription: "bridge.bank.riskfuel".into(),
             start: Start::Latest,
-            joining: Some(super::super::batching::Limits { messages: 10, bytes: 2000, any_key: false }),
+            joining: Some(super::super::batching::Limits {
+                messages: 10,
+                bytes: 2000,
+                any_key: true,
+                delay: Duration::from_millis(3),
+                compression: Compression::Zstd,
+            }),
             class: Class::Results,
             quarantine: Some(TopicName::parse("a/b/refused").unwrap()),
         }

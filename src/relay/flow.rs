@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::Permit;
 use tokio::time::Instant;
 
 use super::batching::{Batching, Boundary, Limits, Unit};
 use super::frames::{self, EntryHead, Ready};
-use super::lane::{Outgoing, SourceRegistration, WINDOW_ENTRIES};
+use super::lane::{LaneHandle, Outgoing, SourceRegistration, WINDOW_ENTRIES};
 use super::onward::Fed;
 use super::progress::Progress;
 use super::reason::Reason;
@@ -38,6 +38,8 @@ pub(super) struct Flow {
     /// What goes to the quarantine in this session, and stays marked until it is acknowledged.
     pub(super) refused: Refused,
     pub(super) heard_at: Instant,
+    /// When the last unit was sent.
+    left_at: Instant,
     pub(super) fed: Fed,
     /// The topic may no longer go out; what waits in the lane hears it too.
     withheld: Arc<AtomicBool>,
@@ -69,6 +71,7 @@ impl Flow {
             read_to: None,
             refused,
             heard_at: Instant::now(),
+            left_at: Instant::now(),
             fed,
             withheld: Arc::default(),
         }
@@ -79,6 +82,25 @@ impl Flow {
             && self.ends_with.is_none()
             && self.window.has_room()
             && self.batching.waiting_len() < WAITING_LEN_MAX
+    }
+
+    /// What has come already is taken before anything else is done.
+    pub(super) fn gathers(&self) -> bool {
+        self.wants_more() && self.batching.waiting_len() < GATHERED_LEN_MAX
+    }
+
+    /// Something waits that the window has room for.
+    pub(super) fn has_to_send(&self) -> bool {
+        self.batching.waiting_len() > 0 && self.window.has_room()
+    }
+
+    /// When a unit leaves that still waits for company. Only behind another one that is on its way: so nothing waits
+    /// on an idle route, and no more than a unit for each such time leaves a busy one that is not complete.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        let delay = self.batching.may_grow()?;
+        let until = self.left_at + delay;
+        let is_busy = !self.window.is_empty() && self.skip.is_none() && self.wants_more();
+        (is_busy && until > Instant::now()).then_some(until)
     }
 
     /// Sends nothing more, and so acknowledges nothing more than what was sent: the rest stays at the source.
@@ -133,9 +155,25 @@ impl Flow {
         }
     }
 
-    pub(super) fn send_next(
+    /// Sends what waits, as far as there are places for it.
+    pub(super) fn send_waiting(
         &mut self,
-        place: mpsc::Permit<'_, Outgoing>,
+        lane: &LaneHandle,
+        place: Permit<'_, Outgoing>,
+        class: Class,
+        progress: &mut Progress,
+    ) -> Result<(), SessionEnd> {
+        self.send_next(place, class, progress)?;
+        while self.has_to_send() && self.held_until().is_none() {
+            let Some(place) = lane.try_entry_place() else { break };
+            self.send_next(place, class, progress)?;
+        }
+        Ok(())
+    }
+
+    fn send_next(
+        &mut self,
+        place: Permit<'_, Outgoing>,
         class: Class,
         progress: &mut Progress,
     ) -> Result<(), SessionEnd> {
@@ -144,11 +182,12 @@ impl Flow {
         };
         let Unit { first, last, messages, entries, .. } = unit;
         let highest_sequence_id = unit.is_joined().then_some(last);
-        let sent = self.window.sent(first, Position::of_sequence_id(last), unit.stored.len());
+        let sent = self.window.sent(first, Position::of_sequence_id(last), unit.source_len);
         sent.map_err(|reason| {
             let detail = format!("at {}", Position::of_sequence_id(first));
             SessionEnd::Halted(Halt::new(reason, &detail))
         })?;
+        self.left_at = Instant::now();
         progress.owed.sent(Position::of_sequence_id(last), entries);
         progress.row.entries += u64::from(entries);
         progress.row.messages += u64::from(messages);
@@ -180,3 +219,7 @@ impl Flow {
 
 /// Entries that wait for company or for the lane.
 const WAITING_LEN_MAX: usize = 1 << 20;
+/// Entries that are taken in one go: some fractions of a millisecond, after which answers are seen to.
+const GATHERED_LEN_MAX: usize = 256 * 1024;
+/// The same, also of those that stay here.
+pub(super) const GATHERED_MAX: usize = 2048;

@@ -188,6 +188,11 @@ impl LaneHandle {
         self.inner.bulk.reserve().await.ok()
     }
 
+    /// The same, if there is one now.
+    pub fn try_entry_place(&self) -> Option<mpsc::Permit<'_, Outgoing>> {
+        self.inner.bulk.try_reserve().ok()
+    }
+
     /// Registers a source under a new number; it hears from its sink until the registration is dropped.
     pub fn register_source(&self) -> (SourceRegistration, mpsc::Receiver<FromSink>) {
         let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);

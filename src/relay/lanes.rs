@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::lane::LaneHandle;
+use crate::pulsar::topic::TopicName;
 use crate::tunnel::link::Link;
 
 /// The directory. Cheap to clone.
@@ -62,15 +63,12 @@ impl Lanes {
 
     /// The lane of `topic` to `site`: the newest link's, the same one each time while that link lives, so that
     /// order holds. `None` while it is not up.
-    pub fn pick(&self, site: &str, topic: &str) -> Option<LaneHandle> {
+    pub fn pick(&self, site: &str, topic: &TopicName) -> Option<LaneHandle> {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let serves = |lane: &&LaneHandle| !lane.ended().is_cancelled() && !lane.link().retiring.is_begun();
         let living = table.get(site)?.iter().rev().filter(serves);
-        let mut hasher = DefaultHasher::new();
-        topic.hash(&mut hasher);
-        let hash = hasher.finish();
         living
-            .filter(|lane| u64::from(lane.index()) == hash % u64::from(lane.link().relay_lanes.max(1)))
+            .filter(|lane| lane.index() == index_for(topic, lane.link().relay_lanes))
             .find(|lane| !lane.link().ended.is_cancelled())
             .cloned()
     }
@@ -87,8 +85,49 @@ impl Lanes {
     }
 }
 
+/// The lane's index for a topic among so many: a topic's partitions on neighbouring ones, so that they share them evenly.
+fn index_for(topic: &TopicName, lanes: u16) -> u16 {
+    let mut hasher = DefaultHasher::new();
+    topic.base().to_string().hash(&mut hasher);
+    let place = hasher.finish().wrapping_add(topic.partition_index().unwrap_or(0).into());
+    // Below a u16's bound.
+    (place % u64::from(lanes.max(1))) as u16
+}
+
 impl Default for Lanes {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(topic: &str, index: u32) -> TopicName {
+        TopicName::parse(&format!("persistent://public/default/{topic}-partition-{index}")).unwrap()
+    }
+
+    #[test]
+    fn partitions_share_the_lanes_evenly_whatever_their_topic_is_called() {
+        for topic in ["orders", "results", "a", "datagen-requests"] {
+            for lanes in [1, 2, 3, 4, 16] {
+                let mut taken = vec![0; usize::from(lanes)];
+                for index in 0..48 {
+                    taken[usize::from(index_for(&partition(topic, index), lanes))] += 1;
+                }
+                assert!(taken.iter().all(|count| *count == 48 / lanes), "{topic}: {taken:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn topics_without_partitions_do_not_all_share_one_lane() {
+        let topics: Vec<_> = (0..64)
+            .map(|n| TopicName::parse(&format!("persistent://public/default/topic-{n}")).unwrap())
+            .collect();
+        let lanes: std::collections::BTreeSet<_> = topics.iter().map(|topic| index_for(topic, 4)).collect();
+        assert_eq!(lanes.len(), 4);
+        assert_eq!(index_for(&topics[0], 0), 0, "a link without lanes");
     }
 }

@@ -9,6 +9,7 @@ pub mod absent;
 pub mod agent;
 pub mod context;
 pub mod drained;
+pub mod first_lane;
 pub mod metrics;
 pub mod notice;
 pub mod reason;
@@ -66,4 +67,5 @@ mod refusal;
 mod sink;
 
 mod budget;
+mod grants;
 mod progress;

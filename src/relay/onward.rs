@@ -53,10 +53,10 @@ impl Fed {
 
     /// Whether an entry stays here: what a bridge wrote, or on an onward route what came from the target. One from a
     /// site that the target was not told of ends the session.
-    pub(super) fn skips(
+    pub(super) fn skips<B: AsRef<[u8]>>(
         &self,
         route: &RouteSpec,
-        facts: &Facts,
+        facts: &Facts<B>,
         seen: &mut BTreeSet<String>,
     ) -> Result<bool, SessionEnd> {
         if !route.onward {

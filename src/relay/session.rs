@@ -7,13 +7,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::batching::Limits;
 use super::context::{Context, RouteSpec};
-use super::flow::Flow;
+use super::flow::{Flow, GATHERED_MAX};
 use super::forgotten::Confirmed;
 use super::frames::{ENTRY_LEN_MAX, Kind, Open, Ready, SchemaAnswer, SchemaAsk, Stop};
 use super::hole;
@@ -29,7 +30,7 @@ use super::trace::Trace;
 use super::watching::{self, Looks};
 use super::window::Position;
 use crate::pulsar::connection::{ConnectionError, ConsumerEvent, Delivery};
-use crate::pulsar::entry::Entry;
+use crate::pulsar::entry::EntryRef;
 use crate::pulsar::proto::{self, MessageId};
 use crate::pulsar::subscription::Subscription;
 use crate::pulsar::topic::TopicName;
@@ -226,8 +227,7 @@ impl Session<'_> {
             }
             self.progress.waits(!flow.is_settled() || self.progress.owed.count() > 0);
             let reads = flow.wants_more() && !drain.is_cancelled() && !moves;
-            let sends = flow.batching.waiting_len() > 0 && flow.window.has_room();
-            let ack_at = flow.ack_at;
+            let (held_until, ack_at) = (flow.held_until().filter(|_| reads), flow.ack_at);
             let (watchdog, show_at) = (flow.heard_at + SILENCE_CHECKED_AFTER, self.progress.next_show());
             // Losing the race loses nothing: channels and reservations take nothing before they complete.
             let step = tokio::select! {
@@ -242,9 +242,10 @@ impl Session<'_> {
                 // A sink that confirms nothing keeps nobody from stopping: what is open is sent again some day.
                 () = at(settle_by), if settle_by.is_some() => self.acknowledge(flow).await.and(Err(flow.unsettled(moves))),
                 () = at(ack_at), if ack_at.is_some() => self.acknowledge(flow).await,
+                () = at(held_until), if held_until.is_some() => Ok(()),
                 grown = flow.fed.grown(self.context, self.route, self.topic), if !drain.is_cancelled() => Err(grown),
-                place = lane.entry_place(), if sends => match place {
-                    Some(place) => flow.send_next(place, self.route.class, self.progress),
+                place = lane.entry_place(), if held_until.is_none() && flow.has_to_send() => match place {
+                    Some(place) => flow.send_waiting(&lane, place, self.route.class, self.progress),
                     None => Err(SessionEnd::LaneLost),
                 },
                 answer = answered(&mut last_position), if last_position.is_some() => {
@@ -255,7 +256,7 @@ impl Session<'_> {
                     self.tell_skipped(&mut looks, found);
                     Ok(())
                 }
-                event = self.subscription.next(), if reads => self.on_event(flow, event).await,
+                event = self.subscription.next(), if reads => self.on_events(flow, event).await,
                 // Only while nothing waits to be read.
                 due = looks.due(), if reads => self.look(flow, &mut looks, due).await,
                 () = sleep_until(watchdog), if reads => self.check_silence(flow).await,
@@ -313,12 +314,22 @@ impl Session<'_> {
         }
     }
 
-    pub(super) async fn on_event(
+    /// Takes an event and what has come with it: one round of the loop for all of them.
+    pub(super) async fn on_events(
         &mut self,
         flow: &mut Flow,
         event: Option<ConsumerEvent>,
     ) -> Result<(), SessionEnd> {
         flow.heard_at = Instant::now();
+        self.on_event(flow, event).await?;
+        for _ in 0..GATHERED_MAX {
+            let Some(event) = flow.gathers().then(|| self.subscription.try_next()).flatten() else { break };
+            self.on_event(flow, Some(event)).await?;
+        }
+        Ok(())
+    }
+
+    async fn on_event(&mut self, flow: &mut Flow, event: Option<ConsumerEvent>) -> Result<(), SessionEnd> {
         match event {
             Some(ConsumerEvent::Entry(delivery)) => self.on_entry(flow, delivery).await,
             Some(ConsumerEvent::Active(true) | ConsumerEvent::EndOfTopic) => Ok(()),
@@ -338,7 +349,7 @@ impl Session<'_> {
         }
         flow.read_to = Some(position);
         self.passed.read(position);
-        let entry = match readable(&delivery, position) {
+        let entry = match readable(&delivery.stored, position) {
             Ok(entry) => entry,
             Err(halt) => {
                 flow.ends_with = Some(halt);
@@ -358,7 +369,7 @@ impl Session<'_> {
         } else if let Some(id) = position.sequence_id() {
             let went_back =
                 |error: &dyn std::error::Error| halt(Reason::DuplicateRun, position, &error.to_string());
-            flow.batching.push(id, entry).map_err(|error| SessionEnd::Halted(went_back(&error)))?;
+            flow.batching.push(id, &entry).map_err(|error| SessionEnd::Halted(went_back(&error)))?;
         } else {
             flow.ends_with = Some(halt(Reason::PositionOverflow, position, "no sequence id has room for it"));
             return Ok(());
@@ -447,8 +458,8 @@ pub(super) fn covers(marked: &MessageId, position: Position) -> bool {
 }
 
 /// The entry, or why it is none that can be relayed.
-fn readable(delivery: &Delivery, position: Position) -> Result<Entry, Halt> {
-    let entry = Entry::parse(delivery.stored.clone());
+fn readable(stored: &Bytes, position: Position) -> Result<EntryRef<'_>, Halt> {
+    let entry = EntryRef::parse(stored);
     let entry = entry.map_err(|error| halt(Reason::EntryMalformed, position, &error.to_string()))?;
     if entry.stored_len() > ENTRY_LEN_MAX {
         return Err(halt(Reason::EntryTooLarge, position, "larger than a lane carries"));

@@ -150,7 +150,7 @@ impl Sink {
                 Ok(effectively_once) => effectively_once,
                 Err(refusal) => return Some(refusal),
             };
-        let share = self.context.sink_budget.take();
+        let share = self.context.grants.take(self.lane.link().round_trip.shortest());
         self.allowance.grant(share.bytes());
         let ready = Ready {
             number: self.open.number,
@@ -387,8 +387,8 @@ impl Sink {
     /// At a session's end, or after a refused entry: what is on its way is still answered, and counts, for what lies below
     /// it and for the record.
     async fn collect_rest(&self, publishing: &mut Publishing, refused: &mut Refused, deadline: Duration) {
+        let mut marked = Vec::new();
         let collect = async {
-            let mut marked = Vec::new();
             while publishing.unanswered() > 0 {
                 match publishing.publisher.next().await {
                     Some(ProducerEvent::Receipt { sequence_id, duplicate }) => {
@@ -407,10 +407,10 @@ impl Sink {
                     Some(ProducerEvent::Closed) | None => break,
                 }
             }
-            self.report(marked).await;
         };
         // What does not answer in time stays unconfirmed, as it would after a crash.
         let _ = timeout(deadline, collect).await;
+        self.report(marked).await;
     }
 
     async fn report(&self, marked: Vec<u64>) {

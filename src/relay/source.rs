@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::batching::Limits;
 use super::context::{Context, RouteSpec, Start};
 use super::drained;
+use super::first_lane::FirstLane;
 use super::forgotten::Confirmed;
 use super::hole::{self, Hole};
 use super::lane::LaneHandle;
@@ -274,7 +275,7 @@ impl Source {
                 && Instant::now() < give_up_at
                 && halt.reason.verdict() == Verdict::Soon
                 && !matches!(halt.reason, Reason::NotReady | Reason::Starting | Reason::Quarantining);
-            let next_lane = self.context.lanes.pick(&self.route.to, &self.topic.to_string());
+            let next_lane = self.context.lanes.pick(&self.route.to, &self.topic);
             let (true, Some(next_lane)) = (stays, next_lane) else {
                 return Err(Halt { had_run, ..halt });
             };
@@ -320,18 +321,21 @@ impl Source {
     /// A lane to the destination; `None` when the process drains first.
     async fn await_lane(&mut self) -> Option<LaneHandle> {
         let mut changes = self.context.lanes.watch();
+        let first = FirstLane::of(&self.progress.row, Instant::now());
         loop {
-            if let Some(lane) = self.context.lanes.pick(&self.route.to, &self.topic.to_string()) {
+            if let Some(lane) = self.context.lanes.pick(&self.route.to, &self.topic) {
                 return Some(lane);
             }
+            let is_news = first.is_news(Instant::now());
             if self.context.lanes.lead_nowhere(&self.route.to) {
                 self.progress
                     .halted(Reason::RefusedByPolicy, "the destination site has no cluster (`pulsar`)");
-            } else {
+            } else if is_news {
                 self.progress.halted(Reason::LinkDown, "no lane to the destination site");
             }
             tokio::select! {
                 () = self.stop.cancelled() => return None,
+                () = sleep_until(first.news_at()), if !is_news => {}
                 changed = changes.changed() => changed.ok()?,
             }
         }
@@ -342,7 +346,7 @@ impl Source {
         let mut changes = self.context.lanes.watch();
         let next = async {
             loop {
-                if let Some(lane) = self.context.lanes.pick(&self.route.to, &self.topic.to_string()) {
+                if let Some(lane) = self.context.lanes.pick(&self.route.to, &self.topic) {
                     return Some(lane);
                 }
                 tokio::select! {

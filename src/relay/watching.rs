@@ -143,7 +143,7 @@ impl Session<'_> {
         let asked = self.subscription.last_message_id().await.map_err(|_| SessionEnd::ConsumerLost)?;
         let answer = tokio::select! {
             answer = asked => answer.map_err(|_| SessionEnd::ConsumerLost)?,
-            event = self.subscription.next() => return self.on_event(flow, event).await,
+            event = self.subscription.next() => return self.on_events(flow, event).await,
         };
         flow.heard_at = Instant::now();
         let last = Position { ledger: answer.last_message_id.ledger, entry: answer.last_message_id.entry };

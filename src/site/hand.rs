@@ -90,6 +90,14 @@ impl Hand {
         }
     }
 
+    /// The pins of the hub's roots, as this side has them; none with an own PKI.
+    pub fn pins(&self) -> Vec<String> {
+        match &self.trust {
+            Trust::Hub(standing) => standing.now().pins(),
+            Trust::Edge(standing) => standing.now().pins(),
+        }
+    }
+
     /// The files of keys and certificates that it runs by.
     pub fn key_files(&self) -> Vec<PathBuf> {
         key_files(&self.lock())

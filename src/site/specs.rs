@@ -1,8 +1,11 @@
 //! What a configuration asks of each room, in that room's own words. Opens nothing.
 
+use std::time::Duration;
+
 use crate::config::{self, Config, Tunnel};
 use crate::forward::rules::{ForwardSpec, Rules};
 use crate::policy::{Policies, Policy};
+use crate::pulsar::packing::Compression;
 use crate::relay::batching::Limits;
 use crate::relay::context::{RouteSpec, Start};
 use crate::tunnel::budget::Class;
@@ -53,7 +56,12 @@ pub(super) fn route(route: &config::Route) -> RouteSpec {
         joining: route.batching.map(|batching| Limits {
             messages: batching.max_messages,
             bytes: batching.max_bytes as usize,
-            any_key: false,
+            any_key: batching.any_key,
+            delay: Duration::from_millis(batching.max_delay_ms.into()),
+            compression: match batching.compression {
+                config::Compression::None => Compression::None,
+                config::Compression::Zstd => Compression::Zstd,
+            },
         }),
         class: if route.answers.is_some() { Class::Results } else { Class::Requests },
         quarantine: route.quarantine.clone(),

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -23,6 +24,7 @@ use super::link::{CONTROL_MESSAGE_LEN_MAX, Link};
 use super::meter::Meter;
 use super::metrics::TunnelMetrics;
 use super::reason::Reason;
+use super::round_trip::RoundTrip;
 use super::streams::{STREAMS_PER_SIDE, StreamEnds};
 use super::tally::Tallied;
 use super::wire::{BUDGET, Frame, MESSAGE, PING, PONG, WireError, read_frame, write_frame};
@@ -46,6 +48,8 @@ pub struct Mailbox {
     pub(super) streams: StreamEnds,
     /// Both sides' budgets.
     pub(super) words: Words,
+    /// What pings find out.
+    pub(super) round_trip: RoundTrip,
 }
 
 /// What either side says of its budget while the link lives.
@@ -66,6 +70,7 @@ impl Words {
 struct Ears {
     inbound: mpsc::Sender<Bytes>,
     budget: Budget,
+    round_trip: RoundTrip,
 }
 
 impl Ears {
@@ -73,6 +78,16 @@ impl Ears {
         let word = <[u8; 4]>::try_from(body).map_err(|_| Reason::Malformed)?;
         self.budget.hear(u32::from_be_bytes(word));
         Ok(())
+    }
+
+    /// It says when we sent the ping; where that is later than now, it says nothing.
+    fn hear_pong(&self, body: &[u8], born: Instant, metrics: &TunnelMetrics) {
+        let sent = <[u8; 8]>::try_from(body).map(u64::from_be_bytes);
+        let Some(micros) = sent.ok().and_then(|sent| micros_since(born).checked_sub(sent)) else {
+            return;
+        };
+        self.round_trip.heard(Duration::from_micros(micros));
+        metrics.control_round_trip.set(i64::try_from(micros).unwrap_or(i64::MAX));
     }
 }
 
@@ -125,8 +140,8 @@ pub async fn drive(tls: Tls, side: Side, mailbox: Mailbox, metrics: TunnelMetric
             None
         }
     };
-    let Mailbox { outbound, inbound, streams, words: Words { budget, ours } } = mailbox;
-    let ears = Ears { inbound, budget };
+    let Mailbox { outbound, inbound, streams, words: Words { budget, ours }, round_trip } = mailbox;
+    let ears = Ears { inbound, budget, round_trip };
     // One task polls all three; the first that ends takes the lane with it.
     tokio::select! {
         reason = pump(mux, streams, has_answered) => reason,
@@ -197,7 +212,7 @@ async fn read_all<R: AsyncRead + Unpin>(
         match kind {
             // A full queue means that answers are already on their way; this one adds nothing.
             PING if body.len() <= PING_LEN_MAX => _ = pongs.try_send(body),
-            PONG if body.len() <= PING_LEN_MAX => note_round_trip(&body, born, metrics),
+            PONG if body.len() <= PING_LEN_MAX => ears.hear_pong(&body, born, metrics),
             MESSAGE => {
                 if let Err(reason) = hand_over(body, &ears.inbound, &meter).await {
                     return reason;
@@ -287,14 +302,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn note_round_trip(body: &[u8], born: Instant, metrics: &TunnelMetrics) {
-    let Ok(sent) = <[u8; 8]>::try_from(body) else {
-        return;
-    };
-    let micros = micros_since(born).saturating_sub(u64::from_be_bytes(sent));
-    metrics.control_round_trip.set(i64::try_from(micros).unwrap_or(i64::MAX));
-}
-
 fn micros_since(born: Instant) -> u64 {
     u64::try_from(born.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
@@ -339,7 +346,6 @@ pub const MESSAGES_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use super::*;
 

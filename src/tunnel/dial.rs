@@ -45,7 +45,7 @@ pub(super) fn of_own_certificate(reason: Reason) -> Reason {
 }
 
 /// Whether it is our key that the hub does not take.
-fn is_of_key(reason: &Reason) -> bool {
+pub(super) fn is_of_key(reason: &Reason) -> bool {
     matches!(reason, Reason::RefusedUnknownKey | Reason::Unvouched(Unvouched::Untrusted))
 }
 

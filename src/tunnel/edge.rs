@@ -28,8 +28,9 @@ use super::link::{Link, LinkUp, RelayLane, TunnelEvent};
 use super::network::Ways;
 use super::probe::{self, Tried};
 use super::reason::Reason;
-use super::renewal::{Carried, due_after, is_routine};
+use super::renewal::{Carried, due_after};
 use super::retiring::Retiring;
+use super::round_trip::RoundTrip;
 use super::said::Said;
 use super::shown::{ShownLink, link_id};
 use super::standing::Standing;
@@ -206,6 +207,7 @@ impl Edge {
             budget: Budget::between(trust.cfg.budget_mbit_s, agreed.budget_mbit_s),
             retiring: Retiring::default(),
             stream_lanes,
+            round_trip: RoundTrip::default(),
             ended: ended.clone(),
         });
         match renews {
@@ -239,7 +241,8 @@ impl Edge {
         let (read, inbound) = mpsc::channel(MESSAGES_MAX);
         let (streams, ends) = streams(link, &self.metrics);
         let words = Words::of(link);
-        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends, words };
+        let round_trip = link.round_trip.clone();
+        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends, words, round_trip };
         let up = LinkUp { link: link.clone(), outbound, inbound };
         if let Some(taker) = &self.streams {
             // Nobody takes them any more when the process stops.
@@ -408,19 +411,6 @@ impl Edge {
         }
     }
 
-    /// A link is not renewed yet; it is as good as before.
-    pub(super) fn note_unrenewed(&self, link: &Link, url: &LinkUrl, reason: &Reason, tried: Duration) {
-        self.metrics.count_end(reason);
-        if !is_routine(reason, tried) && self.said().is_news(&link_id(link.id), reason.code()) {
-            let own_key = matches!(reason, Reason::RefusedUnknownKey);
-            let own_key = own_key.then(|| self.trust.now().listed_as.clone());
-            tracing::warn!(
-                peer = %link.peer, link = %link_id(link.id), %url, reason = reason.code(), own_key,
-                remedy = reason.remedy(), "the link is to be renewed, and goes on as it is until it can be: {reason}"
-            );
-        }
-    }
-
     /// Runs something that is waited for at the end.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
@@ -452,6 +442,8 @@ impl Edge {
             budget_mbit_s: 0,
             edge_key: None,
             hub_root: None,
+            bytes_in: 0,
+            bytes_out: 0,
             lanes: Vec::new(),
         };
         self.board.put(&self.hub, row);
@@ -461,7 +453,7 @@ impl Edge {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn said(&self) -> MutexGuard<'_, Said> {
+    pub(super) fn said(&self) -> MutexGuard<'_, Said> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

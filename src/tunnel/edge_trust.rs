@@ -68,6 +68,12 @@ impl EdgeTrust {
         self.cfg == other.cfg && self.fingerprint == other.fingerprint
     }
 
+    /// Whether it proves itself by another key than the other one does, or by another certificate of its name.
+    pub(super) fn presents_another_than(&self, other: &Self) -> bool {
+        let has_certificate = self.own_expires().is_some();
+        self.listed_as != other.listed_as || has_certificate && self.fingerprint[0] != other.fingerprint[0]
+    }
+
     /// The same with the key and pins of one that a hub has welcomed; none where they are its own.
     pub(super) fn with_key_of(&self, welcomed: &Self) -> Option<Self> {
         let ([key, _], [own_key, outer_ca]) = (welcomed.fingerprint, self.fingerprint);
@@ -91,6 +97,11 @@ impl EdgeTrust {
     /// What an operator should know of it.
     pub fn warnings(&self) -> Vec<String> {
         self.expiries.iter().filter_map(|expiry| expiry.warning(unix_now())).collect()
+    }
+
+    /// The pins of its hub's roots, in the order of its token; none with an own PKI.
+    pub fn pins(&self) -> Vec<String> {
+        self.connector.tls.verifier.pins()
     }
 
     /// The hub that it leads to.

@@ -259,12 +259,19 @@ impl Hub {
             reason.code(),
             self.born.elapsed(),
         );
-        if let Some(Line { count, passed_over }) = line {
-            tracing::warn!(
-                %remote, edge = "(unknown)", %address, count, passed_over, reason = reason.code(), remedy = reason.remedy(),
-                "connection refused: {reason}"
-            );
+        let Some(Line { count, passed_over, is_warning }) = line else {
+            return;
+        };
+        // A macro, because a level cannot be a value.
+        macro_rules! say {
+            ($level:ident) => {
+                tracing::$level!(
+                    %remote, edge = "(unknown)", %address, count, passed_over, reason = reason.code(), remedy = reason.remedy(),
+                    "connection refused: {reason}"
+                )
+            };
         }
+        if is_warning { say!(warn) } else { say!(info) }
     }
 
     async fn run(&self, joined: Joined, remote: &Caller) {
@@ -392,6 +399,8 @@ impl Hub {
             budget_mbit_s: 0,
             edge_key: None,
             hub_root: None,
+            bytes_in: 0,
+            bytes_out: 0,
             lanes: Vec::new(),
         };
         self.board.put(edge, row);
@@ -431,6 +440,7 @@ const NOT_DIALLED_REMEDY: &str = "start the edge, and see in its log whether it 
 /// Of an edge that the configuration lists without a key.
 const SHUT_OUT: &str = "shut_out";
 const SHUT_OUT_REMEDY: &str = "none needed if it was meant: nobody joins as this edge while its entry in tunnel.edges \
-                               has no key; `bridge init --rotate` makes one";
+                               has no key; `bridge init --rotate` makes one, or `bridge init --own-key` with \
+                               another --out at an edge that makes its own";
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);

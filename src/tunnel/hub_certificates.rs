@@ -59,6 +59,14 @@ impl HubCertificates {
         }
     }
 
+    /// The pins of its roots, the newest first; none of an own PKI.
+    pub fn pins(&self) -> Vec<String> {
+        match self {
+            Self::Issued(identity) => identity.pins(),
+            Self::Own(_) => Vec::new(),
+        }
+    }
+
     /// What expires, and when, Unix seconds.
     pub fn expiries(&self) -> Vec<Expiry> {
         match self {

@@ -134,6 +134,11 @@ impl HubTrust {
         expiries
     }
 
+    /// The pins of its roots, the newest first; none with an own PKI.
+    pub fn pins(&self) -> Vec<String> {
+        self.certificates.pins()
+    }
+
     /// What an operator should know of it.
     pub fn warnings(&self) -> Vec<String> {
         let expiries = self.expiries();

@@ -7,7 +7,7 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 
-use super::key::pin_text;
+use super::key::{SpkiHash, pin_text};
 use super::named::NamedHub;
 use super::pinned::PinnedHub;
 use super::reason::Reason;
@@ -43,8 +43,18 @@ impl HubVerifier {
         at: UnixTime,
     ) -> Option<String> {
         match &self.hub {
-            KnownHub::ByPin(hub) => hub.pin_of(leaf, others, at).map(|pin| pin_text(&pin)),
+            KnownHub::ByPin(hub) => {
+                Some(texts(&hub.pins_of(leaf, others, at)).join(",")).filter(|it| !it.is_empty())
+            }
             KnownHub::ByName(hub) => Some(hub.name().to_owned()),
+        }
+    }
+
+    /// The pins that it goes by; none of an own PKI.
+    pub fn pins(&self) -> Vec<String> {
+        match &self.hub {
+            KnownHub::ByPin(hub) => texts(hub.pins()),
+            KnownHub::ByName(_) => Vec::new(),
         }
     }
 
@@ -59,6 +69,10 @@ impl HubVerifier {
             KnownHub::ByName(hub) => hub.judge(leaf, others, now),
         }
     }
+}
+
+fn texts(pins: &[SpkiHash]) -> Vec<String> {
+    pins.iter().map(pin_text).collect()
 }
 
 impl ServerCertVerifier for HubVerifier {

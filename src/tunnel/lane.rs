@@ -136,6 +136,7 @@ mod tests {
     use crate::tunnel::link::Link;
     use crate::tunnel::metrics::TunnelMetrics;
     use crate::tunnel::retiring::Retiring;
+    use crate::tunnel::round_trip::RoundTrip;
     use crate::tunnel::status::Board;
     use crate::tunnel::stream_lanes::StreamLanes;
 
@@ -150,6 +151,7 @@ mod tests {
             budget: Budget::new(0),
             retiring: Retiring::default(),
             stream_lanes: StreamLanes::default(),
+            round_trip: RoundTrip::default(),
             ended: ended.clone(),
         };
         let shown = ShownLink::new(

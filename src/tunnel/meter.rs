@@ -127,7 +127,7 @@ impl Meter {
         self.writing.begin(self.now_ms());
     }
 
-    fn on_read(&self, len: usize) -> io::Result<()> {
+    pub(super) fn on_read(&self, len: usize) -> io::Result<()> {
         let unexplained = self.unexplained.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
         // The piece of a long TLS record is the other side's too, before anybody can tell what is in it.
         if !self.framed.load(Ordering::Relaxed) || unexplained > PING_RECORDS_LEN_MAX {

@@ -59,15 +59,24 @@ impl PinnedHub {
         Err(why.unwrap_or_else(|| intercepted(leaf, KnownBy::Pin)))
     }
 
-    /// The pin by which it vouches for a chain at a time.
-    pub fn pin_of(
+    /// Its pins, in the order of the token.
+    pub fn pins(&self) -> &[SpkiHash] {
+        &self.pins
+    }
+
+    /// Those of its pins that vouch for a chain at a time, in their order, whatever that of the chain is: while roots
+    /// rotate that says whether the new one is known.
+    pub fn pins_of(
         &self,
         leaf: &CertificateDer<'_>,
         others: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Option<SpkiHash> {
-        let mut pinned = others.iter().filter(|other| self.is_pinned(other));
-        pinned.find(|anchor| self.judge_under(leaf, others, anchor, now).is_ok()).and_then(spki_sha256)
+    ) -> Vec<SpkiHash> {
+        let vouches = |pin: &&SpkiHash| {
+            let mut anchors = others.iter().filter(|other| spki_sha256(other).as_ref() == Some(*pin));
+            anchors.any(|anchor| self.judge_under(leaf, others, anchor, now).is_ok())
+        };
+        self.pins.iter().filter(vouches).copied().collect()
     }
 
     /// The judgement under one pinned root; a reason only when the pinned key is behind the chain after all.

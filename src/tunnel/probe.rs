@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::connection::{HANDSHAKE_TIME_MAX, Tls, now_ms, receive, send};
 use super::dial::of_own_certificate;
 use super::edge_trust::EdgeTrust;
-use super::handshake::{Instance, check_hello, judge_checked};
+use super::handshake::{self, check_hello, judge_checked};
 use super::reason::Reason;
 use super::wire::HELLO;
 use crate::config::LinkUrl;
@@ -26,6 +26,8 @@ pub struct Tried {
     pub transport: Option<String>,
     /// Who issued the certificate that ends the outer TLS, as it says; that end sees nothing of the link.
     pub outer_tls_ends_at: Option<String>,
+    /// How long the hub's judgement took to come, in milliseconds: the way there and back, at least 1.
+    pub round_trip_ms: Option<u64>,
     /// Why the hub was not reached, or does not take this edge: a code of the tunnel's catalogue.
     pub reason: Option<String>,
     /// It in words.
@@ -38,13 +40,14 @@ pub struct Tried {
 }
 
 /// Tries a URL, for a process of this site.
-pub(super) async fn probe(trust: &EdgeTrust, own: (&str, Instance), url: &LinkUrl) -> Tried {
+pub(super) async fn probe(trust: &EdgeTrust, own: (&str, handshake::Instance), url: &LinkUrl) -> Tried {
     let proxy = trust.connector.egress.proxy_for(&url.host).map(ToString::to_string);
     let mut tried = Tried {
         url: url.to_string(),
         proxy,
         transport: None,
         outer_tls_ends_at: None,
+        round_trip_ms: None,
         reason: None,
         told: None,
         remedy: None,
@@ -58,7 +61,12 @@ pub(super) async fn probe(trust: &EdgeTrust, own: (&str, Instance), url: &LinkUr
             tried.transport = Some(way.transport.to_owned());
             tried.outer_tls_ends_at.clone_from(&way.ended_by);
             let asked = timeout(HANDSHAKE_TIME_MAX, ask(&mut tls, own, &trust.hub)).await;
-            asked.unwrap_or(Err(Reason::Timeout)).err()
+            let round_trip = asked.unwrap_or(Err(Reason::Timeout));
+            tried.round_trip_ms = round_trip
+                .as_ref()
+                .ok()
+                .map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1));
+            round_trip.err()
         }
         Err(reason) => Some(reason),
     };
@@ -76,15 +84,21 @@ pub(super) async fn probe(trust: &EdgeTrust, own: (&str, Instance), url: &LinkUr
     tried
 }
 
-/// Asks the hub for its judgement, and takes leave.
-async fn ask(tls: &mut Tls, (site, instance): (&str, Instance), hub: &str) -> Result<(), Reason> {
+/// Asks the hub for its judgement, and takes leave; gives how long the hub took.
+async fn ask(
+    tls: &mut Tls,
+    (site, instance): (&str, handshake::Instance),
+    hub: &str,
+) -> Result<Duration, Reason> {
+    let began = Instant::now();
     // A hub that refuses the key or certificate says so now, perhaps while we still write: its alert is what counts.
     let sent = send(tls, HELLO, &check_hello((site, hub), instance, now_ms())).await;
     let answer = receive(tls).await.map_err(of_own_certificate)?;
+    let took = began.elapsed();
     sent?;
     // The judgement is there; how the connection ends changes nothing of it.
     _ = timeout(LEAVE_MAX, tls.shutdown()).await;
-    judge_checked(&answer, hub)
+    judge_checked(&answer, hub).map(|()| took)
 }
 
 /// For the last word to be written.

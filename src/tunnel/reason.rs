@@ -203,7 +203,7 @@ impl Reason {
                 "renew the hub's issuer (`bridge init --renew-issuer`); if it has the new one, somebody else answers with the old one: check the address"
             }
             Self::RefusedUnknownKey => {
-                "list this edge's key (bk1.…) under tunnel.edges[].keys at the hub, or the name in its certificate as cert_name, or use the token that the hub knows"
+                "list this edge's key (bk1.…) under tunnel.edges[].keys at the hub, or the name in its certificate as cert_name, or use the token that the hub knows; a key that was taken away stays out where the file `revoked` beside the hub's issuer has it (where its certificate is of an own PKI there is none): the edge needs a new one, by `bridge init --rotate` at the hub, or by `bridge init --own-key` with another --out at an edge that makes its own"
             }
             Self::RefusedSiteMismatch => {
                 "make the edge's `site` the name of its entry in the hub's tunnel.edges, and what the edge calls the hub (in its token, or hub_site) the hub's `site`"

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::backoff::{Backoff, spread};
-use super::dial::Dialled;
+use super::dial::{Dialled, is_of_key};
 use super::edge::{DIAL_DELAY_FIRST, DIAL_DELAY_MAX, Edge, jitter};
 use super::edge_trust::EdgeTrust;
 use super::features::RENEWALS;
@@ -49,13 +49,18 @@ impl Edge {
                 reason = &mut over => return reason.unwrap_or(Reason::Ended),
                 successor = self.successor(&now) => successor,
             };
+            // The hub takes what this one was dialled by; said before its row stands beside the other's.
+            now.shown.warn(None);
+            let since = Instant::now();
             let (next, mut next_over) = self.carry(dialled, &url, Some(&now.link));
             let lanes = usize::from(next.link.relay_lanes) + 1;
             tokio::select! {
                 biased;
                 _ = &mut over => (now, over) = (next, next_over),
                 // The old one goes on, and is due as before: its hub may have let it retire already.
-                _ = &mut next_over => {
+                reason = &mut next_over => {
+                    let reason = reason.unwrap_or(Reason::Ended);
+                    self.note_unrenewed(&now, (&url, &next.trust), &reason, since.elapsed());
                     self.pause(spread(backoff.next_delay(), jitter()), &url, &now.link.ended).await;
                 }
                 () = next.shown.has_lanes(lanes) => {
@@ -94,9 +99,44 @@ impl Edge {
                 Ok(_) => Reason::Malformed,
                 Err(failed) => failed.declined.reason,
             };
-            self.note_unrenewed(&now.link, &url, &reason, since.elapsed());
+            if !Arc::ptr_eq(&trust, &self.trust.now()) {
+                // What a reload put in its place meanwhile is tried at once, and is all that is worth a word.
+                self.metrics.count_end(&reason);
+                continue;
+            }
+            self.note_unrenewed(now, (&url, &trust), &reason, since.elapsed());
             nth += 1;
             self.pause(spread(backoff.next_delay(), jitter()), &url, &now.link.ended).await;
+        }
+    }
+
+    /// A link is not renewed yet by what was dialled; it is as good as before, where its hub is still believed.
+    fn note_unrenewed(
+        &self,
+        now: &Carried,
+        (url, dialled_by): (&LinkUrl, &EdgeTrust),
+        reason: &Reason,
+        tried: Duration,
+    ) {
+        self.metrics.count_end(reason);
+        let Carried { link, shown, .. } = now;
+        if is_routine(reason, tried) {
+            // What was in the way before is not any more: a hub that says so takes our key.
+            return shown.warn(None);
+        }
+        let id = link_id(link.id);
+        let own_key = is_of_key(reason).then_some(&*dialled_by.listed_as);
+        let other_key = own_key.filter(|_| dialled_by.presents_another_than(&now.trust));
+        // A reload that takes the belief in its hub away ends the link, whether or not another is up.
+        let fate = if self.trust.now().believes(&now.proof).is_ok() { Fate::GoesOn } else { Fate::Ends };
+        let of = format!("link {id} to {}", link.peer);
+        shown.warn(Some(warning(&of, url, fate, reason, other_key)));
+        if self.said().is_news(&id, reason.code()) {
+            let fate = fate.words();
+            tracing::warn!(
+                peer = %link.peer, link = %id, %url, reason = reason.code(), own_key,
+                remedy = reason.remedy(), "the link is to be renewed, and {fate}: {reason}"
+            );
         }
     }
 
@@ -123,6 +163,37 @@ pub(super) fn is_routine(reason: &Reason, tried: Duration) -> bool {
     matches!(reason, Reason::NoSuchLink | Reason::Ended) && tried < ROUTINE_MAX
 }
 
+/// What becomes of a link that is not renewed yet.
+#[derive(Clone, Copy)]
+enum Fate {
+    GoesOn,
+    /// Its hub is not believed any more.
+    Ends,
+}
+
+impl Fate {
+    fn words(self) -> &'static str {
+        match self {
+            Self::GoesOn => "goes on as it is until it can be",
+            Self::Ends => "ends within 2 s, for what is configured now does not believe its hub",
+        }
+    }
+}
+
+/// What the status says of a link as long as it is not renewed; with the key that the hub does not take, if that is why
+/// and the link has another.
+fn warning(link: &str, url: &LinkUrl, fate: Fate, reason: &Reason, other_key: Option<&str>) -> String {
+    let remedy = reason.remedy();
+    match (other_key, fate) {
+        (Some(key), Fate::GoesOn) => format!(
+            "{link} goes on by the key from before, the hub at {url} does not take the one that is configured, {key} ({}): a \
+             restart of this process would keep it out; {remedy}",
+            reason.code()
+        ),
+        _ => format!("{link} is to be renewed at {url}, and {}: {reason}; {remedy}", fate.words()),
+    }
+}
+
 /// Ends a link once nobody uses it, at the latest after a while.
 async fn see_off(old: Carried) {
     old.link.retiring.begin();
@@ -144,6 +215,36 @@ const ROUTINE_MAX: Duration = Duration::from_secs(300);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn told(fate: Fate, reason: &Reason, other_key: Option<&str>) -> String {
+        let url = LinkUrl::parse("tls://hub:1").unwrap();
+        warning("link 7 to riskfuel", &url, fate, reason, other_key)
+    }
+
+    #[test]
+    fn a_key_that_the_hub_does_not_take_is_told_with_what_a_restart_would_do() {
+        let of_key = told(Fate::GoesOn, &Reason::RefusedUnknownKey, Some("bk1.bank.x"));
+        assert!(
+            of_key.starts_with("link 7 to riskfuel goes on by the key from before, the hub at tls://hub:1 ")
+        );
+        assert!(of_key.contains("bk1.bank.x (refused_unknown_key): a restart of this process"), "{of_key}");
+        let other = told(Fate::GoesOn, &Reason::Timeout, None);
+        assert!(
+            other.starts_with("link 7 to riskfuel is to be renewed at tls://hub:1, and goes on"),
+            "{other}"
+        );
+        assert!(other.contains("until it can be: connecting took too long; check"), "{other}");
+        assert!(!other.contains("restart"));
+    }
+
+    #[test]
+    fn a_link_whose_hub_is_believed_no_longer_is_not_said_to_go_on() {
+        for (reason, own_key) in [(Reason::IssuerDistrusted, None), (Reason::RefusedUnknownKey, Some("bk1"))]
+        {
+            let told = told(Fate::Ends, &reason, own_key);
+            assert!(told.contains("ends within 2 s") && !told.contains("goes on"), "{told}");
+        }
+    }
 
     #[test]
     fn a_renewal_that_finds_no_hub_process_is_told_of_once_it_takes_long() {

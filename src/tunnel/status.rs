@@ -44,10 +44,17 @@ pub struct LinkStatus {
     /// By what the hub knows the edge on it: its key, `bk1.…`, or the name in its certificate.
     #[serde(default)]
     pub edge_key: Option<String>,
-    /// By what the edge knows the hub on it: the pin of its root or, with an own PKI, its name. At a hub whose roots rotate
-    /// both pins: which of them the edge goes by only the edge knows.
+    /// By what the edge knew the hub when it came up: the pin of its root or, with an own PKI, its name. While roots
+    /// rotate the pins, joined by commas: at an edge those of its token that vouched for the hub, in the token's order, at
+    /// the hub both, the newest first: which of them an edge has only the edge knows.
     #[serde(default)]
     pub hub_root: Option<String>,
+    /// Bytes read from its sockets since it is up, those of lanes that have ended included.
+    #[serde(default)]
+    pub bytes_in: u64,
+    /// Bytes written to them.
+    #[serde(default)]
+    pub bytes_out: u64,
     /// Lanes that live.
     pub lanes: Vec<LaneStatus>,
 }
@@ -55,13 +62,34 @@ pub struct LinkStatus {
 /// The tunnel's board. Bounded by the configured edges times `max_instances`.
 #[derive(Clone, Default)]
 pub struct Board {
-    rows: Arc<Mutex<BTreeMap<String, LinkStatus>>>,
+    rows: Arc<Mutex<BTreeMap<String, Shown>>>,
+}
+
+/// A row, and what an operator should know of it though it is up.
+#[derive(Debug)]
+struct Shown {
+    row: LinkStatus,
+    warning: Option<String>,
 }
 
 impl Board {
-    /// Writes or replaces a row under a key of the writer's choice.
+    /// Writes or replaces a row under a key of the writer's choice; its warning stays.
     pub fn put(&self, key: &str, row: LinkStatus) {
-        self.lock().insert(key.to_owned(), row);
+        let mut rows = self.lock();
+        let warning = rows.remove(key).and_then(|shown| shown.warning);
+        rows.insert(key.to_owned(), Shown { row, warning });
+    }
+
+    /// Puts a warning beside a row, or takes it away; it goes with the row.
+    pub fn warn(&self, key: &str, warning: Option<String>) {
+        if let Some(shown) = self.lock().get_mut(key) {
+            shown.warning = warning;
+        }
+    }
+
+    /// What an operator should know of links that are up.
+    pub fn warnings(&self) -> Vec<String> {
+        self.lock().values().filter_map(|shown| shown.warning.clone()).collect()
     }
 
     /// Removes a row.
@@ -71,10 +99,10 @@ impl Board {
 
     /// All rows, in order.
     pub fn rows(&self) -> Vec<LinkStatus> {
-        self.lock().values().cloned().collect()
+        self.lock().values().map(|shown| shown.row.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, LinkStatus>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Shown>> {
         // Rows are whole values: a panicking writer cannot leave half of one.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }

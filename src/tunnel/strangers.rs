@@ -34,6 +34,8 @@ pub struct Line {
     pub count: u64,
     /// How many of others were passed over in the minute before.
     pub passed_over: u64,
+    /// Whether somebody should look: not where a few left by themselves, as an edge does that is stopped while it dials.
+    pub is_warning: bool,
 }
 
 impl Strangers {
@@ -62,11 +64,17 @@ impl Strangers {
         }
         self.minute.lines += 1;
         // Told with the first line of a minute, so that it is told once.
-        Some(Line { count, passed_over: std::mem::take(&mut self.minute.passed_over) })
+        let passed_over = std::mem::take(&mut self.minute.passed_over);
+        let is_warning = code != LEFT || count > LEAVE_BY_CHANCE_MAX || passed_over > 0;
+        Some(Line { count, passed_over, is_warning })
     }
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// The code of callers that ended the connection themselves.
+const LEFT: &str = "peer_closed";
+/// So many of them since the last line are no news.
+const LEAVE_BY_CHANCE_MAX: u64 = 4;
 /// Addresses and reasons that are told apart.
 const GROUPS_MAX: usize = 1024;
 /// Lines about callers that nobody knows.
@@ -82,7 +90,7 @@ mod tests {
         text.parse::<IpAddr>().unwrap().into()
     }
 
-    const FIRST: Option<Line> = Some(Line { count: 1, passed_over: 0 });
+    const FIRST: Option<Line> = Some(Line { count: 1, passed_over: 0, is_warning: true });
 
     #[test]
     fn a_flood_from_one_network_is_a_line_a_minute_with_its_count() {
@@ -114,6 +122,28 @@ mod tests {
         assert_eq!((lines, strangers.groups.len()), (LINES_PER_MINUTE, GROUPS_MAX));
         let last = strangers.count(address("192.0.2.1"), "timeout", MINUTE * 2).unwrap();
         assert_eq!(counted + last.count + last.passed_over, 100_001);
+    }
+
+    #[test]
+    fn who_leaves_by_himself_is_no_warning_until_many_do() {
+        let mut strangers = Strangers::default();
+        let caller = address("192.0.2.7");
+        let mut tell =
+            |code, now| strangers.count(caller, code, now).map(|line| (line.count, line.is_warning));
+        assert_eq!(tell("peer_closed", Duration::ZERO), Some((1, false)));
+        assert_eq!(tell("timeout", Duration::ZERO), Some((1, true)));
+        // An edge that was stopped with all its lanes, then a scan.
+        (0..3).for_each(|_| assert_eq!(tell("peer_closed", Duration::from_secs(1)), None));
+        assert_eq!(tell("peer_closed", MINUTE), Some((4, false)));
+        (0..100).for_each(|_| assert_eq!(tell("peer_closed", MINUTE), None));
+        assert_eq!(tell("peer_closed", MINUTE * 2), Some((101, true)));
+        // One of each of many addresses: told with those that there was no room for.
+        let mut strangers = Strangers::default();
+        for n in 0..=LINES_PER_MINUTE {
+            let caller = Address::from(IpAddr::from((n + (10 << 24)).to_be_bytes()));
+            strangers.count(caller, "peer_closed", Duration::ZERO);
+        }
+        assert!(strangers.count(caller, "peer_closed", MINUTE).unwrap().is_warning);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl TombstoneError {
             Self::Unreadable { .. } => "let the bridge's user read it".into(),
             Self::Malformed { .. } => "write each line as `bk1.… TIME`, or take it away".into(),
             Self::Revoked { edge, .. } => format!(
-                "give the edge a new key (`bridge init --rotate {edge}`), write `\"keys\": []` to shut it out, or take the line away if this key may join again"
+                "give the edge a new key (`bridge init --rotate {edge}` here, or `bridge init --own-key` with another --out there if it makes its own), write `\"keys\": []` to shut it out, or take the line away if this key may join again"
             ),
         }
     }

@@ -233,5 +233,5 @@ def plan(stage, rate):
 
 def route(stage, load):
     """Small unbatched messages are joined where that says nothing about their keys."""
-    joins = {} if load.dressed else {"batching": {"max_messages": 100}}
+    joins = {} if load.dressed else {"batching": {"max_messages": 100, "compression": "zstd"}}
     return stage.route(load.name.removesuffix("-writer"), load.site, other(load.site), load.topic, start="earliest", **joins)

@@ -1,4 +1,4 @@
-"""Cases in which nothing is broken: the judge itself, the bulk, backlog, both ways at once."""
+"""Cases in which nothing is broken: the judge itself, the bulk, joining, backlog, both ways at once."""
 
 import pathlib
 import time
@@ -98,6 +98,30 @@ def drain(stage, pair, route, count):
     hold_that(waited < FIRST_SECONDS_MAX, f"{route['name']}: {waited:.1f} s from start to the first confirmed entry")
     stage.wait_drained(pair, [route], 60 + count / 2000)
     return max(time.monotonic() - started, 0.05)
+
+
+def joined(stage):
+    """Single messages with keys, properties and event times, joined across keys and compressed before the link: the
+    official client at the destination gets each as it was, in order, from far fewer entries and bytes."""
+    topic, count = stage.topic("joined"), 20_000
+    for site in ("riskfuel", "bank"):
+        stage.create_topic(site, topic)
+    batching = {"join": "any-key", "compression": "zstd"}
+    routes = [stage.route("joined", "riskfuel", "bank", topic, start="earliest", batching=batching)]
+    expected = stage.load(Load("single", "riskfuel", topic, count, size=64, batch=0, dressed=True))
+    pair = stage.pair(routes)
+    pair.start()
+    stage.wait_drained(pair, routes, 60)
+    report = stage.verify("bank", topic, expected)
+    sent, kept = (
+        stage.brokers[site].admin.get(f"{rest.topic_path(topic)}/internalStats") for site in ("riskfuel", "bank")
+    )
+    entries, ratio = kept["entriesAddedCounter"], kept["totalSize"] / sent["totalSize"]
+    hold_that(sent["entriesAddedCounter"] == count, f"{sent['entriesAddedCounter']} entries at riskfuel: not single")
+    hold_that(entries * 20 < count, f"{entries} entries for {count} messages")
+    hold_that(ratio < 0.5, f"{ratio:.2f} of the bytes that riskfuel stores: not compressed")
+    stage.record(f"{entries} entries, {ratio:.2f} of the bytes", messages=count, **verdict(report))
+    pair.stop()
 
 
 def backlog(stage):

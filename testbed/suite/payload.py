@@ -2,10 +2,11 @@
 
     [ magic 4 | flags u8 | producer_len u8 | producer … | sequence u64 | crc32 u32 | body … ]   big endian
 
-The body does not compress. A *dressed* message also has a key, an ordering key, properties and an event time, all of
-which follow from its sequence, so that the reader knows what they must be.
+The body does not compress, unless it is said to be text. A *dressed* message also has a key, an ordering key,
+properties and an event time, all of which follow from its sequence, so that the reader knows what they must be.
 """
 
+import json
 import random
 import struct
 import zlib
@@ -22,7 +23,7 @@ _TAIL = struct.Struct(">QI")
 class Writer:
     """One producer's messages."""
 
-    def __init__(self, producer, size, dressed):
+    def __init__(self, producer, size, dressed, text=False):
         name = producer.encode()
         if len(name) > 255:
             raise ValueError(f"producer name {producer!r} is longer than 255 bytes")
@@ -32,7 +33,8 @@ class Writer:
         if not 0 <= self._body_len < POOL_LEN:
             raise ValueError(f"size {size} leaves no room for a body, or is above {POOL_LEN}")
         # Slices of one pool: neighbours in a batch never overlap, so no codec finds anything to save.
-        self._pool = random.Random(producer).randbytes(POOL_LEN)
+        chance = random.Random(producer)
+        self._pool = requests(chance) if text else chance.randbytes(POOL_LEN)
 
     def payload(self, sequence):
         start = sequence * self._body_len % (POOL_LEN - self._body_len)
@@ -42,6 +44,20 @@ class Writer:
     def dress(self, sequence):
         """The other arguments of `send`."""
         return dress(self.producer, sequence) if self.dressed else {}
+
+
+def requests(chance):
+    """JSON as data-generation requests are: compresses as well as those do."""
+    found, left = [], POOL_LEN
+    while left > 0:
+        ranges = {name: [round(chance.uniform(0, 1), 4), round(chance.uniform(1, 2), 4)] for name in ("spot", "vol")}
+        request = {
+            "id": chance.randrange(1 << 53), "experiment": f"exp-{chance.randrange(1000):04}", "model": "black_scholes",
+            "ranges": ranges, "seed": chance.randrange(1 << 32), "points": 512,
+        }  # fmt: skip
+        found.append(json.dumps(request, separators=(",", ":")).encode())
+        left -= len(found[-1])
+    return b"".join(found)[:POOL_LEN]
 
 
 def dress(producer, sequence):

@@ -21,7 +21,7 @@ from payload import Writer
 def main():
     arguments = parse()
     stay_on_one_core()
-    writer = Writer(arguments.producer, arguments.size, arguments.dressed)
+    writer = Writer(arguments.producer, arguments.size, arguments.dressed, arguments.text)
     client = connecting.client(arguments)
     producer = client.create_producer(
         arguments.topic,
@@ -115,6 +115,7 @@ def parse():
     parser.add_argument("--batch", type=int, default=1000, help="most messages of a batch; 0: unbatched")
     parser.add_argument("--compression", default="NONE", choices=["NONE", "LZ4", "ZSTD"])
     parser.add_argument("--dressed", action="store_true", help="with keys, properties and event times")
+    parser.add_argument("--text", action="store_true", help="payloads that compress, as requests in JSON do")
     parser.add_argument("--typed", action="store_true", help="under a schema (string), which payloads need not be")
     parser.add_argument("--rate", type=float, default=0, help="messages per second; 0: as fast as it goes")
     parser.add_argument("--hold", action="store_true", help="after --count go on until standard input is closed")

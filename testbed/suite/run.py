@@ -49,7 +49,8 @@ CASES = {
         case_quarantine.foreign_schema, case_loss.skipped,
         case_traps.thousands, case_traps.unprepared, case_traps.smaller, case_traps.capped,
         case_traps.rewound,
-        case_flow.active_active, case_flow.bulk, case_flow.backlog, case_replicas.replicas, case_faults.kills,
+        case_flow.active_active, case_flow.bulk, case_flow.joined, case_flow.backlog, case_replicas.replicas,
+        case_faults.kills,
     )
 }  # fmt: skip
 # Only when named: they measure, and need more than the bridge itself.

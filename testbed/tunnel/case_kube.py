@@ -91,7 +91,9 @@ def upgraded(scene, kube):
             hold_that(code == 0, said)
             seen = []
             while name not in seen:
-                seen.append(json.loads(frame(upgraded))["object"]["metadata"]["name"])
+                event = json.loads(frame(upgraded))
+                hold_that(event["type"] != "ERROR", f"the API server ended the watch: {event}")
+                seen.append(event["object"]["metadata"]["name"])
     scene.say("a WebSocket watch: upgraded, and its frames came")
 
 

@@ -19,6 +19,7 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(HERE), str(HERE.parent / "suite"), str(HERE.parent)]
 os.environ.setdefault("BRIDGE_TESTBED_NAME", "tunnel")
 
+import case_afar  # noqa: E402
 import case_egress  # noqa: E402
 import case_fairness  # noqa: E402
 import case_ingress  # noqa: E402
@@ -27,6 +28,7 @@ import case_jupyter  # noqa: E402
 import case_kube  # noqa: E402
 import case_link  # noqa: E402
 import case_liveness  # noqa: E402
+import case_peers  # noqa: E402
 import case_rotation  # noqa: E402
 import places  # noqa: E402
 from hold import run_holding  # noqa: E402
@@ -38,6 +40,7 @@ CASES = {
     for case in (
         case_link.direct, case_ingress.nginx, case_ingress.haproxy, case_ingress.sni, case_ingress.failover,
         case_egress.squid, case_egress.tinyproxy, case_egress.dante, case_egress.proxy_auth, case_egress.ipv6,
+        case_afar.afar,
     )
 }  # fmt: skip
 # Only when named: they take longer, or need more than a machine of CI has.
@@ -54,6 +57,10 @@ LONGER = {
         case_kube.kubectl,
         case_jupyter.jupyter,
         case_rotation.rotation,
+        case_afar.distances,
+        case_afar.losses,
+        case_peers.streams,
+        case_peers.replication,
     )
 }  # fmt: skip
 

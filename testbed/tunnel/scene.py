@@ -201,12 +201,12 @@ class Ends:
         """Merges pieces into an end's file; they count from its next start, or its next reload."""
         write_json(agent.config, merged(read_json(agent.config), pieces))
 
-    def start(self):
+    def start(self, *broker_options):
         if self.pulsar:
             for place in (HUB, EDGE):
                 listen = f"{place.address}:{BROKER_PORT}"
                 # `--retain`: the first message is written before a route has seen the topic.
-                broker = (self.scene.binary, "perf", "broker", "--listen", listen, "--expose", "--retain")
+                broker = (self.scene.binary, "perf", "broker", "--listen", listen, "--expose", "--retain", *broker_options)
                 self.scene.program(place, *broker, name=f"broker-{place.name}").wait_listening(BROKER_PORT)
         self.hub.start()
         # Before the edge: one that finds nobody at its first URL goes another way.

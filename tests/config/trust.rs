@@ -25,6 +25,10 @@ fn check_says_what_a_hubs_trust_rests_on_and_when_that_ends() {
     let years = (root["at"].as_u64().unwrap() - issuer["at"].as_u64().unwrap()) / (365 * 86_400);
     assert_eq!(years, 9, "{told}");
     assert_eq!(told["trust"][0]["warnings"], json!([]));
+    // The same pin on both sides: whoever replaces a root compares them.
+    let pin = told["trust"][0]["pins"][0].as_str().unwrap().to_owned();
+    let (_, stdout, _) = ended(&["check", "--config", &format!("{out}/bank/edge.json")]);
+    assert!(stdout.contains(&format!("\n  pin of the hub's root: {pin}\n")), "{stdout}");
     // Keys that came without what was taken away of them, and an edge that is let in by none.
     fs::remove_file(format!("{out}/hub/keys/revoked")).unwrap();
     let mut hub: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();

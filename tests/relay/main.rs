@@ -10,6 +10,7 @@ mod codec_test;
 mod conversation;
 mod drain_test;
 mod faults_test;
+mod joining_test;
 mod journal;
 mod losses_test;
 mod malice_test;

@@ -19,6 +19,7 @@ use pulsar_bridge::tunnel::budget::{Budget, Class};
 use pulsar_bridge::tunnel::features::FEATURES;
 use pulsar_bridge::tunnel::link::{LaneStream, Link, LinkUp, RelayLane, TunnelEvent};
 use pulsar_bridge::tunnel::retiring::Retiring;
+use pulsar_bridge::tunnel::round_trip::RoundTrip;
 use pulsar_bridge::tunnel::stream_lanes::StreamLanes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -134,6 +135,7 @@ impl Side {
             budget: Budget::new(0),
             retiring: Retiring::default(),
             stream_lanes: StreamLanes::default(),
+            round_trip: RoundTrip::default(),
             ended: ended.clone(),
         };
         let up = LinkUp { link: Arc::new(bare), outbound, inbound };
@@ -283,7 +285,14 @@ impl Pair {
         for (_, stored) in stored {
             let stored = Entry::parse(stored).unwrap();
             assert!(stored.checksum_holds());
-            let text = String::from_utf8_lossy(stored.payload()).into_owned();
+            let payload = match stored.facts().compression {
+                0 => stored.payload().to_vec(),
+                codec => {
+                    assert_eq!(codec, 3);
+                    zstd::bulk::decompress(stored.payload(), 1 << 20).unwrap()
+                }
+            };
+            let text = String::from_utf8_lossy(&payload).into_owned();
             arrived.extend(text.match_indices("order ").map(|(at, _)| {
                 let digits = text[at + 6..].chars().take_while(char::is_ascii_digit);
                 digits.collect::<String>().parse::<u64>().unwrap()
@@ -336,6 +345,7 @@ fn link(peer: &str, features: u64) -> Arc<Link> {
         budget: Budget::new(0),
         retiring: Retiring::default(),
         stream_lanes: StreamLanes::default(),
+        round_trip: RoundTrip::default(),
         ended,
     })
 }

@@ -241,7 +241,7 @@ async fn an_acknowledgement_before_the_refused_entry_keeps_the_marker() {
 
 #[tokio::test]
 async fn a_joined_batch_with_successors_at_the_destination_goes_to_the_quarantine_entry_by_entry() {
-    let limits = Limits { messages: 5, bytes: 1 << 17, any_key: false };
+    let limits = Limits { messages: 5, bytes: 1 << 17, ..Limits::DEFAULT };
     let pair = Pair::quarantining(Some(limits)).await;
     // Larger than any batch of the others, so that none of those goes alone.
     let large = stored_entry(&metadata(0), &[b'x'; 1000]);
@@ -272,7 +272,7 @@ async fn a_joined_batch_with_successors_at_the_destination_goes_to_the_quarantin
 
 #[tokio::test]
 async fn a_joined_batch_that_went_alone_goes_again_smaller_and_at_last_singly_and_is_not_set_aside() {
-    let limits = Limits { messages: 1000, bytes: 1 << 13, any_key: false };
+    let limits = Limits { messages: 1000, bytes: 1 << 13, ..Limits::DEFAULT };
     let pair = Pair::quarantining(Some(limits)).await;
     pair.append(0..200);
     pair.sink.with(|state| state.joined_script = Box::new(|| Some(NOT_THIS)));

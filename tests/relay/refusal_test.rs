@@ -1,5 +1,7 @@
 //! What a refusal says, to the operator who has to act: at the site that refused, and at the source.
 
+use std::time::Duration;
+
 use pulsar_bridge::policy::Policy;
 use pulsar_bridge::relay::status::{End, PartitionStatus};
 
@@ -43,6 +45,8 @@ async fn a_source_names_the_site_that_refused_it_and_whose_log_says_more() {
     let (said, _listening) = Said::listen();
     let broker = Broker::start("source", Journal::new()).await;
     let riskfuel = Side::start("riskfuel", &broker, vec![route()], Policy::default(), true);
+    let down = |row: &PartitionStatus| row.reason.as_deref() == Some("link_down");
+    riskfuel.until(End::Source, "it has no lane", down).await;
     let mut bank = Peer::meet(&riskfuel, "bank").await;
     let Open { number, session, .. } = bank.hear().await.unwrap().open.unwrap();
     let stop = Stop { number, session, code: "refused_by_policy".into() };
@@ -54,8 +58,26 @@ async fn a_source_names_the_site_that_refused_it_and_whose_log_says_more() {
     riskfuel.stop().await;
     let log = said.text();
     assert!(log.contains("refused by bank: its log has the detail"), "{log}");
-    let line = log.lines().find(|line| line.contains("no lane to the destination")).unwrap_or_default();
+    let line = log.lines().find(|line| line.contains("no lane to the destination")).unwrap();
     assert!(!line.contains("session="), "there is no session yet: {line}");
+}
+
+#[tokio::test]
+async fn a_route_whose_lane_comes_up_after_it_does_not_say_that_the_link_is_down() {
+    let (said, _listening) = Said::listen();
+    // A clock that moves on only when nobody has anything left to do, however long this machine takes for that.
+    tokio::time::pause();
+    let pair = Pair::start().await;
+    pair.append(0..5);
+    pair.riskfuel.until(End::Source, "it is begun", |_| true).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    pair.connect().await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    tokio::time::resume();
+    pair.journal.until("all acknowledged", |events| acks(events).last() == Some(&(LEDGER, 4))).await;
+    let log = said.text();
+    pair.finish().await;
+    assert!(log.contains("route runs") && !log.contains("link_down"), "{log}");
 }
 
 #[tokio::test]

@@ -53,17 +53,24 @@ fn a_file_that_is_wrong_changes_nothing_and_everything_wrong_with_it_is_told() {
     assert!(stage.hub.reload().contains("is refused"));
     let refused = stage.hub.status()["configuration"]["refused"].clone();
     let told: Vec<&str> = refused.as_array().unwrap().iter().map(|told| told.as_str().unwrap()).collect();
+    let hub_file = stage.hub_file.path.display().to_string();
     for place in
         ["tunnel.edges[0].keys[0]: ", "drain_seconds: ", "rotues: unknown key; did you mean `routes`?"]
     {
-        assert!(told.iter().any(|told| told.starts_with(place)), "{place} {told:?}");
+        let begin = format!("{hub_file}: {place}");
+        assert!(told.iter().any(|told| told.starts_with(&begin)), "{begin} {told:?}");
     }
     // Another name makes it another site: of what follows from that nothing is told.
     stage.bank_file.change(|bank| bank["site"] = json!("banque"));
     assert!(stage.bank.reload().contains("is refused"));
     let told = stage.bank.status()["configuration"]["refused"].clone();
-    let begin = "site: it cannot change while the bridge runs, which is `bank`; put back what it was";
-    assert!(told.as_array().unwrap().len() == 1 && told[0].as_str().unwrap().starts_with(begin), "{told}");
+    let begin = ": site: it cannot change while the bridge runs, which is `bank`; put back what it was";
+    assert!(told.as_array().unwrap().len() == 1 && told[0].as_str().unwrap().contains(begin), "{told}");
+    // No file at all: which one is told.
+    fs::remove_file(&stage.hub_file.path).unwrap();
+    assert!(stage.hub.reload().contains(&hub_file), "{}", stage.hub.text());
+    let told = stage.hub.status()["configuration"]["refused"][0].to_string();
+    assert!(told.contains(&format!("{hub_file}: cannot be read")), "{told}");
     // What is right in itself, and cannot change while it runs.
     stage.hub_file.value = whole.clone();
     stage.hub_file.change(|hub| {

@@ -81,7 +81,15 @@ fn an_edge_is_shut_out_at_once_though_routes_name_it_and_no_old_file_lets_it_in(
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
     let row = status["links"].as_array().unwrap().iter().find(|link| link["peer"] == "bank").unwrap();
     assert_eq!(row["reason"], "shut_out");
-    stage.bank.line(&["no link", "refused_unknown_key"]);
+    for site in [&stage.bank, &stage.hub] {
+        site.line(&[
+            "refused_unknown_key",
+            "a key that was taken away",
+            "needs a new one",
+            "--rotate",
+            "--own-key",
+        ]);
+    }
     stage.hub_file.change(|hub| edge(hub, "bank")["keys"] = key);
     assert!(stage.hub.reload().contains("is refused"));
     stage.hub.line(&["was taken away before", "hub/keys/revoked", "to shut it out"]);

@@ -185,8 +185,10 @@ async fn a_target_that_refuses_resets_the_client_with_a_counted_reason() {
     drop(closed);
     let (pair, listen) = pair_to(target).await;
     connects_to_a_reset(listen).await;
-    for end in [&pair.hub, &pair.edge] {
-        end.row(|row| row.reset.get("target_unreachable") == Some(&1)).await;
+    // Handed over, and reached nothing.
+    for (end, connections) in [(&pair.hub, 1), (&pair.edge, 0)] {
+        let row = end.row(|row| row.reset.get("target_unreachable") == Some(&1)).await;
+        assert_eq!(row.connections, connections);
     }
 }
 
@@ -252,6 +254,45 @@ async fn the_targets_side_may_declare_and_the_listening_sides_policy_decides() {
     drop(taken);
     pair.hub.listening("busy").await;
     says_back(&mut TcpStream::connect(busy).await.unwrap(), b"free at last").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_counts_for_the_forward_by_which_it_came_and_for_no_other_to_its_target() {
+    let target = echo().await;
+    let spec = |name, listen| ForwardSpec { listen, ..forward(name, HUB, EDGE, target) };
+    let (good, unlisted) = (free_address().await, free_address().await);
+    let mut policy = reaching(&[]);
+    policy.listen.insert(good);
+    let ours = Ours { declared: vec![forward("web", HUB, EDGE, target)], policy };
+    let declared = vec![spec("back", unlisted), spec("good", good)];
+    let pair = Pair::new(ours, Ours { declared, policy: reaching(&[target]) }).await;
+    pair.edge.row(|row| row.forward == "back" && row.reason.as_deref() == Some("listen_not_allowed")).await;
+    for (name, row_of_it) in [("web", target.to_string()), ("good", "good".to_owned())] {
+        let listen = pair.hub.listening(name).await;
+        says_back(&mut TcpStream::connect(listen).await.unwrap(), b"through it").await;
+        pair.edge.row(|row| row.forward == row_of_it && row.connections == 1 && row.bytes_in == 10).await;
+    }
+    let row = pair.edge.row(|row| row.forward == "back").await;
+    assert_eq!((row.connections, row.bytes_in, row.reset.len()), (0, 0, 0), "nobody can use it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_only_a_forward_of_ours_names_is_shown_by_itself_no_longer_than_it_is_used() {
+    let target = echo().await;
+    let ours = Ours { declared: vec![forward("web", HUB, EDGE, target)], ..Ours::default() };
+    let declared = vec![forward("back", HUB, EDGE, target)];
+    let pair = Pair::new(ours, Ours { declared, ..Ours::default() }).await;
+    let listen = pair.hub.listening("web").await;
+    let mut client = TcpStream::connect(listen).await.unwrap();
+    says_back(&mut client, b"through theirs").await;
+    pair.edge.row(|row| row.forward == target.to_string() && row.open == 1).await;
+    drop(client);
+    let only_ours = async {
+        while pair.edge.board.rows().iter().any(|row| row.forward != "back") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    in_time(only_ours).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

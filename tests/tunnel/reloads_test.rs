@@ -9,7 +9,7 @@ use pulsar_bridge::tunnel::status::Board;
 use pulsar_bridge::tunnel::{HubKeys, HubTrust, TunnelMetrics};
 use tokio_util::sync::CancellationToken;
 
-use crate::bridge::{Keys, edge, hub};
+use crate::bridge::{Keys, edge, hub, in_time, row_of};
 use crate::stranger::{Certified, HELLO, Hello, LaneAsked, RELAY, RawEdge, WELCOME, proxy};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -20,17 +20,65 @@ async fn a_renewal_that_is_cut_is_tried_again_soon_and_not_when_a_new_link_would
     let mut cfg = keys.edge_tunnel("bank", way.address, 1);
     cfg.lane_age = Duration::from_secs(2);
     let mut bank = edge(cfg, "bank");
-    let (first, _at_bank) = (hub.link_up().await, bank.link_up().await);
+    let (first, at_bank) = (hub.link_up().await, bank.link_up().await);
+    let _uses = at_bank.link.retiring.user();
     let _lanes = (hub.relay_lane().await, bank.relay_lane().await);
-    // The third connection is the renewing link's; its relay lane, and what follows, finds nobody.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // The third connection is the renewing link's; its relay lane, and what follows, finds nobody who speaks.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = mute.local_addr().unwrap();
     *way.targets.lock().unwrap() = (0..16).map(|turn| if turn == 2 { address } else { nobody }).collect();
     hub.link_up().await.link.ended.cancel();
     let since = Instant::now();
+    let told = row_of(|| bank.board.warnings(), |_| true).await;
+    let whose =
+        format!("link {:016x} to riskfuel is to be renewed at tls://{}, ", first.link.id, way.address);
+    assert!(told.starts_with(&whose) && told.contains("goes on as it is"), "{told}");
     *way.targets.lock().unwrap() = vec![address];
+    drop(mute);
     hub.link_up().await;
     assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
     assert!(!first.link.ended.is_cancelled());
+    quiet(&bank.board).await;
+    let id = Some(format!("{:016x}", first.link.id));
+    assert!(bank.board.rows().iter().any(|row| row.link == id), "it did not take its warning along");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_another_process_of_its_hub_refuses_is_told_of_as_long_as_that_does() {
+    let keys = Keys::new();
+    let (_hub, address) = hub(&keys.hub_tunnel()).await;
+    let mut without = keys.hub_tunnel();
+    without.edges.iter_mut().for_each(|edge| edge.keys.clear());
+    let other = HubKeys::load(&without, "riskfuel").unwrap();
+    let trust = other.trust();
+    let other = other.bind().await.unwrap();
+    let behind = other.local_addr().unwrap();
+    let (events, _received) = tokio::sync::mpsc::channel(16);
+    let stop = CancellationToken::new();
+    tokio::spawn(other.serve(Board::default(), TunnelMetrics::default(), events, stop.clone()));
+    let way = proxy(vec![address]).await;
+    let mut cfg = keys.edge_tunnel("bank", way.address, 0);
+    cfg.lane_age = Duration::from_secs(1);
+    let mut bank = edge(cfg, "bank");
+    bank.link_up().await;
+    *way.targets.lock().unwrap() = vec![behind];
+    let told = row_of(|| bank.board.warnings(), |told| told.contains("tunnel.edges[].keys")).await;
+    assert!(told.contains("goes on as it is") && !told.contains("from before"), "one key: {told}");
+    // It gets to know the key, and still does not have the link.
+    trust.replace(HubTrust::load(&keys.hub_tunnel(), "riskfuel", None).unwrap());
+    quiet(&bank.board).await;
+    stop.cancel();
+}
+
+/// Waits until no link has a warning.
+async fn quiet(board: &Board) {
+    in_time(async {
+        while !board.warnings().is_empty() {
+            // The board tells no changes; looking again is all there is.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

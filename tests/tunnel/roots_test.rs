@@ -9,6 +9,7 @@ use pulsar_bridge::config::credential::JoinToken;
 use pulsar_bridge::config::{EdgeCredential, EdgeTunnel, HubCertificate, HubTunnel};
 use pulsar_bridge::tunnel::EdgeDialer;
 use pulsar_bridge::tunnel::init::{self, InitError, Request, init};
+use pulsar_bridge::tunnel::status::LinkStatus;
 
 use crate::bridge::{Keys, edge, hub};
 
@@ -101,6 +102,25 @@ async fn a_root_is_replaced_in_three_steps_and_no_step_keeps_an_edge_out() {
     let remedy = left.try_urls().await.remove(0).remedy.unwrap();
     assert!(remedy.contains("bridge init --repin"), "{remedy}");
     is_refused(&keys.hub_tunnel(), with(&token_of_new), "intercepted").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_shows_whether_it_has_the_new_pin_and_whether_it_still_has_the_old_one() {
+    let keys = Keys::new();
+    let out = keys.path().join("rotated");
+    let steps = made(&Request::RotateRoot { offline: keys.path().join("offline"), out: out.clone() });
+    let (both, new) = (told_pins(&steps[2]), told_pins(&steps[4]));
+    let under_both = with_identity(&keys, &out.join("keys"));
+    let texts = |pins: &[[u8; 32]]| pins.iter().map(|pin| URL_SAFE_NO_PAD.encode(pin)).collect::<Vec<_>>();
+    for (name, pins) in [("left", both[1..].to_vec()), ("both", both.clone()), ("new", new)] {
+        let credential = EdgeCredential::Token(repinned(&keys, pins.clone(), name));
+        let (hub, address) = hub(&under_both).await;
+        let edge = edge(EdgeTunnel { credential, ..keys.edge_tunnel("bank", address, 0) }, "bank");
+        let of_link = |row: &LinkStatus| row.link.is_some();
+        let (at_hub, at_edge) = (hub.row(of_link).await, edge.row(of_link).await);
+        assert_eq!(at_edge.hub_root, Some(texts(&pins).join(",")), "{name}");
+        assert_eq!(at_hub.hub_root, Some(texts(&both).join(",")), "the hub cannot know");
+    }
 }
 
 #[test]

@@ -78,6 +78,9 @@ async fn what_carries_much_moves_to_a_lane_of_its_own_and_every_byte_arrives() {
     assert_eq!(read_out(&mut client).await, Ok(Vec::new()));
     for end in [&pair.hub, &pair.edge] {
         lanes(end, 0).await;
+        let link = &end.side.board.rows()[0];
+        let carried = link.bytes_in.min(link.bytes_out);
+        assert!(carried >= 3 * MUCH as u64, "a lane that ends takes nothing along: {carried}");
         let row = end.row(|row| row.open == 0 && row.connections == 1).await;
         assert_eq!((row.bytes_in, row.bytes_out, row.reset.len()), (3 * MUCH as u64, 3 * MUCH as u64, 0));
     }

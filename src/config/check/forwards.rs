@@ -34,10 +34,9 @@ impl Checker<'_> {
             let Some(raw) = self.required(item, &place) else {
                 continue;
             };
-            let Some(forward) = self.forward(raw, &place) else {
+            let Some(forward) = self.forward(raw, sites, &place) else {
                 continue;
             };
-            self.ends("forward", (&forward.from, &forward.to), sites, &place);
             if forwards.iter().any(|other| other.name == forward.name) {
                 let refusal =
                     Refusal::new(format!("a second forward `{}`", forward.name), "rename one of them");
@@ -51,7 +50,7 @@ impl Checker<'_> {
         forwards
     }
 
-    fn forward(&mut self, raw: RawForward, place: &Place) -> Option<Forward> {
+    fn forward(&mut self, raw: RawForward, sites: &Sites<'_>, place: &Place) -> Option<Forward> {
         self.unknown::<RawForward>(raw.unknown, place);
         let name = self.required_text(raw.name, &place.key("name"), |found| route_name(found, "forward"));
         let from = self.required_text(raw.from, &place.key("from"), site_name);
@@ -59,6 +58,10 @@ impl Checker<'_> {
         let to = self.required_text(raw.to, &place.key("to"), site_name);
         let target = self.required_text(raw.target, &place.key("target"), target);
         let limits = self.forward_limits(raw.max_connections, raw.rate, place);
+        // Whatever else is wrong with it.
+        if let (Some(from), Some(to)) = (&from, &to) {
+            self.ends("forward", (from, to), sites, place);
+        }
         Some(Forward { name: name?, from: from?, listen: listen?, to: to?, target: target?, limits })
     }
 
@@ -184,6 +187,53 @@ mod tests {
     use serde_json::{Value, json};
 
     use crate::config::check::check;
+
+    #[test]
+    fn sites_that_are_not_known_are_told_with_the_wrong_values_beside_them() {
+        let edge = json!({ "name": "bank", "keys": [], "policy": { "forward": ["*:1"] } });
+        let value = json!({
+            "version": 1,
+            "site": "riskfuel",
+            "pulsar": {"service_url": "pulsar://a:1", "deduplication": "asserted"},
+            "tunnel": {"listen": "127.0.0.1:1", "identity": "keys", "edges": [edge]},
+            "routes": [{"name": "r", "from": "bnak", "to": "riskfuel", "topics": ["datagen-["]}],
+            "forwards": [
+                {"name": "f", "from": "riskfuel", "listen": "127.0.0.1:2", "to": "bnak", "target": "127.0.0.1"},
+            ]
+        });
+        let problems = check(value, Path::new(""), &|_| None).unwrap_err();
+        let places: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(
+            places,
+            [
+                "tunnel.edges[0].policy.forward[0]",
+                "routes[0].topics[0]",
+                "routes[0].from",
+                "forwards[0].target",
+                "forwards[0].to"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_edge_without_a_right_name_is_one_mistake_and_not_one_of_each_route_to_it() {
+        let nameless = [json!({"name": "ba nk", "keys": []}), json!({"keys": []}), json!("bank")];
+        for (edge, place) in nameless.into_iter().zip([".name", ".name", ""]) {
+            let value = json!({
+                "version": 1,
+                "site": "riskfuel",
+                "pulsar": {"service_url": "pulsar://a:1", "deduplication": "asserted"},
+                "tunnel": {"listen": "127.0.0.1:1", "identity": "keys", "edges": [edge]},
+                "routes": [{"name": "r", "from": "bank", "to": "riskfuel", "topics": ["t"]}],
+                "forwards": [
+                    {"name": "f", "from": "riskfuel", "listen": "127.0.0.1:2", "to": "bank", "target": "127.0.0.1:3"},
+                ]
+            });
+            let problems = check(value, Path::new(""), &|_| None).unwrap_err();
+            let places: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
+            assert_eq!(places, [format!("tunnel.edges[0]{place}")], "{problems:?}");
+        }
+    }
 
     #[test]
     fn a_site_that_only_forwards_ports_needs_no_cluster() {

@@ -50,7 +50,8 @@ fn checked<R: serde::de::DeserializeOwned, T>(
     env: Env<'_>,
     check: impl FnOnce(&mut Checker<'_>, R) -> Option<T>,
 ) -> Result<T, Vec<Problem>> {
-    let mut checker = Checker { dir, env, problems: Vec::new(), mistyped: Vec::new() };
+    let mut checker =
+        Checker { dir, env, problems: Vec::new(), mistyped: Vec::new(), is_edge_unnamed: false };
     let config = match serde_json::from_value::<R>(value) {
         Ok(raw) => check(&mut checker, raw),
         Err(_) => {
@@ -71,6 +72,8 @@ struct Checker<'a> {
     problems: Vec<Problem>,
     /// Keys that stand there with a typing mistake: one mistake, one problem.
     mistyped: Vec<Place>,
+    /// A hub's edge came without a name that could be read: which edges there are is not known.
+    is_edge_unnamed: bool,
 }
 
 impl Checker<'_> {

@@ -8,7 +8,7 @@ use super::{Checker, site_name};
 use crate::config::field::Field;
 use crate::config::problem::{Place, Refusal};
 use crate::config::raw::{RawBatching, RawRoute};
-use crate::config::{Batching, Pulsar, Route, Start, Tunnel};
+use crate::config::{Batching, Compression, Pulsar, Route, Start, Tunnel};
 
 /// The sites that routes can join; `None` where they were refused themselves.
 pub(super) struct Sites<'a> {
@@ -31,10 +31,9 @@ impl Checker<'_> {
             let Some(raw) = self.required(item, &place) else {
                 continue;
             };
-            let Some(route) = self.route(raw, &place) else {
+            let Some(route) = self.route(raw, sites, &place) else {
                 continue;
             };
-            self.ends("route", (&route.from, &route.to), sites, &place);
             self.quarantine(&route, sites, &place.key("quarantine"));
             routes.push(route);
             places.push(place);
@@ -50,7 +49,7 @@ impl Checker<'_> {
         routes
     }
 
-    fn route(&mut self, raw: RawRoute, place: &Place) -> Option<Route> {
+    fn route(&mut self, raw: RawRoute, sites: &Sites<'_>, place: &Place) -> Option<Route> {
         self.unknown::<RawRoute>(raw.unknown, place);
         let name = self.required_text(raw.name, &place.key("name"), |found| route_name(found, "route"));
         let from = self.required_text(raw.from, &place.key("from"), site_name);
@@ -66,6 +65,10 @@ impl Checker<'_> {
         let start = self.text(raw.start, &place.key("start"), start).unwrap_or_default();
         let batching = self.optional(raw.batching, &place.key("batching"));
         let batching = batching.map(|raw| self.batching(raw, &place.key("batching")));
+        // Whatever else is wrong with it.
+        if let (Some(from), Some(to)) = (&from, &to) {
+            self.ends("route", (from, to), sites, place);
+        }
         let (topics, patterns) = topics?;
         let quarantine = self.text(raw.quarantine, &place.key("quarantine"), one_topic);
         Some(Route {
@@ -90,9 +93,13 @@ impl Checker<'_> {
         self.unknown::<RawBatching>(raw.unknown, place);
         let messages = place.key("max_messages");
         let bytes = place.key("max_bytes");
+        let (delay, packed, join) = (place.key("max_delay_ms"), place.key("compression"), place.key("join"));
         Batching {
             max_messages: self.number(raw.max_messages, &messages, 2..=10_000, 1000),
             max_bytes: self.number(raw.max_bytes, &bytes, 1024..=4 << 20, 128 << 10),
+            max_delay_ms: self.number(raw.max_delay_ms, &delay, 0..=1000, 1),
+            compression: self.text(raw.compression, &packed, compression).unwrap_or_default(),
+            any_key: self.text(raw.join, &join, any_key).unwrap_or(false),
         }
     }
 
@@ -138,7 +145,7 @@ impl Checker<'_> {
         let Some(Tunnel::Hub(hub)) = sites.tunnel else {
             return;
         };
-        if !hub.edges.iter().any(|edge| edge.name == peer) {
+        if !self.is_edge_unnamed && !hub.edges.iter().any(|edge| edge.name == peer) {
             let refusal = Refusal::new(
                 format!("no edge `{peer}`"),
                 "add it to tunnel.edges, or name one that is there",
@@ -275,6 +282,22 @@ fn any_partitions(found: &Found) -> Result<bool, Refusal> {
         "any" => Ok(true),
         "equal" => Ok(false),
         _ => Err(Refusal::new(format!("{} is no rule", found.shown()), "write \"equal\" or \"any\"")),
+    }
+}
+
+fn compression(found: &Found) -> Result<Compression, Refusal> {
+    match found.text.as_str() {
+        "none" => Ok(Compression::None),
+        "zstd" => Ok(Compression::Zstd),
+        _ => Err(Refusal::new(format!("{} is no compression", found.shown()), "write \"none\" or \"zstd\"")),
+    }
+}
+
+fn any_key(found: &Found) -> Result<bool, Refusal> {
+    match found.text.as_str() {
+        "any-key" => Ok(true),
+        "same-key" => Ok(false),
+        _ => Err(Refusal::new(format!("{} is no rule", found.shown()), "write \"same-key\" or \"any-key\"")),
     }
 }
 

@@ -130,12 +130,12 @@ impl Checker<'_> {
         let mut edges = Vec::with_capacity(entries.len());
         let mut names = BTreeSet::new();
         let (mut key_holders, mut cert_names) = (BTreeMap::new(), BTreeSet::new());
+        self.is_edge_unnamed = false;
         for (index, entry) in entries.into_iter().enumerate() {
             let place = place.item(index);
-            let Some(raw) = self.required(entry, &place) else {
-                continue;
-            };
-            let Some(edge) = self.edge_entry(raw, &place) else {
+            let raw = self.required(entry, &place);
+            let Some(edge) = raw.and_then(|raw| self.edge_entry(raw, &place)) else {
+                self.is_edge_unnamed = true;
                 continue;
             };
             if Some(edge.name.as_str()) == site {

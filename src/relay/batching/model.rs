@@ -14,7 +14,7 @@ use super::*;
 use crate::pulsar::fields::{self, Fields, Value};
 
 const ENTRIES: usize = 40;
-const LIMITS: Limits = Limits { messages: 4, bytes: 10_000, any_key: false };
+const LIMITS: Limits = Limits { messages: 4, bytes: 10_000, ..Limits::DEFAULT };
 
 /// What the world and the writers obey.
 #[derive(Clone, Copy)]
@@ -248,7 +248,7 @@ impl World {
         let Some(session) = writer.session else { return };
         let end = ENTRIES.min(writer.read + count);
         for index in writer.read..end {
-            writer.batching.push(id(index), entry(index)).unwrap();
+            writer.batching.push(id(index), &entry(index).by_ref()).unwrap();
         }
         writer.read = end;
         while writer.sent.len() < self.rules.in_flight_max && writer.alone.is_none() {

@@ -5,7 +5,7 @@ use bytes::BufMut;
 use super::*;
 use crate::pulsar::{crc, fields};
 
-const LIMITS: Limits = Limits { messages: 3, bytes: 1000, any_key: false };
+const LIMITS: Limits = Limits { messages: 3, bytes: 1000, ..Limits::DEFAULT };
 
 /// An unbatched entry; `extra` is written into its metadata.
 pub(super) fn single(payload: &[u8], extra: impl FnOnce(&mut Vec<u8>)) -> Entry {
@@ -34,7 +34,7 @@ fn cut(limits: Option<Limits>, last_sequence_id: i64, entries: &[Entry]) -> Vec<
     let mut batching = Batching::new(limits);
     batching.begin(Boundary::new(last_sequence_id));
     for (id, entry) in (1..).zip(entries) {
-        batching.push(id, entry.clone()).unwrap();
+        batching.push(id, &entry.by_ref()).unwrap();
     }
     let units = std::iter::from_fn(|| batching.take()).map(|unit| (unit.first, unit.last)).collect();
     assert_eq!(batching.waiting_len(), 0);
@@ -105,7 +105,7 @@ fn a_damaged_entry_goes_as_it_is_so_that_the_destination_refuses_it() {
     let damaged = Entry::parse(damaged.into()).unwrap();
     let mut batching = Batching::new(Some(LIMITS));
     for (id, entry) in (1..).zip([plain(), damaged.clone(), plain()]) {
-        batching.push(id, entry).unwrap();
+        batching.push(id, &entry.by_ref()).unwrap();
     }
     batching.take().unwrap();
     let unit = batching.take().unwrap();
@@ -117,7 +117,7 @@ fn a_damaged_entry_goes_as_it_is_so_that_the_destination_refuses_it() {
 fn a_joined_unit_carries_its_messages_in_order() {
     let mut batching = Batching::new(Some(LIMITS));
     for id in [10, 12, 20] {
-        batching.push(id, single(format!("<{id}>").as_bytes(), |_| {})).unwrap();
+        batching.push(id, &single(format!("<{id}>").as_bytes(), |_| {}).by_ref()).unwrap();
     }
     let unit = batching.take().unwrap();
     assert_eq!((unit.first, unit.last, unit.entries, unit.messages), (10, 20, 3, 3));
@@ -129,12 +129,60 @@ fn a_joined_unit_carries_its_messages_in_order() {
 }
 
 #[test]
+fn only_what_may_still_get_company_waits_for_it() {
+    let mut batching = Batching::new(Some(LIMITS));
+    let push = |batching: &mut Batching, id, entry: Entry| {
+        batching.push(id, &entry.by_ref()).unwrap();
+        batching.may_grow()
+    };
+    let delay = Some(LIMITS.delay);
+    assert_eq!(batching.may_grow(), None);
+    assert_eq!(push(&mut batching, 1, plain()), delay);
+    assert_eq!(push(&mut batching, 2, plain()), delay);
+    assert_eq!(push(&mut batching, 3, plain()), None, "it has all the messages that it may");
+    assert_eq!(batching.take().map(|unit| unit.last), Some(3));
+    assert_eq!(push(&mut batching, 4, plain()), delay);
+    assert_eq!(push(&mut batching, 5, keyed(6, b"another")), None, "what follows is of another key");
+    assert_eq!(batching.take().map(|unit| unit.last), Some(4));
+    assert_eq!(batching.may_grow(), delay);
+    assert_eq!(push(&mut batching, 6, single(b"x", |metadata| fields::put_varint(metadata, 8, 1))), None);
+    batching.forget_waiting();
+    assert_eq!((batching.may_grow(), batching.waiting_len()), (None, 0));
+    let large = Limits { bytes: plain().stored_len() + 1, ..LIMITS };
+    for limits in [None, Some(Limits { delay: Duration::ZERO, ..LIMITS }), Some(large)] {
+        assert_eq!(push(&mut Batching::new(limits), 1, plain()), None, "{limits:?}");
+    }
+}
+
+#[test]
+fn a_batch_is_compressed_where_that_makes_it_smaller() {
+    let packed = Limits { compression: Compression::Zstd, messages: 100, bytes: 100_000, ..LIMITS };
+    let mut batching = Batching::new(Some(packed));
+    (1..=200).for_each(|id| batching.push(id, &plain().by_ref()).unwrap());
+    let unit = batching.take().unwrap();
+    let entry = Entry::parse(unit.stored).unwrap();
+    assert_eq!((unit.messages, entry.facts().compression, entry.facts().messages()), (100, 3, 100));
+    assert!(entry.stored_len() < 10 * plain().stored_len());
+    assert_eq!(unit.source_len, 100 * plain().stored_len(), "what would come again, one by one");
+}
+
+#[test]
+fn a_batch_is_not_made_smaller_than_one_of_its_messages() {
+    let packed = Limits { compression: Compression::Zstd, messages: 3, bytes: 100_000, ..LIMITS };
+    let mut batching = Batching::new(Some(packed));
+    let large = single(&[b'x'; 2000], |_| {});
+    (1..=3).for_each(|id| batching.push(id, &large.by_ref()).unwrap());
+    let entry = Entry::parse(batching.take().unwrap().stored).unwrap();
+    assert_eq!((entry.facts().compression, entry.facts().messages()), (0, 3));
+}
+
+#[test]
 fn ids_that_go_back_are_refused_until_a_new_session() {
     let mut batching = Batching::new(Some(LIMITS));
-    batching.push(5, plain()).unwrap();
-    assert_eq!(batching.push(5, plain()), Err(NotAscending { id: 5, previous: 5 }));
+    batching.push(5, &plain().by_ref()).unwrap();
+    assert_eq!(batching.push(5, &plain().by_ref()), Err(NotAscending { id: 5, previous: 5 }));
     batching.begin(Boundary::new(5));
-    assert_eq!(batching.push(3, plain()), Ok(()));
+    assert_eq!(batching.push(3, &plain().by_ref()), Ok(()));
     assert_eq!(batching.waiting_len(), plain().stored_len());
 }
 

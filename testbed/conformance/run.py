@@ -173,7 +173,7 @@ def show(verdicts, sides, seconds):
         print()
     print("client  case".ljust(32) + "  ".join(f"{side:{width}}" for side in sides))
     for line in failed:
-        print(line)
+        print(f"FAILED {line}")
     print(f"{seconds:.0f} s")
     print(f"{passed} passed, {len(failed)} failed")
     return 1 if failed else 0

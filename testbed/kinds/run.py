@@ -60,7 +60,7 @@ def run(arguments):
         table.write_section(ROOT / "docs/kinds.md", "kinds", f"{said}\n\n{shown.markdown()}")
     failures = shown.failures()
     for line in failures:
-        print(line)
+        print(f"FAILED {line}")
     if not failures:
         shutil.rmtree(folder)
     print(f"{shown.passed()} passed, {len(failures)} failed")

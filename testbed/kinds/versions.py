@@ -94,7 +94,7 @@ def play_all(arguments):
     failures = [f"{name}, {line}" for name, found in named.items() for line in found.failures()]
     print(text(columns))
     for line in failures:
-        print(line)
+        print(f"FAILED {line}")
     if arguments.docs:
         write(binary, columns, failures)
     if not failures:

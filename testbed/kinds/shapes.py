@@ -9,7 +9,7 @@ import threading
 import rest
 from kinds import Kind, texts
 from stage import hold_that
-from trial import Trial, compare_stored, plain, stored, wait, wait_relayed, written_by
+from trial import Trial, compare_stored, plain, relayed, stored, wait, wait_relayed, written_by
 
 SEEN_SECONDS = 100
 BEFORE, AFTER = 2, 4
@@ -104,7 +104,8 @@ class Grown(Shape):
         hold_that(created == AFTER, f"the destination has {created} partitions")
         wait_relayed(self.stage, pair, self.topic)
         for topic in self.topics():
-            there, here = (stored(self.stage, site, topic, 1) for site in ("riskfuel", "bank"))
+            count = relayed(pair, topic)
+            there, here = (stored(self.stage, site, topic, count) for site in ("riskfuel", "bank"))
             compare_stored(there, here, written_by(topic))
         return {}
 

@@ -74,8 +74,7 @@ class Trial:
     def compare_entries(self, pair):
         """What the destination stores is what the source gives out, but for the fields that change; the source's
         metadata."""
-        # What is there beyond this count is seen too.
-        count = sum(row["entries"] for row in rows_of(pair, self.topic) if row["end"] == "sink")
+        count = relayed(pair, self.topic)
         there, here = (stored(self.stage, site, self.topic, count) for site in ("riskfuel", "bank"))
         compare_stored(there, here, written_by(self.topic))
         return [bytes.fromhex(entry["metadata_hex"]) for entry in there]
@@ -150,7 +149,7 @@ def written_by(topic):
 
 
 def stored(stage, site, topic, count):
-    """Every entry that the broker gives out; fails when fewer than `count` come."""
+    """Every entry that the broker gives out, also beyond `count`; fails when fewer come."""
     arguments = ["--topic", topic, "--subscription", "judge-of-entries", "--count", str(count), "--linger", "0.5"]
     return raw(stage, site, ["read", *arguments])
 
@@ -183,6 +182,11 @@ def wait_relayed(stage, pair, topic, patience=RELAY_SECONDS):
     except TestbedError as error:
         said = [f"{row['end']} {row['state']} {row['reason'] or ''}".strip() for row in rows_of(pair, topic)]
         raise TestbedError(f"{error}: {', '.join(said) or 'no rows'}") from None
+
+
+def relayed(pair, topic):
+    """How many entries the bridge says the destination has taken."""
+    return sum(row["entries"] for row in rows_of(pair, topic) if row["end"] == "sink")
 
 
 def rows_of(pair, topic):

@@ -271,9 +271,24 @@ pub struct RelayArgs {
     /// Messages per second; 0: as fast as they are confirmed
     #[arg(short = 'r', long, value_name = "N", default_value_t = 0.0, value_parser = rate)]
     pub rate: f64,
-    /// json: end with the result as one line of JSON on stdout
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    pub output: Output,
+    /// json: end with the result as one line of JSON on stdout; json-lines: say each interval so, too
+    #[arg(long, value_enum, default_value_t = RelayOutput::Text)]
+    pub output: RelayOutput,
+    /// Makes payloads and the writers in them anew as another run had them, of which nothing may still be on its way
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// How a measured relay is told.
+#[cfg(feature = "load")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RelayOutput {
+    /// For people.
+    Text,
+    /// Intervals for people, the result for programs.
+    Json,
+    /// For programs.
+    JsonLines,
 }
 
 /// How a subscription is shared. Both keep the order; the bridge's own client knows no other.
@@ -300,9 +315,9 @@ pub enum SubscriptionPosition {
 #[cfg(feature = "load")]
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// Results as `cargo bench --bench relay` leaves them
+    /// Results as `cargo bench --bench relay` leaves them, or the lines of `testbed/long/hour` (*.jsonl)
     pub results: PathBuf,
-    /// Where to write report.md, throughput.svg and cpu.svg
+    /// Where to write report.md, throughput.svg and cpu.svg; of lines: latency.svg and memory.svg
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
 }

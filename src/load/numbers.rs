@@ -2,7 +2,7 @@
 //! came. What others wrote is passed over.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// At a message's beginning: who wrote it, and its number there; both u64, big-endian. A producer's name would not
@@ -78,6 +78,16 @@ impl Numbers {
 /// Somebody who has never written before.
 pub fn new_writer() -> u64 {
     RandomState::new().hash_one("writer")
+}
+
+/// The nth who writes in a run of this seed.
+pub fn writer_of(seed: u64, nth: u64) -> u64 {
+    seeded((seed, nth))
+}
+
+/// A number that looks random, and is always the same for the same.
+pub(super) fn seeded(what: (u64, u64)) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(what)
 }
 
 /// The head of a message.

@@ -2,7 +2,6 @@
 //! the broker confirms. Each message begins with its number, so that a consumer can tell what is missing.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -30,7 +29,7 @@ pub struct Produce {
     pub client: Client,
     /// One topic-partition.
     pub topic: TopicName,
-    /// Who writes, as its messages say.
+    /// Who writes, as its messages say; each one's payloads are its own.
     pub writer: u64,
     /// Bytes of a message; at least [`HEAD_LEN`](super::numbers::HEAD_LEN) for its writer and number to be there.
     pub size: usize,
@@ -52,7 +51,8 @@ impl Produce {
         let name = run_name("perf");
         let connection = self.client.connect_to_owner(&self.topic).await?;
         let mut publisher = Publisher::create(connection, &self.topic, &name).await?;
-        let pool = if self.text { text_pool(self.size) } else { random_pool(self.size) };
+        let pool =
+            if self.text { text_pool(self.writer, self.size) } else { random_pool(self.writer, self.size) };
         let mut outstanding: VecDeque<(u32, usize, Instant)> = VecDeque::new();
         let mut pace = Pace { next: 0, next_at: Instant::now() };
         let (mut confirmed, mut stopping, mut heard_at) = (0, false, Instant::now());
@@ -214,8 +214,8 @@ fn batch(writer: u64, first: u64, count: u32, size: usize, pool: &Bytes) -> Byte
 }
 
 /// Requests, one behind the other.
-fn text_pool(size: usize) -> Bytes {
-    let (mut pool, run) = (BytesMut::new(), RandomState::new().hash_one("run") << 32);
+fn text_pool(writer: u64, size: usize) -> Bytes {
+    let (mut pool, run) = (BytesMut::new(), writer << 32);
     for nth in 0.. {
         if pool.len() >= POOL_LEN.max(POOL_MESSAGES * size) + size {
             break;
@@ -228,10 +228,9 @@ fn text_pool(size: usize) -> Bytes {
 }
 
 /// Bytes that do not compress.
-fn random_pool(size: usize) -> Bytes {
-    let hasher = RandomState::new();
+fn random_pool(writer: u64, size: usize) -> Bytes {
     let words = (POOL_LEN.max(POOL_MESSAGES * size) + size) / 8 + 1;
-    (0..words as u64).flat_map(|nth| hasher.hash_one(nth).to_le_bytes()).collect::<Vec<u8>>().into()
+    (0..words as u64).flat_map(|nth| numbers::seeded((writer, nth)).to_le_bytes()).collect::<Vec<u8>>().into()
 }
 
 /// As long as Pulsar's clients wait for a confirmation (`sendTimeout`).
@@ -241,3 +240,16 @@ const TOGETHER_LEN: usize = 8 << 10;
 const POOL_LEN: usize = 1 << 20;
 /// So many large messages share nothing.
 const POOL_MESSAGES: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writers_payloads_are_the_same_each_time_and_nobody_elses() {
+        for pool in [random_pool, text_pool] {
+            assert_eq!(pool(7, 1024), pool(7, 1024));
+            assert_ne!(pool(7, 1024), pool(8, 1024));
+        }
+    }
+}

@@ -1,10 +1,12 @@
 //! The lines of a measurement, in pulsar-perf's words (`PerformanceProducer`, `PerformanceConsumer`), so that scripts
-//! that read those read these.
+//! that read those read these; or as JSON.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use pulsar_bridge::load::meter::Reading;
+use pulsar_bridge::load::numbers::Tally;
+use serde_json::json;
 
 /// Which side is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,33 @@ pub fn interval(side: Side, before: &Reading, now: &Reading, length: Duration) -
         now.messages,
         latencies(&now.latency, false),
     )
+}
+
+/// One interval of a relay as JSON: its rate by the messages' own bytes (of `size` each) and its latencies; `sent` and
+/// what the tally says are since the beginning.
+pub fn json_interval(
+    size: u32,
+    sent: u64,
+    tally: &Tally,
+    before: &Reading,
+    now: &Reading,
+    length: Duration,
+) -> String {
+    let seconds = length.as_secs_f64().max(1e-9);
+    let messages = now.messages.saturating_sub(before.messages);
+    let ms = |micros: f64| micros / 1e3;
+    let at = |quantile: f64| ms(now.latency.value_at_quantile(quantile) as f64);
+    let value = json!({
+        "seconds": seconds, "messages": messages,
+        "mbit_s": messages as f64 * f64::from(size) * 8.0 / 1e6 / seconds,
+        "latency_ms": {
+            "mean": ms(now.latency.mean()), "p50": at(0.5), "p99": at(0.99), "p99_9": at(0.999),
+            "max": ms(now.latency.max() as f64),
+        },
+        "sent": sent, "received": tally.counted, "missing": tally.missing,
+        "repeated": tally.repeated, "disordered": tally.disordered,
+    });
+    format!("{value}\n")
 }
 
 /// The whole measurement; `latency` holds all of it.
@@ -83,6 +112,27 @@ mod tests {
         let mut histogram = Histogram::new_with_bounds(1, 600_000_000, 3).unwrap();
         latency.iter().for_each(|micros| histogram.record(*micros).unwrap());
         Reading { messages, bytes, failures: 0, latency: histogram, elapsed: Duration::from_secs(4) }
+    }
+
+    #[test]
+    fn an_interval_as_json_counts_the_messages_own_bytes_and_its_own_messages() {
+        let (before, now) = (reading(1000, 1_000_000, &[]), reading(3000, 3_100_000, &[1000, 1500, 9000]));
+        let tally = Tally { counted: 3000, repeated: 1, disordered: 2, missing: 3 };
+        let line = json_interval(1000, 3100, &tally, &before, &now, Duration::from_secs(2));
+        assert_eq!(line.lines().count(), 1);
+        let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let wanted = json!({
+            "seconds": 2.0, "messages": 2000, "mbit_s": 8.0, "sent": 3100, "received": 3000,
+            "missing": 3, "repeated": 1, "disordered": 2,
+        });
+        for (name, value) in wanted.as_object().unwrap() {
+            assert_eq!(&said[name], value, "{name}");
+        }
+        // Three digits of each are kept.
+        let latency = |name: &str| said["latency_ms"][name].as_f64().unwrap();
+        for (name, value) in [("p50", 1.5), ("p99", 9.0), ("max", 9.0)] {
+            assert!((latency(name) - value).abs() <= value / 500.0, "{name}: {line}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use pulsar_bridge::exit::Exit;
 use pulsar_bridge::load::consume::Consume;
 use pulsar_bridge::load::meter::Meter;
-use pulsar_bridge::load::numbers::{Numbers, new_writer};
+use pulsar_bridge::load::numbers::{Numbers, new_writer, writer_of};
 use pulsar_bridge::load::produce::Produce;
 use pulsar_bridge::pulsar::client::Client;
 use pulsar_bridge::pulsar::connection::ConnectionError;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lines::{self, Side};
 use crate::cli::{
-    ConsumeArgs, MeasureArgs, Output, ProduceArgs, RelayArgs, SubscriptionPosition, SubscriptionType,
+    ConsumeArgs, MeasureArgs, ProduceArgs, RelayArgs, RelayOutput, SubscriptionPosition, SubscriptionType,
     TrafficArgs,
 };
 
@@ -62,8 +62,13 @@ pub async fn produce(args: ProduceArgs) -> Result<Exit, TrafficError> {
     let stop = stop_of(&args.measure)?;
     let client = plain_client(&args.service_url);
     let meter = Arc::new(Meter::new());
-    let shown = tokio::spawn(show(Side::Produced, meter.clone(), interval(&args.measure), stop.clone()));
-    let topics = written(partitions(&client, &args.measure.topic).await?);
+    let shown = tokio::spawn(show(
+        Telling::Text(Side::Produced),
+        meter.clone(),
+        interval(&args.measure),
+        stop.clone(),
+    ));
+    let topics = written(partitions(&client, &args.measure.topic).await?, None);
     let sent =
         produce_all(client, topics, &args.measure, &args.traffic, args.rate, meter, stop.clone()).await;
     stop.cancel();
@@ -77,7 +82,12 @@ pub async fn consume(args: ConsumeArgs) -> Result<Exit, TrafficError> {
     let stop = stop_of(&args.measure)?;
     let client = plain_client(&args.service_url);
     let meter = Arc::new(Meter::new());
-    let shown = tokio::spawn(show(Side::Received, meter.clone(), interval(&args.measure), stop.clone()));
+    let shown = tokio::spawn(show(
+        Telling::Text(Side::Received),
+        meter.clone(),
+        interval(&args.measure),
+        stop.clone(),
+    ));
     let template = Consume {
         client,
         topic: args.measure.topic.clone(),
@@ -105,7 +115,7 @@ pub async fn relay(args: RelayArgs) -> Result<Exit, TrafficError> {
     let stop = stop_of(&args.measure)?;
     let (from, to) = (plain_client(&args.from), plain_client(&args.to));
     let (produced, received) = (Arc::new(Meter::new()), Arc::new(Meter::new()));
-    let topics = written(partitions(&from, &args.measure.topic).await?);
+    let topics = written(partitions(&from, &args.measure.topic).await?, args.seed);
     let numbers = Arc::new(Numbers::of(topics.iter().map(|(writer, _)| *writer)));
     let template = Consume {
         client: to,
@@ -121,9 +131,22 @@ pub async fn relay(args: RelayArgs) -> Result<Exit, TrafficError> {
         Consume { topic: partition, ..template.clone() }.prepare().await?;
     }
     let taken_stop = CancellationToken::new();
-    let consumer = tokio::spawn(consume_all(template, 0, received.clone(), taken_stop.clone()));
+    let taken = consume_all(template, 0, received.clone(), taken_stop.clone());
+    let ending = stop.clone();
+    let consumer = tokio::spawn(async move {
+        let outcome = taken.await;
+        // Whatever is sent from now on would be sent to nobody.
+        ending.cancel();
+        outcome
+    });
     wait_for_route(&from, &args, &received, &stop).await?;
-    let shown = tokio::spawn(show(Side::Received, received.clone(), interval(&args.measure), stop.clone()));
+    let telling = match args.output {
+        RelayOutput::Text | RelayOutput::Json => Telling::Text(Side::Received),
+        RelayOutput::JsonLines => {
+            Telling::Json { size: args.traffic.size, produced: produced.clone(), numbers: numbers.clone() }
+        }
+    };
+    let shown = tokio::spawn(show(telling, received.clone(), interval(&args.measure), stop.clone()));
     received.begin();
     let traffic = &args.traffic;
     let sent = produce_all(from, topics, &args.measure, traffic, args.rate, produced, stop.clone()).await;
@@ -189,11 +212,11 @@ fn told(args: &RelayArgs, sent: u64, elapsed: Duration, numbers: &Numbers) -> Ex
     let bytes = distinct as f64 * f64::from(args.traffic.size);
     let mbit_s = bytes * 8.0 / 1e6 / elapsed.as_secs_f64().max(1e-9);
     let line = match args.output {
-        Output::Text => format!(
+        RelayOutput::Text => format!(
             "Relayed {} of {sent} messages: {mbit_s:.0} Mbit/s, lost {lost}, repeated {}, out of order {}\n",
             tally.counted, tally.repeated, tally.disordered
         ),
-        Output::Json => {
+        RelayOutput::Json | RelayOutput::JsonLines => {
             let value = json!({
                 "sent": sent, "received": tally.counted, "lost": lost, "repeated": tally.repeated,
                 "disordered": tally.disordered, "seconds": elapsed.as_secs_f64(), "mbit_s": mbit_s,
@@ -206,9 +229,10 @@ fn told(args: &RelayArgs, sent: u64, elapsed: Duration, numbers: &Numbers) -> Ex
     if said == Exit::Done && !clean { Exit::Fault } else { said }
 }
 
-/// Each partition, and who writes into it.
-fn written(partitions: Vec<TopicName>) -> Vec<(u64, TopicName)> {
-    partitions.into_iter().map(|partition| (new_writer(), partition)).collect()
+/// Each partition, and who writes into it: of a seed the same ones each time.
+fn written(partitions: Vec<TopicName>, seed: Option<u64>) -> Vec<(u64, TopicName)> {
+    let writer = |nth| seed.map_or_else(new_writer, |seed| writer_of(seed, nth));
+    partitions.into_iter().zip(0..).map(|(partition, nth)| (writer(nth), partition)).collect()
 }
 
 async fn produce_all(
@@ -317,8 +341,16 @@ fn stop_of(measure: &MeasureArgs) -> Result<CancellationToken, std::io::Error> {
     Ok(stop)
 }
 
-/// A line for each interval, and the whole at the end.
-async fn show(side: Side, meter: Arc<Meter>, every: Duration, stop: CancellationToken) {
+/// How a measurement is told while it runs.
+enum Telling {
+    /// In pulsar-perf's words.
+    Text(Side),
+    /// Of a relay: each interval as a line of JSON.
+    Json { size: u32, produced: Arc<Meter>, numbers: Arc<Numbers> },
+}
+
+/// A line for each interval; of text, the whole at the end.
+async fn show(telling: Telling, meter: Arc<Meter>, every: Duration, stop: CancellationToken) {
     let (mut before, mut since) = (meter.read(), Instant::now());
     let mut whole: Histogram<u64> = before.latency.clone();
     loop {
@@ -332,11 +364,20 @@ async fn show(side: Side, meter: Arc<Meter>, every: Duration, stop: Cancellation
         if ending && now.messages + now.failures == 0 {
             return;
         }
+        let line = match &telling {
+            Telling::Text(side) if ending => lines::aggregated(*side, &now, &whole),
+            Telling::Text(side) => lines::interval(*side, &before, &now, since.elapsed()),
+            // An interval that was cut short says little; the result has the whole.
+            Telling::Json { .. } if ending => return,
+            Telling::Json { size, produced, numbers } => {
+                let (sent, tally) = (produced.messages(), numbers.tally());
+                lines::json_interval(*size, sent, &tally, &before, &now, since.elapsed())
+            }
+        };
+        super::super::tell(&line);
         if ending {
-            super::super::tell(&lines::aggregated(side, &now, &whole));
             return;
         }
-        super::super::tell(&lines::interval(side, &before, &now, since.elapsed()));
         (before, since) = (now, Instant::now());
     }
 }

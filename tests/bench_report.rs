@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use pulsar_bridge::load::results::TestResult;
+use serde_json::json;
 
 fn report(results: &Path, out: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bridge"));
@@ -89,3 +90,55 @@ fn what_is_no_result_is_refused_and_nothing_is_written() {
         assert!(!out.exists(), "{text}");
     }
 }
+
+/// A long run of two minutes, as `testbed/long/hour` leaves it.
+fn lines() -> String {
+    let minute = |minute: u32, p99: f64| {
+        let samples = json!({ "hub": [20.0, 21.0], "edge": [22.5, 22.5] });
+        let latency = json!({ "mean": 1.0, "p50": 1.0, "p99": p99, "p99_9": 9.0, "max": 12.0 });
+        json!({
+            "kind": "minute", "minute": minute, "latency_ms": latency, "rss_mib": samples, "anon_mib": samples,
+        })
+    };
+    let begin = json!({ "kind": "begin", "minutes": 2 });
+    [begin, minute(1, 80.0), minute(2, 4.0), json!({ "kind": "end" })]
+        .map(|line| format!("{line}\n"))
+        .concat()
+}
+
+#[test]
+fn a_long_run_is_drawn_minute_by_minute() {
+    let dir = tempfile::tempdir().unwrap();
+    let (results, out) = (dir.path().join("lines.jsonl"), dir.path().join("out"));
+    fs::write(&results, lines()).unwrap();
+    let made = report(&results, &out);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    for (plot, series) in [("latency.svg", &["p99", "p50", "longest"][..]), ("memory.svg", &SITES[..])] {
+        let svg = fs::read_to_string(out.join(plot)).unwrap();
+        let svg = roxmltree::Document::parse(&svg).unwrap();
+        let named = |name: &'static str| svg.descendants().filter(move |node| node.tag_name().name() == name);
+        let texts: Vec<_> = named("text").filter_map(|node| node.text()).map(str::trim).collect();
+        for name in series {
+            assert!(texts.contains(name), "{plot}: {name} is not in {texts:?}");
+        }
+        // A dot for each minute of each; the warm-up's are hollow.
+        let hollow = |node: &roxmltree::Node<'_, '_>| node.attribute("fill") == Some("none");
+        let (warm_up, others): (Vec<_>, Vec<_>) = named("circle").partition(hollow);
+        assert_eq!((warm_up.len(), others.len()), (series.len(), series.len()), "{plot}");
+    }
+}
+
+#[test]
+fn lines_that_are_none_or_cannot_be_drawn_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (results, out) = (dir.path().join("lines.jsonl"), dir.path().join("out"));
+    let (without, below) = (json!({ "kind": "begin" }).to_string(), lines().replace("80.0", "-1.0"));
+    for text in ["", "[]", "{", &without, &below, &lines().replace("\"p99\":80.0,", "")] {
+        fs::write(&results, text).unwrap();
+        let made = report(&results, &out);
+        assert_eq!(made.status.code(), Some(2), "{text}");
+        assert!(!out.exists(), "{text}");
+    }
+}
+
+const SITES: [&str; 4] = ["hub, resident", "edge, resident", "hub, anonymous", "edge, anonymous"];

@@ -44,7 +44,7 @@ pub fn cpu(results: &[TestResult]) -> Result<String, PlotError> {
 #[error("cannot draw: {0}")]
 pub struct PlotError(String);
 
-fn refused(error: impl std::fmt::Display) -> PlotError {
+pub(super) fn refused(error: impl std::fmt::Display) -> PlotError {
     PlotError(error.to_string())
 }
 
@@ -119,7 +119,7 @@ fn values(lines: &Lines, target: Option<f64>) -> Range<f64> {
     around(ends.chain(target))
 }
 
-fn around(values: impl Iterator<Item = f64>) -> Range<f64> {
+pub(super) fn around(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) = values
         .fold((f64::INFINITY, LEAST), |(low, high), value| (low.min(value.max(LEAST)), high.max(value)));
     low.min(high) / 2.0..high * 2.0
@@ -134,14 +134,14 @@ fn short(value: &f64) -> String {
     }
 }
 
-const WIDTH: u32 = 820;
-const HEIGHT: u32 = 380;
-const FONT: &str = "sans-serif";
-const KEY_LEN: i32 = 18;
+pub(super) const WIDTH: u32 = 820;
+pub(super) const HEIGHT: u32 = 380;
+pub(super) const FONT: &str = "sans-serif";
+pub(super) const KEY_LEN: i32 = 18;
 /// A logarithmic axis has no zero.
-const LEAST: f64 = 0.01;
+pub(super) const LEAST: f64 = 0.01;
 /// Okabe and Ito's colours, which everybody can tell apart.
-const COLORS: [RGBColor; 5] = [
+pub(super) const COLORS: [RGBColor; 5] = [
     RGBColor(0, 114, 178),
     RGBColor(86, 180, 233),
     RGBColor(0, 158, 115),

@@ -26,9 +26,9 @@ class InMemory:
 
     address, inside = "127.0.0.1", []
 
-    def __init__(self, name, binary):
-        command = [binary, "perf", "broker", "--listen", "127.0.0.1:0", "--memory", MEMORY, "--retain"]
-        log = HOME / "run" / f"{name}.log"
+    def __init__(self, name, binary, options=("--memory", MEMORY, "--retain"), folder=HOME / "run"):
+        command = [binary, "perf", "broker", "--listen", "127.0.0.1:0", *options]
+        log = folder / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as said:
             self.process = subprocess.Popen(

@@ -17,6 +17,7 @@ mod status;
 
 use std::env;
 use std::io::{self, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use pulsar_bridge::exit::Exit;
@@ -58,7 +59,17 @@ fn tell(text: &str) -> Exit {
 }
 
 fn runtime() -> Result<Runtime, Exit> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+    runtime_of(cores())
+}
+
+/// Cores that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+fn runtime_of(threads: usize) -> Result<Runtime, Exit> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(threads).enable_all().build().map_err(|error| {
         eprintln!("bridge: cannot start threads: {error}");
         Exit::Fault
     })

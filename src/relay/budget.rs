@@ -20,13 +20,8 @@ impl Budget {
 
     /// A quarter of what is left, within the bounds of a share.
     pub fn take(&self) -> Share {
-        self.take_at_most(self.share_max)
-    }
-
-    /// The same, and no more than this, unless the smallest share is.
-    pub fn take_at_most(&self, bytes_max: usize) -> Share {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = (*left / 4).min(bytes_max).clamp(self.share_min, self.share_max);
+        let bytes = (*left / 4).clamp(self.share_min, self.share_max);
         let charged = bytes.min(*left);
         *left -= charged;
         Share { budget: self.clone(), bytes, charged }

@@ -35,12 +35,12 @@ impl fmt::Debug for RelayMetrics {
 
 impl Collector for RelayMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Context { source_budget, grants, lanes, .. } = &*self.context;
+        let Context { source_budget, sink_budget, lanes, .. } = &*self.context;
         let rows: [(&str, &str, usize); 6] = [
             ("bridge_source_bytes_max", "Bytes that all sources may hold unread", source_budget.total()),
             ("bridge_source_bytes_granted", "Of these, shared out", source_budget.taken()),
-            ("bridge_sink_bytes_max", "Bytes that all sinks may hold unconfirmed", grants.total()),
-            ("bridge_sink_bytes_granted", "Of these, shared out", grants.taken()),
+            ("bridge_sink_bytes_max", "Bytes that all sinks may hold unconfirmed", sink_budget.total()),
+            ("bridge_sink_bytes_granted", "Of these, shared out", sink_budget.taken()),
             (
                 "bridge_window_entries_max",
                 "Entries of one partition that may be unconfirmed",

@@ -67,5 +67,4 @@ mod refusal;
 mod sink;
 
 mod budget;
-mod grants;
 mod progress;

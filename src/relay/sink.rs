@@ -150,7 +150,7 @@ impl Sink {
                 Ok(effectively_once) => effectively_once,
                 Err(refusal) => return Some(refusal),
             };
-        let share = self.context.grants.take(self.lane.link().round_trip.shortest());
+        let share = self.context.sink_budget.take();
         self.allowance.grant(share.bytes());
         let ready = Ready {
             number: self.open.number,

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use super::batching::{Boundary, Judgement};
-use super::grants::WINDOW_BYTES_MAX;
+use super::context::SINK_SHARE_MAX;
 use super::reason::Reason;
 
 /// Where an entry lies at the source.
@@ -218,7 +218,7 @@ const DUPLICATES_MAX: u64 = 1_000_000;
 
 /// As much as a sink ever grants, of joined batches and of large entries.
 const UNCONFIRMED_ENTRIES_MAX: usize = 2000;
-const UNCONFIRMED_BYTES_MAX: usize = WINDOW_BYTES_MAX;
+const UNCONFIRMED_BYTES_MAX: usize = SINK_SHARE_MAX;
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -24,7 +23,6 @@ use super::link::{CONTROL_MESSAGE_LEN_MAX, Link};
 use super::meter::Meter;
 use super::metrics::TunnelMetrics;
 use super::reason::Reason;
-use super::round_trip::RoundTrip;
 use super::streams::{STREAMS_PER_SIDE, StreamEnds};
 use super::tally::Tallied;
 use super::wire::{BUDGET, Frame, MESSAGE, PING, PONG, WireError, read_frame, write_frame};
@@ -48,8 +46,6 @@ pub struct Mailbox {
     pub(super) streams: StreamEnds,
     /// Both sides' budgets.
     pub(super) words: Words,
-    /// What pings find out.
-    pub(super) round_trip: RoundTrip,
 }
 
 /// What either side says of its budget while the link lives.
@@ -70,7 +66,6 @@ impl Words {
 struct Ears {
     inbound: mpsc::Sender<Bytes>,
     budget: Budget,
-    round_trip: RoundTrip,
 }
 
 impl Ears {
@@ -86,7 +81,6 @@ impl Ears {
         let Some(micros) = sent.ok().and_then(|sent| micros_since(born).checked_sub(sent)) else {
             return;
         };
-        self.round_trip.heard(Duration::from_micros(micros));
         metrics.control_round_trip.set(i64::try_from(micros).unwrap_or(i64::MAX));
     }
 }
@@ -140,8 +134,8 @@ pub async fn drive(tls: Tls, side: Side, mailbox: Mailbox, metrics: TunnelMetric
             None
         }
     };
-    let Mailbox { outbound, inbound, streams, words: Words { budget, ours }, round_trip } = mailbox;
-    let ears = Ears { inbound, budget, round_trip };
+    let Mailbox { outbound, inbound, streams, words: Words { budget, ours } } = mailbox;
+    let ears = Ears { inbound, budget };
     // One task polls all three; the first that ends takes the lane with it.
     tokio::select! {
         reason = pump(mux, streams, has_answered) => reason,
@@ -346,6 +340,7 @@ pub const MESSAGES_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
 
     use super::*;
 

@@ -30,7 +30,6 @@ use super::probe::{self, Tried};
 use super::reason::Reason;
 use super::renewal::{Carried, due_after};
 use super::retiring::Retiring;
-use super::round_trip::RoundTrip;
 use super::said::Said;
 use super::shown::{ShownLink, link_id};
 use super::standing::Standing;
@@ -207,7 +206,6 @@ impl Edge {
             budget: Budget::between(trust.cfg.budget_mbit_s, agreed.budget_mbit_s),
             retiring: Retiring::default(),
             stream_lanes,
-            round_trip: RoundTrip::default(),
             ended: ended.clone(),
         });
         match renews {
@@ -241,8 +239,7 @@ impl Edge {
         let (read, inbound) = mpsc::channel(MESSAGES_MAX);
         let (streams, ends) = streams(link, &self.metrics);
         let words = Words::of(link);
-        let round_trip = link.round_trip.clone();
-        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends, words, round_trip };
+        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends, words };
         let up = LinkUp { link: link.clone(), outbound, inbound };
         if let Some(taker) = &self.streams {
             // Nobody takes them any more when the process stops.

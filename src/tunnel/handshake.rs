@@ -306,7 +306,6 @@ mod tests {
     use crate::tunnel::budget::Budget;
     use crate::tunnel::refusal::{ALL_REFUSALS, refused};
     use crate::tunnel::retiring::Retiring;
-    use crate::tunnel::round_trip::RoundTrip;
     use crate::tunnel::stream_lanes::StreamLanes;
 
     const CONTROL: Lane = Lane::Control { relay_lanes: 2, renews: None };
@@ -329,7 +328,6 @@ mod tests {
             budget: Budget::new(30),
             retiring: Retiring::default(),
             stream_lanes: StreamLanes::default(),
-            round_trip: RoundTrip::default(),
             ended: CancellationToken::new(),
         }
     }

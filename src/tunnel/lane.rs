@@ -136,7 +136,6 @@ mod tests {
     use crate::tunnel::link::Link;
     use crate::tunnel::metrics::TunnelMetrics;
     use crate::tunnel::retiring::Retiring;
-    use crate::tunnel::round_trip::RoundTrip;
     use crate::tunnel::status::Board;
     use crate::tunnel::stream_lanes::StreamLanes;
 
@@ -151,7 +150,6 @@ mod tests {
             budget: Budget::new(0),
             retiring: Retiring::default(),
             stream_lanes: StreamLanes::default(),
-            round_trip: RoundTrip::default(),
             ended: ended.clone(),
         };
         let shown = ShownLink::new(

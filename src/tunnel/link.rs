@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
 use super::retiring::Retiring;
-use super::round_trip::RoundTrip;
 use super::stream_lanes::StreamLanes;
 
 /// A link that was authenticated on both sides.
@@ -32,8 +31,6 @@ pub struct Link {
     pub retiring: Retiring,
     /// Lanes for single streams of its.
     pub stream_lanes: StreamLanes,
-    /// How far away the other side is.
-    pub round_trip: RoundTrip,
     /// Cancelled when the link is gone; cancelling it ends the link.
     pub ended: CancellationToken,
 }

@@ -12,7 +12,6 @@ use super::hub_trust::Presented;
 use super::link::Link;
 use super::refusal::Refusal;
 use super::retiring::Retiring;
-use super::round_trip::RoundTrip;
 use super::stream_lanes::{STREAM_LANES_ENTERED_MAX, StreamLanes};
 use super::wire::Kind;
 
@@ -149,7 +148,6 @@ impl Links {
             budget: Budget::between(joining.budget_mbit_s, joining.asked_mbit_s),
             retiring: Retiring::default(),
             stream_lanes: StreamLanes::default(),
-            round_trip: RoundTrip::default(),
             ended,
         });
         let row = Row {

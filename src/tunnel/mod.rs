@@ -73,7 +73,6 @@ mod renewal;
 mod control;
 mod lane;
 pub mod retiring;
-pub mod round_trip;
 mod stream_dial;
 pub mod stream_lanes;
 pub mod streams;

@@ -197,7 +197,6 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::tunnel::round_trip::RoundTrip;
     use crate::tunnel::stream_lanes::StreamLanes;
 
     #[test]
@@ -211,7 +210,6 @@ mod tests {
             budget: Budget::new(0),
             retiring: Retiring::default(),
             stream_lanes: StreamLanes::default(),
-            round_trip: RoundTrip::default(),
             ended: CancellationToken::new(),
         };
         let (board, metrics) = (Board::default(), TunnelMetrics::default());

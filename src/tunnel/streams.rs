@@ -152,7 +152,6 @@ impl LinkStreams {
             budget: super::budget::Budget::between(0, 0),
             retiring: super::retiring::Retiring::default(),
             stream_lanes: StreamLanes::default(),
-            round_trip: super::round_trip::RoundTrip::default(),
             ended: CancellationToken::new(),
         };
         streams(&Arc::new(link), &TunnelMetrics::default()).0

@@ -240,8 +240,7 @@ impl Hub {
         let announced = self.events.send(TunnelEvent::LinkUp(up)).await;
         announced.map_err(|_| Refusal::NoSuchLink)?;
         let words = Words::of(&link);
-        let round_trip = link.round_trip.clone();
-        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends, words, round_trip };
+        let mailbox = Mailbox { outbound: to_write, inbound: read, streams: ends, words };
         Ok(Entered { link, ended, shown, role: Role::Control(Box::new(mailbox), live) })
     }
 

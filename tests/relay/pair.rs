@@ -19,7 +19,6 @@ use pulsar_bridge::tunnel::budget::{Budget, Class};
 use pulsar_bridge::tunnel::features::FEATURES;
 use pulsar_bridge::tunnel::link::{LaneStream, Link, LinkUp, RelayLane, TunnelEvent};
 use pulsar_bridge::tunnel::retiring::Retiring;
-use pulsar_bridge::tunnel::round_trip::RoundTrip;
 use pulsar_bridge::tunnel::stream_lanes::StreamLanes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -135,7 +134,6 @@ impl Side {
             budget: Budget::new(0),
             retiring: Retiring::default(),
             stream_lanes: StreamLanes::default(),
-            round_trip: RoundTrip::default(),
             ended: ended.clone(),
         };
         let up = LinkUp { link: Arc::new(bare), outbound, inbound };
@@ -345,7 +343,6 @@ fn link(peer: &str, features: u64) -> Arc<Link> {
         budget: Budget::new(0),
         retiring: Retiring::default(),
         stream_lanes: StreamLanes::default(),
-        round_trip: RoundTrip::default(),
         ended,
     })
 }

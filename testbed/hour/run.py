@@ -24,6 +24,7 @@ import ends  # noqa: E402
 import judge  # noqa: E402
 from ends import BATCH, INTERVAL_SECONDS, SILENCE_SECONDS, SIZE, Ended, NotReady  # noqa: E402
 from machine import Meter, description  # noqa: E402
+from tunnels import end  # noqa: E402
 
 ROOT = HERE.parents[1]
 SAMPLE_SECONDS = 5
@@ -36,7 +37,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: stop())
     try:
         binary = build(arguments)
-    except (Ended, OSError, subprocess.CalledProcessError) as error:
+    except (Ended, OSError) as error:
         print(f"hour: cannot build: {error}", flush=True)
         return 1
     lines = Lines(arguments.folder / "lines.jsonl")
@@ -64,7 +65,14 @@ def build(arguments):
     """The commit's own binary, kept with the results: others may build in the same place."""
     target = arguments.target
     command = ["cargo", "build", "--locked", "--release", "--bin", "bridge", "--target-dir", str(target)]
-    subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+    cargo = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        code = cargo.wait()
+    finally:
+        # With the compilers that it started.
+        end(cargo)
+    if code != 0:
+        raise Ended(f"cargo ended with {code}")
     return pathlib.Path(shutil.copy2(target / "release/bridge", arguments.folder / "bridge"))
 
 
